@@ -1,0 +1,81 @@
+"""The report: what each pass did, what it skipped and why, its time, its measured effect."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass
+class Divergence:
+    """How far a model's outputs moved, over all samples.
+
+    Attributes:
+        sqnr_db: signal to quantization noise of the worst output, in decibels (inf: equal).
+        cosine: lowest mean cosine over the float outputs.
+        kl: mean Kullback-Leibler divergence in nats of the logits, where the model has any.
+        top1: share of positions with the same arg-max of the logits, where it has any.
+        max_error: largest absolute difference over the largest absolute reference value.
+    """
+
+    sqnr_db: float
+    cosine: float
+    max_error: float
+    kl: float | None = None
+    top1: float | None = None
+
+
+@dataclass
+class Note:
+    """One site and what happened to it."""
+
+    site: str
+    text: str
+
+
+@dataclass
+class PassEntry:
+    """One pass's part of the report.
+
+    Attributes:
+        status: ``applied``, ``unchanged`` or ``rolled-back``.
+        culprit: the first node whose output differs, when an exact pass was rolled back.
+    """
+
+    name: str
+    options: dict[str, Any]
+    promise: str
+    status: str = "unchanged"
+    seconds: float = 0.0
+    changes: list[Note] = field(default_factory=list)
+    skips: list[Note] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    divergence: Divergence | None = None
+    culprit: str | None = None
+
+    def changed(self, site: str, text: str) -> None:
+        """Record that the pass changed ``site``, and how."""
+        self.changes.append(Note(site, text))
+
+    def skipped(self, site: str, reason: str) -> None:
+        """Record that the pass left ``site`` alone, and why."""
+        self.skips.append(Note(site, reason))
+
+    def note(self, text: str) -> None:
+        """Record something about the whole pass, such as an assumption it makes."""
+        self.notes.append(text)
+
+
+@dataclass
+class Report:
+    """What a pipeline did to a model."""
+
+    recipe: str
+    seed: int
+    versions: dict[str, str]
+    passes: list[PassEntry] = field(default_factory=list)
+    total: Divergence | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain data, ready for JSON."""
+        return asdict(self)

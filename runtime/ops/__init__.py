@@ -1,0 +1,48 @@
+"""The operators of the ``bitfold`` domain: their schemas and stock-ONNX function bodies.
+
+Every operator here has a kernel in ``runtime/cpp/ops`` and an oracle in
+``runtime/reference``.  All three follow this specification.
+
+``LowBitMatMul`` (version 1) multiplies float rows by a packed low-bit weight W[N, K]::
+
+    Y[m, n] = sum over groups g of  s_w[n, g] * s_a[m, g] * sum_{k in g} (t[c[n, k]] - z[n, g]) * q[m, k]
+              + bias[n]
+
+====  ============  =====================  ==================================================
+ in   name          type and shape         meaning
+====  ============  =====================  ==================================================
+ 0    X             f32 [..., K]
+ 1    packed        u8  [packed_size]      codes c, in the layout of ``runtime/layouts/tiles``
+ 2    scales        f16 or f32 [T, G, 16]  s_w, one per output channel and group
+ 3    zero_points   i8  [T, G, 16]         z; optional, 0 when absent
+ 4    table         i8  [2**bits]          t; optional, ``t[c] = c - 2**(bits-1)`` when absent
+ 5    bias          f32 [N]                optional
+====  ============  =====================  ==================================================
+
+Attributes (ints): ``N``, ``K``, ``bits`` (1..8), ``group_size`` (input channels a group: a
+multiple of 16, or K for one group a row; the last group may be shorter; ``G = ceil(K /
+group_size)``), ``layout`` (1); (strings): ``acts`` (``int8`` or ``none``), ``activation``
+(``none`` or ``swiglu``); (int) ``act_group_size`` (K for one scale a row, or ``group_size``).
+
+With ``acts=int8`` each row is quantized on the fly, for each run of ``act_group_size``
+inputs: ``amax = max |x|``; ``inv = 127 / amax`` and ``s_a = amax / 127`` (both 0 when
+``amax < 1e-30``); ``q = round_half_to_even(x * inv)``, an int8 in [-127, 127].  All of it in
+f32, so that kernel and body agree on every code.  With ``acts=none``, q is X and s_a is 1.
+A NaN or infinity in a row makes that row's whole output NaN.
+
+With ``activation=swiglu``, N is even, W's first N/2 rows are the gate and the others the up
+projection; ``Y[m, f] = silu(gate[m, f]) * up[m, f]`` has N/2 columns.  Gate and up rows are
+tiled apart and their tiles interleaved: tile 2i holds gate rows 16i..16i+15 and tile 2i+1 up
+rows 16i..16i+15, so ``T = 2 * ceil(N/2 / 16)``; bias is [N] in plain order.
+
+``LowBitGather`` (version 1) looks rows up: inputs ``packed``, ``scales``, ``zero_points``
+(optional), ``table`` (optional), ``indices`` (i64 or i32 [...]; negative counts from the end,
+out of range is an error); attributes N, K, bits, group_size, layout; output f32 [..., K] of
+``s_w * (t[c] - z)``.
+
+Rows of X are independent and no sum is split between threads: the result is the same for
+any number of threads.
+"""
+
+DOMAIN = "bitfold"
+VERSION = 1
