@@ -1,0 +1,36 @@
+"""Number formats: a new one is a file here and a line in ``FORMATS``."""
+
+from __future__ import annotations
+
+from bitfold.runtime.errors import RecipeError
+from bitfold.runtime.formats.format import Format
+from bitfold.runtime.formats.integer import integer
+from bitfold.runtime.formats.ternary import TERNARY
+
+FORMATS: dict[str, Format] = {
+    each.name: each
+    for each in (
+        integer(8),
+        integer(7),
+        integer(6),
+        integer(5),
+        integer(4),
+        integer(3),
+        integer(2),
+        TERNARY,
+    )
+}
+
+
+def format_named(name: str) -> Format:
+    """The format called ``name``.
+
+    Raises:
+        RecipeError: there is no such format.
+    """
+    if name not in FORMATS:
+        raise RecipeError(f"no number format {name!r}", f"the formats are {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
+__all__ = ["FORMATS", "Format", "format_named"]

@@ -1,0 +1,112 @@
+"""Choose each group's range: the scale and zero point that its codes are relative to.
+
+A range maps a level v to ``scale * (v - zero)``.  Groups come as an array [N, G, size];
+scales and zero points are [N, G].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bitfold.runtime.formats import Format
+
+
+@dataclass(frozen=True)
+class Range:
+    """Scales [N, G] and integral zero points [N, G] of groups of values."""
+
+    scale: np.ndarray
+    zero: np.ndarray
+
+
+def clips(number: Format) -> np.ndarray:
+    """Shares of the min-max range that the least-squares search tries.
+
+    The fewer the levels, the more it pays to clip: a ternary code does best near a third of
+    the largest magnitude.
+    """
+    lowest = 0.5 if len(number.levels) > 4 else 0.2
+    return np.linspace(1.0, lowest, 21, dtype=np.float32)
+
+
+def min_max_ranges(grouped: np.ndarray, number: Format, symmetric: bool) -> Range:
+    """Ranges that cover every value of each group.
+
+    Symmetric two's-complement formats have one level more below zero than above.  The sign of
+    the scale is chosen so that this level goes to the group's largest magnitude, as in
+    llama.cpp's Q4_0, which wins up to half a step over fitting the magnitude to both sides.
+    """
+    low, high = grouped.min(-1), grouped.max(-1)
+    if symmetric:
+        return _symmetric(low, high, number)
+    low, high = np.minimum(low, 0), np.maximum(high, 0)
+    return _asymmetric(low, high, number)
+
+
+def least_squares_ranges(grouped: np.ndarray, number: Format, symmetric: bool) -> Range:
+    """Ranges that lose the least squared error, of clipped min-max ranges refined in closed form.
+
+    Each candidate clips the min-max range to a share in :func:`clips`; given the codes that it
+    leads to, the best scale is the least-squares fit of the values to the levels, and replaces
+    the candidate's own where that is better.
+    """
+    low, high = grouped.min(-1), grouped.max(-1)
+    if not symmetric:
+        low, high = np.minimum(low, 0), np.maximum(high, 0)
+    best = _symmetric(low, high, number) if symmetric else _asymmetric(low, high, number)
+    best_scale, best_zero = best.scale.copy(), best.zero.copy()
+    best_error = np.full(low.shape, np.inf, np.float32)
+    for clip in clips(number):
+        for tried in _candidates(low * clip, high * clip, number, symmetric):
+            levels = _levels(grouped, number, tried)
+            fitted = _fit(grouped, levels, tried.scale)
+            error = ((grouped - levels * fitted[..., None]) ** 2).sum(-1)
+            better = error < best_error
+            best_error = np.where(better, error, best_error)
+            best_scale = np.where(better, fitted, best_scale)
+            best_zero = np.where(better, tried.zero, best_zero)
+    return Range(best_scale, best_zero)
+
+
+def _candidates(low: np.ndarray, high: np.ndarray, number: Format, symmetric: bool) -> list[Range]:
+    if not symmetric:
+        return [_asymmetric(low, high, number)]
+    found = _symmetric(low, high, number)
+    if number.highest == -number.lowest:
+        return [found]
+    return [found, Range(-found.scale, found.zero)]
+
+
+def _symmetric(low: np.ndarray, high: np.ndarray, number: Format) -> Range:
+    reach = np.where(-low > high, low, high)
+    return Range(reach / np.float32(number.lowest), np.zeros_like(low))
+
+
+def _asymmetric(low: np.ndarray, high: np.ndarray, number: Format) -> Range:
+    scale = (high - low) / np.float32(number.highest - number.lowest)
+    inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale != 0)
+    zero = np.clip(np.rint(number.lowest - low * inverse), number.lowest, number.highest)
+    return Range(scale, zero)
+
+
+def _levels(grouped: np.ndarray, number: Format, tried: Range) -> np.ndarray:
+    """Integers relative to the zero point, float32 [N, G, size]."""
+    scale = tried.scale[..., None]
+    zero = tried.zero[..., None]
+    inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale != 0)
+    if number.linear:
+        nearest = np.clip(np.rint(grouped * inverse + zero), number.lowest, number.highest)
+    else:
+        nearest = number.decode(number.encode(grouped * inverse + zero)).astype(np.float32)
+    return nearest - zero
+
+
+def _fit(grouped: np.ndarray, levels: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
+    """The scale [N, G] that fits ``levels`` to ``grouped`` with the least squared error."""
+    weight = (levels * levels).sum(-1)
+    fitted = np.divide(
+        (grouped * levels).sum(-1), weight, out=np.zeros_like(weight), where=weight > 0
+    )
+    return np.where(weight > 0, fitted, otherwise)
