@@ -5,8 +5,8 @@ Every operator here has a kernel in ``runtime/cpp/ops`` and an oracle in
 
 ``LowBitMatMul`` (version 1) multiplies float rows by a packed low-bit weight W[N, K]::
 
-    Y[m, n] = sum over groups g of  s_w[n, g] * s_a[m, g] * sum_{k in g} (t[c[n, k]] - z[n, g]) * q[m, k]
-              + bias[n]
+    Y[m, n] = bias[n] + sum over groups g of
+              s_w[n, g] * s_a[m, g] * sum over k in g of (t[c[n, k]] - z[n, g]) * q[m, k]
 
 ====  ============  =====================  ==================================================
  in   name          type and shape         meaning

@@ -1,0 +1,129 @@
+"""Put a quantized weight and its activation's quantizer into the graph, in the neutral form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from bitfold.passes.analysis.sites import Site
+from bitfold.passes.core.context import Context
+from bitfold.passes.quantize.rounding import QuantizedWeight
+from bitfold.runtime.formats.scheme import QuantScheme
+from bitfold.runtime.ops.body import call
+from bitfold.runtime.ops.dequantize_weight import dequantize_attributes, dequantize_weight
+from bitfold.runtime.ops.quantize_activation import activation_attributes, quantize_activation
+
+
+class SiteInserter:
+    """Rewrites sites one weight at a time; sites that read the same value share a quantizer."""
+
+    def __init__(self, model: ir.Model, context: Context) -> None:
+        self.model = model
+        self.context = context
+        self.activations: dict[tuple[ir.Value, int], ir.Value] = {}
+
+    def insert(
+        self,
+        source: ir.Value,
+        sites: Sequence[Site],
+        quantized: QuantizedWeight,
+        scheme: QuantScheme,
+    ) -> None:
+        """Make ``sites``, which share the weight ``source``, use ``quantized`` instead."""
+        weight = self._dequantize(source, quantized)
+        turned: ir.Value | None = None
+        for site in sites:
+            if site.kind == "gather":
+                site.node.replace_input_with(0, weight)
+                continue
+            if site.kind == "gemm":
+                site.node.replace_input_with(1, weight)
+                site.node.attributes["transB"] = ir.AttrInt64("transB", 1)
+            else:
+                turned = turned or self._transpose(weight)
+                site.node.replace_input_with(1, turned)
+            if scheme.acts == "int8":
+                k = quantized.codes.shape[1]
+                rounded = self._activation(site, k, scheme.act_group_size(k))
+                site.node.replace_input_with(0, rounded)
+        for site in sites:
+            if site.transpose is not None and not site.transpose.outputs[0].uses():
+                graph = site.transpose.graph
+                assert graph is not None, "the node was found in a graph"
+                graph.remove(site.transpose, safe=True)
+        if not source.uses() and not source.is_graph_output():
+            assert source.graph is not None and source.name is not None, "it is an initializer"
+            del source.graph.initializers[source.name]
+
+    def _dequantize(self, source: ir.Value, quantized: QuantizedWeight) -> ir.Value:
+        n, k = quantized.codes.shape
+        number = quantized.scheme.number
+        table = number.table()
+        inputs = [
+            self._initializer(f"{source.name}.codes", quantized.codes),
+            self._initializer(f"{source.name}.scales", quantized.scales),
+            self._optional(f"{source.name}.zero_points", quantized.zero_points),
+            self._optional(f"{source.name}.table", table),
+        ]
+        function = dequantize_weight(
+            k,
+            quantized.group_size,
+            number.bits,
+            quantized.zero_points is not None,
+            table is not None,
+        )
+        attributes = dequantize_attributes(quantized.group_size, number.bits)
+        node = call(self.model, function, inputs, attributes, f"{source.name}.dequantize")
+        return self._first(node, f"{source.name}.dequantized", [n, k])
+
+    def _transpose(self, weight: ir.Value) -> ir.Value:
+        node = ir.Node(
+            "", "Transpose", [weight], [ir.AttrInt64s("perm", [1, 0])], name=f"{weight.name}.turn"
+        )
+        assert weight.shape is not None, "made with a shape above"
+        value = node.outputs[0]
+        value.name, value.dtype = f"{weight.name}.turned", ir.DataType.FLOAT
+        value.shape = ir.Shape([weight.shape[1], weight.shape[0]])
+        producer = weight.producer()
+        assert producer is not None, "made by a DequantizeWeight above"
+        self.model.graph.insert_after(producer, node)
+        return value
+
+    def _activation(self, site: Site, k: int, group_size: int) -> ir.Value:
+        data = site.data
+        key = (data, group_size)
+        if key not in self.activations:
+            function = quantize_activation(k, group_size)
+            attributes = activation_attributes(group_size)
+            name = f"{data.name}.quantize_g{group_size}"
+            node = call(self.model, function, [data], attributes, name)
+            value = node.outputs[0]
+            value.name, value.dtype, value.shape = f"{name}d", data.dtype, data.shape
+            owner = site.node.graph
+            assert owner is not None, "sites come from a graph"
+            owner.insert_before(site.node, node)
+            self.activations[key] = value
+        return self.activations[key]
+
+    def _first(self, node: ir.Node, name: str, dims: list[int]) -> ir.Value:
+        """Insert at the graph's start: the node reads initializers alone."""
+        value = node.outputs[0]
+        value.name, value.dtype, value.shape = name, ir.DataType.FLOAT, ir.Shape(dims)
+        self.model.graph.insert_before(self.model.graph.node(0), node)
+        return value
+
+    def _optional(self, name: str, array: np.ndarray | None) -> ir.Value | None:
+        return None if array is None else self._initializer(name, array)
+
+    def _initializer(self, name: str, array: np.ndarray) -> ir.Value:
+        tensor = self.context.tensor(array, name)
+        value = ir.Value(
+            name=name,
+            type=ir.TensorType(tensor.dtype),
+            shape=ir.Shape(array.shape),
+            const_value=tensor,
+        )
+        self.model.graph.register_initializer(value)
+        return value

@@ -1,0 +1,150 @@
+"""``quantize``: give every site low-bit codes and scales, and its input low-bit levels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from bitfold.passes.analysis.sites import Site, find_sites
+from bitfold.passes.core.base import Pass, Promise
+from bitfold.passes.core.context import Context
+from bitfold.passes.quantize.insert import SiteInserter
+from bitfold.passes.quantize.rounding import QuantizedWeight, round_to_nearest
+from bitfold.runtime.errors import ModelError
+from bitfold.runtime.formats.scheme import QuantScheme, WeightScheme
+
+SMALLEST = 1024
+"""Weights with fewer elements than this are not worth a low-bit operator."""
+
+
+@dataclass(frozen=True)
+class Quantize(Pass):
+    """Quantize weights by rounding to nearest, and inputs on the fly.
+
+    Each site's weight becomes codes, scales and perhaps zero points behind a
+    ``bitfold.DequantizeWeight``; its input passes a ``bitfold.QuantizeActivation``.  The graph
+    stays runnable everywhere; ``lower`` turns it into a target's operators.
+
+    1. A weight that several sites share (a tied embedding and head) is quantized once.
+    2. Embedding tables, and heads tied to one, take the ``embeddings`` format.
+    3. Skipped, with the reason: excluded sites, convolutions, weights that are not float32,
+       tiny weights, and tables of rotary angles.
+
+    Attributes:
+        weights: number format of the weights (``bitfold passes quantize`` lists them).
+        group: input channels that share a scale; 0 for one scale per output channel.
+        symmetric: leave out zero points.
+        ranges: ``mse`` for the least squared error, ``minmax`` to cover every value.
+        scales: type that scales are stored in.
+        acts: ``int8`` to quantize inputs on the fly, ``none`` to keep them float.
+        act_granularity: an activation scale per row and weight group, or per row (token).
+        embeddings: number format of embedding tables; empty for the weights' format.
+        exclude: globs of site or weight names to leave in float.
+    """
+
+    name: ClassVar[str] = "quantize"
+    promise: ClassVar[Promise] = Promise.LOSSY
+
+    weights: str = "int4"
+    group: int = 32
+    symmetric: bool = False
+    ranges: Literal["mse", "minmax"] = "mse"
+    scales: Literal["f16", "f32"] = "f16"
+    acts: Literal["int8", "none"] = "int8"
+    act_granularity: Literal["group", "token"] = "group"
+    embeddings: str = ""
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.scheme(False)
+        self.scheme(True)
+
+    def scheme(self, embedding: bool) -> QuantScheme:
+        """The scheme of ordinary sites, or of embedding tables."""
+        table = embedding and bool(self.embeddings)
+        number = self.embeddings if table else self.weights
+        # At 8 bits a zero point buys next to nothing.
+        symmetric = self.symmetric or number in ("int8", "ternary")
+        weight = WeightScheme(number, self.group, symmetric, self.scales)
+        return QuantScheme(weight, self.acts, self.act_granularity)
+
+    def run(self, model: ir.Model, context: Context) -> bool:
+        sources = list(self._accepted(model, context))
+        inserter = SiteInserter(model, context)
+        for done, (source, sites) in enumerate(sources):
+            context.progress(f"quantizing {sites[0].name}", done / len(sources))
+            scheme = self.scheme(any(site.kind == "gather" for site in sites))
+            weight = finite_weight(sites[0])
+            quantized = round_to_nearest(weight, scheme.weight, self.ranges)
+            quality = signal_to_noise(weight, quantized)
+            inserter.insert(source, sites, quantized, scheme)
+            for site in sites:
+                context.entry.changed(site.name, f"{scheme}: weight SQNR {quality:.1f} dB")
+        return bool(sources)
+
+    def _accepted(self, model: ir.Model, context: Context) -> Iterator[tuple[ir.Value, list[Site]]]:
+        by_source: dict[ir.Value, list[Site]] = {}
+        for site in find_sites(model):
+            reason = self._reason_to_skip(site)
+            if reason:
+                context.entry.skipped(site.name, reason)
+            else:
+                by_source.setdefault(site.source, []).append(site)
+        yield from by_source.items()
+
+    def _reason_to_skip(self, site: Site) -> str | None:
+        n, k = site.shape
+        if site.quantized is not None:
+            return "already quantized"
+        if site.matches(self.exclude):
+            return "excluded by the recipe"
+        if site.kind == "conv":
+            return "convolutions have no low-bit operator yet"
+        if site.source.dtype != ir.DataType.FLOAT:
+            return f"the weight is {site.source.dtype}, only FLOAT is quantized"
+        if n * k < SMALLEST:
+            return f"a weight of {n} x {k} is too small to gain from it"
+        if site.kind == "gather" and feeds_rotary(site.node):
+            return "a table of rotary angles, not an embedding"
+        return None
+
+
+def finite_weight(site: Site) -> np.ndarray:
+    """The site's weight [N, K].
+
+    Raises:
+        ModelError: it holds NaN or infinity.
+    """
+    weight = site.weight()
+    # A sum is finite unless an element is not (or it overflows: then look at each).
+    if not np.isfinite(weight.sum()) and not np.isfinite(weight).all():
+        bad = int((~np.isfinite(weight)).sum())
+        raise ModelError(
+            f"weight {site.source.name!r} of {site.name!r} has {bad} NaN or infinite values",
+            "export the model again, or leave the site out with --exclude",
+        )
+    return weight
+
+
+def signal_to_noise(weight: np.ndarray, quantized: QuantizedWeight) -> float:
+    """SQNR in decibels of a quantized weight (infinite when nothing was lost)."""
+    noise = float(np.square(quantized.dequantize() - weight, dtype=np.float32).sum())
+    signal = float(np.square(weight, dtype=np.float32).sum())
+    return 10 * float(np.log10(signal / noise)) if noise and signal else float("inf")
+
+
+def feeds_rotary(node: ir.Node) -> bool:
+    """Whether what ``node`` looks up goes to a RotaryEmbedding."""
+    reshaping = ("Unsqueeze", "Squeeze", "Reshape", "Cast", "Slice", "Transpose")
+    pending = list(node.outputs[0].consumers())
+    while pending:
+        consumer = pending.pop()
+        if consumer.op_type == "RotaryEmbedding":
+            return True
+        if consumer.op_type in reshaping:
+            pending += consumer.outputs[0].consumers()
+    return False

@@ -1,0 +1,106 @@
+"""What ``LowBitMatMul`` and ``LowBitGather`` share: unpacking the layout with stock ops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from bitfold.runtime.layouts.tiles import CHUNK, LAYOUT_VERSION, TILE, planes
+from bitfold.runtime.ops.body import Body
+from bitfold.runtime.ops.dequantize_weight import dequantized
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """The facts that the operators' attributes state about a packed weight W[N, K].
+
+    Attributes:
+        paired: gate and up rows tiled apart and interleaved, for the SwiGLU epilogue.
+    """
+
+    n: int
+    k: int
+    bits: int
+    group_size: int
+    zero_points: bool = False
+    table: bool = False
+    paired: bool = False
+
+    @property
+    def groups(self) -> int:
+        """Groups of input channels."""
+        return -(-self.k // self.group_size)
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of 16 output channels."""
+        return 2 * -(-(self.n // 2) // TILE) if self.paired else -(-self.n // TILE)
+
+    def attributes(self) -> dict[str, int | str]:
+        """The attributes that every operator on a packed weight carries."""
+        return {
+            "N": self.n,
+            "K": self.k,
+            "bits": self.bits,
+            "group_size": self.group_size,
+            "layout": LAYOUT_VERSION,
+        }
+
+    def overload(self) -> str:
+        """A name for the function body written for this weight."""
+        flags = ("z" if self.zero_points else "") + ("t" if self.table else "")
+        return f"n{self.n}_k{self.k}_b{self.bits}_g{self.group_size}{'_' + flags if flags else ''}"
+
+    def unpacked(self, body: Body, inputs: list[ir.Value]) -> ir.Value:
+        """Add the nodes that give the float weight [N, K].
+
+        ``inputs`` are packed, scales, zero_points and table, as the operators have them.
+        """
+        packed, scales, zeros, table = inputs
+        return dequantized(
+            body,
+            self._codes(body, packed),
+            self._per_row(body, scales),
+            self._per_row(body, zeros) if self.zero_points else None,
+            table if self.table else None,
+            self.k,
+            self.group_size,
+            self.bits,
+        )
+
+    def _codes(self, body: Body, packed: ir.Value) -> ir.Value:
+        chunks = -(-self.k // CHUNK)
+        lines = body.reshape(packed, self.tiles, chunks, self.bits, TILE, 4)
+        codes: ir.Value | None = None
+        first = low = 0
+        for width in planes(self.bits):
+            fields = 8 // width
+            plane = body.slice(lines, 2, first, first + width)
+            plane = body.reshape(plane, self.tiles, chunks, width, 1, TILE, 4)
+            shifts = (np.arange(fields) * width).reshape(fields, 1, 1)
+            plane = body("BitShift", plane, body.bytes(shifts), direction="RIGHT")
+            plane = body("BitwiseAnd", plane, body.bytes(np.array((1 << width) - 1)))
+            if low:
+                plane = body("BitShift", plane, body.bytes(np.array(low)), direction="LEFT")
+            # [T, chunk, line, field, lane, byte]: the input channel is line, field, byte.
+            plane = body.transpose(plane, 0, 4, 1, 2, 3, 5)
+            plane = body.reshape(plane, self.tiles * TILE, chunks * CHUNK)
+            codes = plane if codes is None else body("BitwiseOr", codes, plane)
+            first, low = first + width, low + width
+        assert codes is not None, "every code has at least one plane"
+        return body.slice(self._rows(body, codes, chunks * CHUNK), 1, 0, self.k)
+
+    def _per_row(self, body: Body, tiled: ir.Value) -> ir.Value:
+        rows = body.reshape(body.transpose(tiled, 0, 2, 1), self.tiles * TILE, self.groups)
+        return self._rows(body, rows, self.groups)
+
+    def _rows(self, body: Body, rows: ir.Value, columns: int) -> ir.Value:
+        """The N real rows of ``rows`` [16 T, columns], in plain order."""
+        if not self.paired:
+            return body.slice(rows, 0, 0, self.n)
+        half = self.tiles * TILE // 2
+        pairs = body.reshape(rows, self.tiles // 2, 2, TILE * columns)
+        apart = body.reshape(body.transpose(pairs, 1, 0, 2), 2, half, columns)
+        return body.reshape(body.slice(apart, 1, 0, self.n // 2), self.n, columns)
