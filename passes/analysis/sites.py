@@ -107,6 +107,16 @@ def is_dequantize(node: ir.Node | None) -> bool:
     return node is not None and node.domain == DOMAIN and node.op_type == "DequantizeWeight"
 
 
+def is_vector(value: ir.Value, length: int) -> bool:
+    """Whether ``value`` is a constant float32 vector of ``length`` elements: a plain bias."""
+    return (
+        value.is_initializer()
+        and value.const_value is not None
+        and value.dtype == ir.DataType.FLOAT
+        and tuple(value.const_value.shape) == (length,)
+    )
+
+
 def _matmul(node: ir.Node) -> Site | None:
     operand = node.inputs[1]
     if _is_weight(operand, 2):
@@ -131,7 +141,9 @@ def _gemm(node: ir.Node) -> Site | None:
     if not plain or not _is_weight(source, 2):
         return None
     out_first = attributes.get_int("transB", 0) == 1
-    return Site(node, "gemm", source, out_first)  # type: ignore[arg-type]
+    site = Site(node, "gemm", source, out_first)  # type: ignore[arg-type]
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    return site if bias is None or is_vector(bias, site.shape[0]) else None
 
 
 def _is_weight(value: ir.Value | None, rank: int) -> bool:

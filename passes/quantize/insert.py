@@ -22,7 +22,7 @@ class SiteInserter:
     def __init__(self, model: ir.Model, context: Context) -> None:
         self.model = model
         self.context = context
-        self.activations: dict[tuple[ir.Value, int], ir.Value] = {}
+        self.activations: dict[tuple[object, ir.Value, int], ir.Value] = {}
 
     def insert(
         self,
@@ -54,8 +54,7 @@ class SiteInserter:
                 assert graph is not None, "the node was found in a graph"
                 graph.remove(site.transpose, safe=True)
         if not source.uses() and not source.is_graph_output():
-            assert source.graph is not None and source.name is not None, "it is an initializer"
-            del source.graph.initializers[source.name]
+            drop_initializer(source)
 
     def _dequantize(self, source: ir.Value, quantized: QuantizedWeight) -> ir.Value:
         n, k = quantized.codes.shape
@@ -92,8 +91,10 @@ class SiteInserter:
         return value
 
     def _activation(self, site: Site, k: int, group_size: int) -> ir.Value:
-        data = site.data
-        key = (data, group_size)
+        data, owner = site.data, site.node.graph
+        assert owner is not None, "sites come from a graph"
+        # Per graph: a subgraph's values cannot be seen from outside of it.
+        key = (owner, data, group_size)
         if key not in self.activations:
             function = quantize_activation(k, group_size)
             attributes = activation_attributes(group_size)
@@ -101,8 +102,6 @@ class SiteInserter:
             node = call(self.model, function, [data], attributes, name)
             value = node.outputs[0]
             value.name, value.dtype, value.shape = f"{name}d", data.dtype, data.shape
-            owner = site.node.graph
-            assert owner is not None, "sites come from a graph"
             owner.insert_before(site.node, node)
             self.activations[key] = value
         return self.activations[key]
@@ -127,3 +126,10 @@ class SiteInserter:
         )
         self.model.graph.register_initializer(value)
         return value
+
+
+def drop_initializer(value: ir.Value) -> None:
+    """Remove an initializer that nothing uses any more."""
+    graph = value.graph
+    if graph is not None and value.name is not None:
+        graph.initializers.pop(value.name, None)

@@ -1,0 +1,193 @@
+"""Lowering to bitfold's own operators: pack each weight once, take in bias and SwiGLU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from bitfold.passes.analysis.sites import Site, find_sites, is_vector
+from bitfold.passes.core.context import Context
+from bitfold.passes.lower.packing import pack_weight
+from bitfold.runtime.ops import DOMAIN
+from bitfold.runtime.ops.body import call
+from bitfold.runtime.ops.lowbit_gather import lowbit_gather
+from bitfold.runtime.ops.lowbit_matmul import LowBitMatMul
+from bitfold.runtime.ops.packed import PackedWeight
+
+
+def lower_to_native(model: ir.Model, context: Context) -> bool:
+    """Rewrite every quantized site as a native operator; return whether there was any."""
+    lowering = NativeLowering(model, context)
+    sites = [site for site in find_sites(model) if site.quantized is not None]
+    for done, site in enumerate(sites):
+        context.progress(f"packing {site.name}", done / len(sites))
+        if site.kind == "gather":
+            lowering.gather(site)
+        elif site.kind == "conv":
+            context.entry.skipped(site.name, "the native target has no low-bit convolution yet")
+        else:
+            lowering.matmul(site)
+    return bool(sites)
+
+
+@dataclass
+class Tail:
+    """What follows a matmul and goes into its epilogue.
+
+    Attributes:
+        last: the value that the operator's output replaces.
+        bias: the constant vector that is added, if any.
+        swiglu: whether a SwiGLU comes after that.
+    """
+
+    last: ir.Value
+    bias: ir.Value | None = None
+    swiglu: bool = False
+
+
+@dataclass
+class NativeLowering:
+    """Replaces sites one by one; a weight that several sites share is packed once."""
+
+    model: ir.Model
+    context: Context
+    packed: dict[tuple[ir.Value, bool], list[ir.Value | None]] = field(default_factory=dict)
+
+    def matmul(self, site: Site) -> None:
+        """Replace a MatMul or Gemm, its input's quantizer and its tail by a LowBitMatMul."""
+        tail = tail_of(site)
+        data, acts, act_group = quantized_input(site)
+        weight = self._weight(site, paired=tail.swiglu)
+        packed = self._packed(site, weight)
+        operator = LowBitMatMul(
+            weight,
+            acts,
+            act_group,
+            bias=tail.bias is not None,
+            activation="swiglu" if tail.swiglu else "none",
+        )
+        inputs = [data, *packed, tail.bias]
+        node = call(self.model, operator.function(), inputs, operator.attributes(), site.name)
+        self._replace(site.node, tail.last, node)
+        taken = ["bias"] * (tail.bias is not None) + ["SwiGLU"] * tail.swiglu
+        with_tail = f" with {' and '.join(taken)}" if taken else ""
+        self.context.entry.changed(site.name, f"LowBitMatMul {weight.overload()}{with_tail}")
+
+    def gather(self, site: Site) -> None:
+        """Replace a Gather by a LowBitGather."""
+        weight = self._weight(site, paired=False)
+        inputs = [*self._packed(site, weight), site.data]
+        node = call(self.model, lowbit_gather(weight), inputs, weight.attributes(), site.name)
+        self._replace(site.node, site.node.outputs[0], node)
+        self.context.entry.changed(site.name, f"LowBitGather {weight.overload()}")
+
+    def _weight(self, site: Site, paired: bool) -> PackedWeight:
+        dequantize = site.quantized
+        assert dequantize is not None, "only quantized sites are lowered"
+        n, k = site.shape
+        attributes = dequantize.attributes
+        return PackedWeight(
+            n,
+            k,
+            attributes.get_int("bits", 8),
+            attributes.get_int("group_size", k),
+            zero_points=dequantize.inputs[2] is not None,
+            table=dequantize.inputs[3] is not None,
+            paired=paired,
+        )
+
+    def _packed(self, site: Site, weight: PackedWeight) -> list[ir.Value | None]:
+        """The values packed, scales, zero_points and table of a site's weight."""
+        key = (site.source, weight.paired)
+        if key not in self.packed:
+            dequantize = site.quantized
+            assert dequantize is not None, "only quantized sites are lowered"
+            codes, scales, zeros = (array_of(each) for each in dequantize.inputs[:3])
+            assert codes is not None, "a DequantizeWeight has codes"
+            assert scales is not None, "a DequantizeWeight has scales"
+            stem = (site.source.name or site.name).removesuffix(".dequantized")
+            stem += ".paired" * weight.paired
+            packed = pack_weight(codes, scales, zeros, weight.bits, weight.paired)
+            self.packed[key] = [
+                self._initializer(f"{stem}.packed", packed.codes),
+                self._initializer(f"{stem}.tiled_scales", packed.scales),
+                None
+                if packed.zero_points is None
+                else self._initializer(f"{stem}.tiled_zero_points", packed.zero_points),
+                dequantize.inputs[3],
+            ]
+        return self.packed[key]
+
+    def _initializer(self, name: str, array: np.ndarray) -> ir.Value:
+        tensor = self.context.tensor(array, name)
+        value = ir.Value(
+            name=name,
+            type=ir.TensorType(tensor.dtype),
+            shape=ir.Shape(array.shape),
+            const_value=tensor,
+        )
+        self.model.graph.register_initializer(value)
+        return value
+
+    def _replace(self, anchor: ir.Node, last: ir.Value, node: ir.Node) -> None:
+        """Put ``node`` where ``last`` was computed and give its output that value's name."""
+        producer, graph = last.producer(), anchor.graph
+        assert producer is not None, "it is computed by the anchor or its tail"
+        assert graph is not None, "sites come from a graph"
+        value = node.outputs[0]
+        value.type, value.shape = last.type, last.shape
+        graph.insert_before(producer, node)
+        name = last.name
+        last.replace_all_uses_with(value, replace_graph_outputs=True)
+        last.name = f"{name}.replaced"
+        value.name = name
+        for dead in dict.fromkeys((producer, anchor)):
+            if not any(output.uses() for output in dead.outputs):
+                graph.remove(dead, safe=True)
+
+
+def quantized_input(site: Site) -> tuple[ir.Value, str, int]:
+    """The site's float input, its ``acts`` attribute and the activation group's size."""
+    data = site.data
+    producer = data.producer()
+    k = site.shape[1]
+    if (
+        producer is None
+        or producer.domain != DOMAIN
+        or producer.op_type != "QuantizeActivation"
+        or producer.attributes.get_int("bits", 8) != 8
+    ):
+        return data, "none", k
+    source = producer.inputs[0]
+    assert source is not None, "a QuantizeActivation has an input"
+    return source, "int8", producer.attributes.get_int("group_size", k)
+
+
+def tail_of(site: Site) -> Tail:
+    """The bias and SwiGLU that follow a matmul directly and are its output's only use."""
+    n, _ = site.shape
+    tail = Tail(site.node.outputs[0])
+    if site.kind == "gemm" and len(site.node.inputs) > 2:
+        tail.bias = site.node.inputs[2]
+    follower = only_consumer(tail.last)
+    if follower is not None and follower.op_type == "Add" and tail.bias is None:
+        other = next((each for each in follower.inputs if each is not tail.last), None)
+        if other is not None and is_vector(other, n):
+            tail.bias, tail.last = other, follower.outputs[0]
+            follower = only_consumer(tail.last)
+    if follower is not None and follower.domain == DOMAIN and follower.op_type == "SwiGLU":
+        tail.swiglu, tail.last = True, follower.outputs[0]
+    return tail
+
+
+def only_consumer(value: ir.Value) -> ir.Node | None:
+    """The one node that uses ``value``; None if several do or it leaves the graph."""
+    uses = value.uses()
+    return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
+
+
+def array_of(value: ir.Value | None) -> np.ndarray | None:
+    """The array of an initializer; None for an input that is left out."""
+    return None if value is None or value.const_value is None else value.const_value.numpy()
