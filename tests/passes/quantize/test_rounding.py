@@ -1,0 +1,84 @@
+"""Weight rounding against exhaustive search and known answers."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bitfold.passes.quantize.rounding import round_to_nearest
+from bitfold.runtime.formats.scheme import WeightScheme
+
+SCHEMES = [
+    WeightScheme(name, group, symmetric)
+    for name in ("int8", "int4", "int3", "int2", "ternary")
+    for group in (0, 32)
+    for symmetric in (True, False)
+    if symmetric or name != "ternary"
+]
+
+
+def squared_error(weight, quantized):
+    return float(np.square(quantized.dequantize() - weight, dtype=np.float64).sum())
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+@pytest.mark.parametrize("ranges", ["minmax", "mse"])
+def test_codes_are_the_best_for_their_scales(scheme, ranges):
+    weight = np.random.default_rng(1).normal(size=(9, 70)).astype(np.float32)
+    found = round_to_nearest(weight, scheme, ranges)
+    number, size = scheme.number, found.group_size
+    zeros = 0 if found.zero_points is None else np.repeat(found.zero_points, size, 1)[:, :70]
+    scales = np.repeat(found.scales, size, 1)[:, :70].astype(np.float32)
+    every = np.array(number.levels, np.float32)
+    reachable = scales[..., None] * (every - np.asarray(zeros, np.float32)[..., None])
+    best = np.abs(reachable - weight[..., None]).min(-1)
+    assert np.allclose(np.abs(found.dequantize() - weight), best, atol=1e-6)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_least_squares_never_loses_to_min_max(scheme):
+    weight = np.random.default_rng(2).standard_t(4, (32, 96)).astype(np.float32)
+    covering = squared_error(weight, round_to_nearest(weight, scheme, "minmax"))
+    searched = squared_error(weight, round_to_nearest(weight, scheme, "mse"))
+    assert searched <= covering * 1.001
+
+
+def test_least_squares_comes_close_to_exhaustive_search():
+    weight = np.random.default_rng(3).normal(size=(1, 32)).astype(np.float32)
+    found = squared_error(weight, round_to_nearest(weight, WeightScheme("int3", 32)))
+    levels = np.arange(-4, 4)
+    scales = np.concatenate([np.linspace(-1.2, -0.05, 4000), np.linspace(0.05, 1.2, 4000)])
+    grids = scales[:, None] * levels
+    best = min(np.square(np.abs(grid[:, None] - weight[0]).min(0)).sum() for grid in grids)
+    assert found <= 1.05 * best
+
+
+@settings(max_examples=50)
+@given(seed=st.integers(0, 2**31), scheme=st.sampled_from(SCHEMES))
+def test_weights_on_the_grid_come_back(seed, scheme):
+    """A weight that is already low-bit loses nothing (ranges by min-max span the grid)."""
+    rng = np.random.default_rng(seed)
+    number = scheme.number
+    levels = rng.integers(number.lowest, number.highest + 1, (5, 64)).astype(np.float32)
+    levels[:, ::32] = number.lowest
+    levels[:, 1::32] = number.highest
+    weight = levels * np.float32(0.25)
+    found = round_to_nearest(weight, scheme, "minmax")
+    assert np.allclose(found.dequantize(), weight, atol=1e-3 * abs(number.lowest) * 0.25)
+
+
+def test_zeros_stay_zero_and_large_values_do_not_overflow_the_scale():
+    weight = np.zeros((2, 64), np.float32)
+    weight[1] = 1e7
+    found = round_to_nearest(weight, WeightScheme("int4", 32))
+    assert not found.dequantize()[0].any()
+    assert np.isfinite(found.dequantize()).all()
+
+
+def test_rows_do_not_depend_on_each_other():
+    """However the weight is cut into blocks of rows, each row's codes are the same."""
+    weight = np.random.default_rng(4).normal(size=(3000, 64)).astype(np.float32)
+    whole = round_to_nearest(weight, WeightScheme("int4", 32, False))
+    part = round_to_nearest(weight[2000:2010], WeightScheme("int4", 32, False))
+    assert np.array_equal(whole.codes[2000:2010], part.codes)
+    assert np.array_equal(whole.scales[2000:2010], part.scales)
