@@ -1,4 +1,4 @@
-"""Write a model to disk: whole or not at all, weights aligned so that kernels read them in place."""
+"""Write a model to disk: whole or not at all, its weights aligned for reading in place."""
 
 from __future__ import annotations
 

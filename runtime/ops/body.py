@@ -76,15 +76,15 @@ class Body(ir.tape.Tape):
         ``attributes`` names what nodes that call it carry for the kernels; the body itself is
         written for one overload and reads none of them.
         """
-        for index, node in enumerate(self.nodes):
-            for each in node.outputs:
-                each.name = f"v{index}"
+        values = [each for node in self.nodes for each in node.outputs]
+        for index, value in enumerate(values):
+            value.name = f"v{index}"
         output.name = "Y"
         graph = ir.Graph(
             self.inputs, [output], nodes=self.nodes, opset_imports={"": OPSET}, name=name
         )
         kinds = {int: ir.AttributeType.INT, str: ir.AttributeType.STRING}
-        declared = [ir.Attr(key, kinds[type(value)], None) for key, value in attributes.items()]
+        declared = [ir.Attr(key, kinds[type(each)], None) for key, each in attributes.items()]
         return ir.Function(DOMAIN, name, overload, graph=graph, attributes=declared)
 
 
