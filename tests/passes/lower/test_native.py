@@ -120,5 +120,5 @@ def test_weights_that_are_not_finite_are_named():
     broken = weight.const_value.numpy().copy()
     broken[3, 4] = np.nan
     weight.const_value = ir.tensor(broken, name="down_weight")
-    with Context() as context, pytest.raises(ModelError, match="'down_weight'.*1 NaN"):
+    with Context() as context, pytest.raises(ModelError, match=r"'down_weight'.*1 NaN"):
         Quantize().run(model, context)
