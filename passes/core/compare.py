@@ -1,0 +1,191 @@
+"""How far outputs moved: SQNR, cosine, largest error, and KL and top-1 of logits.  Pure NumPy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from bitfold.passes.core.report import Divergence
+
+Outputs = Mapping[str, np.ndarray]
+
+LOGITS_MIN_CLASSES = 16
+"""An unnamed float output counts as logits when its last axis is at least this long."""
+
+_ROWS = 64
+"""Rows of logits handled at once: float64 copies stay small."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How far one array moved.
+
+    Attributes:
+        max_error: largest absolute difference over the largest absolute finite reference value;
+            inf where a NaN or an infinity is new, gone or elsewhere, or the shapes differ.
+        rms_error: root mean square of the difference over that of the reference.
+    """
+
+    max_error: float
+    rms_error: float
+
+
+def is_float(array: np.ndarray) -> bool:
+    """Whether ``array`` holds real numbers: NumPy's floats and ml_dtypes' alike."""
+    if array.dtype.kind == "f":
+        return True
+    return array.dtype.type.__module__.startswith("ml_dtypes") and "int" not in array.dtype.name
+
+
+def moved(reference: np.ndarray, candidate: np.ndarray) -> Moved:
+    """Compare two arrays; non-float arrays (indices, masks) either agree or do not."""
+    reference, candidate = np.asarray(reference), np.asarray(candidate)
+    if reference.shape != candidate.shape:
+        return Moved(math.inf, math.inf)
+    if not (is_float(reference) and is_float(candidate)):
+        same = np.array_equal(reference, candidate)
+        return Moved(0.0, 0.0) if same else Moved(math.inf, math.inf)
+    if reference.size == 0:
+        return Moved(0.0, 0.0)
+    a = reference.astype(np.float64)
+    b = candidate.astype(np.float64)
+    finite = np.isfinite(a)
+    if not finite.all() or not np.isfinite(b).all():
+        # What is not finite must be the same thing in the same place.
+        if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+            return Moved(math.inf, math.inf)
+        a, b = a[finite], b[finite]
+        if not np.isfinite(b).all():
+            return Moved(math.inf, math.inf)
+        if a.size == 0:
+            return Moved(0.0, 0.0)
+    difference = np.abs(a - b)
+    return Moved(
+        _ratio(float(difference.max()), float(np.abs(a).max())),
+        _ratio(_rms(difference), _rms(a)),
+    )
+
+
+def compare_outputs(pairs: Iterable[tuple[Outputs, Outputs]]) -> Divergence:
+    """Compare a reference's outputs with a candidate's, one pair a sample.
+
+    Each figure of :class:`Divergence` is the worst over outputs (SQNR, cosine, largest error)
+    or the mean over all positions of all samples (KL, top-1).  A lost output or a new NaN makes
+    the largest error inf, the SQNR -inf and the cosine 0.
+
+    Raises:
+        ValueError: there is no pair to compare.
+    """
+    signal: dict[str, float] = {}
+    noise: dict[str, float] = {}
+    cosines: dict[str, list[float]] = {}
+    max_error = 0.0
+    kl_sum, agree, positions = 0.0, 0, 0
+    empty = True
+    for reference, candidate in pairs:
+        empty = False
+        logits = logits_name(reference)
+        for name, expected in reference.items():
+            found = candidate.get(name)
+            apart = Moved(math.inf, math.inf) if found is None else moved(expected, found)
+            max_error = max(max_error, apart.max_error)
+            if not is_float(np.asarray(expected)) or expected.size == 0:
+                continue
+            if found is None or math.isinf(apart.max_error):
+                noise[name] = math.inf
+                cosines.setdefault(name, []).append(0.0)
+                continue
+            a, b = _finite_pair(expected, found)
+            signal[name] = signal.get(name, 0.0) + float(a @ a)
+            noise[name] = noise.get(name, 0.0) + float((a - b) @ (a - b))
+            cosines.setdefault(name, []).append(_cosine(a, b))
+            if name == logits:
+                part_kl, part_agree, rows = _compare_logits(expected, found)
+                kl_sum, agree, positions = kl_sum + part_kl, agree + part_agree, positions + rows
+    if empty:
+        raise ValueError("expected at least one sample to compare, found none")
+    sqnr = [_decibels(signal.get(name, 0.0), noise[name]) for name in noise]
+    return Divergence(
+        sqnr_db=min(sqnr, default=math.inf if max_error == 0 else -math.inf),
+        cosine=min((float(np.mean(c)) for c in cosines.values()), default=1.0),
+        max_error=max_error,
+        kl=kl_sum / positions if positions else None,
+        top1=agree / positions if positions else None,
+    )
+
+
+def logits_name(outputs: Outputs) -> str | None:
+    """The output that holds logits: one named so, else the first float output if it looks so."""
+    floats = [name for name, array in outputs.items() if is_float(np.asarray(array))]
+    for name in floats:
+        if "logits" in name.lower() and outputs[name].ndim >= 2:
+            return name
+    if floats:
+        first = outputs[floats[0]]
+        if first.ndim >= 2 and first.shape[-1] >= LOGITS_MIN_CLASSES:
+            return floats[0]
+    return None
+
+
+def kl_divergence(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
+    """KL(softmax(reference) || softmax(candidate)) of each row, in nats: [M, V] → [M]."""
+    p, q = _log_softmax(reference), _log_softmax(candidate)
+    with np.errstate(invalid="ignore"):
+        terms = np.exp(p) * (p - q)
+    # A class masked with -inf has probability 0 and adds nothing.
+    return np.where(np.isneginf(p), 0.0, terms).sum(axis=-1)
+
+
+def _compare_logits(expected: np.ndarray, found: np.ndarray) -> tuple[float, int, int]:
+    classes = expected.shape[-1]
+    a, b = expected.reshape(-1, classes), found.reshape(-1, classes)
+    total, agree, rows = 0.0, 0, 0
+    for start in range(0, len(a), _ROWS):
+        x, y = a[start : start + _ROWS], b[start : start + _ROWS]
+        # A row that holds NaN (a fully masked position, say) is no distribution.
+        usable = ~(np.isnan(x).any(axis=-1) | np.isneginf(x).all(axis=-1))
+        x, y = x[usable], y[usable]
+        total += float(kl_divergence(x, y).sum())
+        agree += int((x.argmax(axis=-1) == y.argmax(axis=-1)).sum())
+        rows += len(x)
+    return total, agree, rows
+
+
+def _log_softmax(x: np.ndarray) -> np.ndarray:
+    x = x.astype(np.float64)
+    x = x - x.max(axis=-1, keepdims=True)
+    return np.asarray(x - np.log(np.exp(x).sum(axis=-1, keepdims=True)))
+
+
+def _finite_pair(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    a, b = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+    finite = np.isfinite(a)
+    return (a, b) if finite.all() else (a[finite], b[finite])
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    product = math.sqrt(float(a @ a)) * math.sqrt(float(b @ b))
+    if product == 0:
+        return 1.0 if np.array_equal(a, b) else 0.0
+    return min(1.0, float(a @ b) / product)
+
+
+def _rms(x: np.ndarray) -> float:
+    return math.sqrt(float(np.mean(np.square(x))))
+
+
+def _ratio(part: float, whole: float) -> float:
+    if part == 0:
+        return 0.0
+    return part / whole if whole > 0 else math.inf
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if noise == 0:
+        return math.inf
+    if signal == 0 or math.isinf(noise):
+        return -math.inf
+    return 10 * math.log10(signal / noise)

@@ -1,0 +1,136 @@
+"""What must hold of a model after every pass; a violation names the node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from bitfold.runtime.errors import ModelError
+from bitfold.runtime.ops import DOMAIN
+
+_KNOWN_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft", DOMAIN}
+
+
+def check_invariants(model: ir.Model, original: ir.Model | None = None) -> None:
+    """Check ``model``, and that it takes and gives what ``original`` does.
+
+    1. Nodes are in topological order, and every value they read exists where they read it.
+    2. Value names are unique within a scope, node names within a graph; none is missing.
+    3. Every initializer has its data, and the name it is stored under.
+    4. Every operator is of a known domain or has a function, and its domain an opset import.
+    5. Graph inputs and outputs keep their order, names, types and ranks.
+
+    Raises:
+        ModelError: the first violation: the node, what was expected and what was found.
+    """
+    for violation in _violations(model, original):
+        raise ModelError(violation)
+
+
+def _violations(model: ir.Model, original: ir.Model | None) -> Iterator[str]:
+    yield from _check_graph(model.graph, model, dict(model.opset_imports), set(), "graph")
+    for function in model.functions.values():
+        where = f"function {function.domain}::{function.name}"
+        imports = {**model.opset_imports, **function.opset_imports}
+        yield from _check_graph(function.graph, model, imports, set(), where)
+    if original is not None:
+        yield from _check_interface("input", original.graph.inputs, model.graph.inputs)
+        yield from _check_interface("output", original.graph.outputs, model.graph.outputs)
+
+
+def _check_graph(
+    graph: ir.Graph, model: ir.Model, imports: dict[str, int], outer: set[ir.Value], where: str
+) -> Iterator[str]:
+    """Check one scope; ``outer`` holds the values that enclosing scopes have defined so far."""
+    names: dict[str, str] = {}
+    defined = set(outer)
+    for key, value in graph.initializers.items():
+        if value.name != key:
+            yield f"{where}: initializer stored as {key!r} is named {value.name!r}"
+        if value.const_value is None and not value.is_graph_input():
+            yield f"{where}: expected data for initializer {key!r}, found none"
+        names[key] = "an initializer"
+        defined.add(value)
+    for value in graph.inputs:
+        if value.name in names and value.name not in graph.initializers:
+            yield f"{where}: expected unique value names, found {value.name!r} twice"
+        names[value.name or ""] = "an input"
+        defined.add(value)
+
+    nodes: set[str] = set()
+    for node in graph:
+        label = f"{where}: node {node.name!r} ({node.op_type})"
+        if not node.name:
+            yield f"{label}: expected a name, found none"
+        elif node.name in nodes:
+            yield f"{label}: expected a unique node name, found it twice"
+        nodes.add(node.name or "")
+        yield from _check_operator(node, model, imports, label)
+        for index, value in enumerate(node.inputs):
+            if value is not None and value not in defined:
+                yield f"{label}: input {index}, {value.name!r}, {_why_undefined(value, graph)}"
+        for attribute in node.attributes.values():
+            for inner in _subgraphs(attribute):
+                yield from _check_graph(inner, model, imports, defined, f"{label}, subgraph")
+        for value in node.outputs:
+            if not value.name:
+                if value.uses() or value.is_graph_output():
+                    yield f"{label}: expected a name for an output that is used, found none"
+            elif value.name in names:
+                yield (
+                    f"{label}: expected unique value names, found {value.name!r}, "
+                    f"which is also {names[value.name]}"
+                )
+            names[value.name or ""] = f"an output of node {node.name!r}"
+            defined.add(value)
+    for value in graph.outputs:
+        if value not in defined:
+            yield f"{where}: output {value.name!r} {_why_undefined(value, graph)}"
+
+
+def _why_undefined(value: ir.Value, graph: ir.Graph) -> str:
+    producer = value.producer()
+    if producer is None:
+        return "is no input, no initializer and no node's output"
+    if producer.graph is graph:
+        return f"is computed later, by node {producer.name!r}: expected topological order"
+    return f"comes from node {producer.name!r}, which is not in the graph"
+
+
+def _check_operator(
+    node: ir.Node, model: ir.Model, imports: dict[str, int], label: str
+) -> Iterator[str]:
+    is_function = node.op_identifier() in model.functions
+    if not is_function and node.domain not in _KNOWN_DOMAINS:
+        yield f"{label}: expected a function or a known domain, found domain {node.domain!r}"
+    if node.domain == DOMAIN and not is_function:
+        yield f"{label}: expected a function body for {node.domain}::{node.op_type}, found none"
+    if node.domain not in imports and not (node.domain == "ai.onnx" and "" in imports):
+        yield f"{label}: expected an opset import of domain {node.domain!r}, found {sorted(imports)}"
+
+
+def _subgraphs(attribute: ir.Attr) -> list[ir.Graph]:
+    if attribute.is_ref():
+        return []
+    if attribute.type == ir.AttributeType.GRAPH:
+        return [attribute.as_graph()]
+    if attribute.type == ir.AttributeType.GRAPHS:
+        return list(attribute.as_graphs())
+    return []
+
+
+def _check_interface(
+    kind: str, expected: list[ir.Value], found: list[ir.Value]
+) -> Iterator[str]:
+    old, new = [v.name for v in expected], [v.name for v in found]
+    if old != new:
+        yield f"expected the graph's {kind}s to stay {old}, found {new}"
+        return
+    for before, after in zip(expected, found, strict=True):
+        if before.dtype is not None and after.dtype != before.dtype:
+            yield f"{kind} {before.name!r}: expected type {before.dtype}, found {after.dtype}"
+        if before.shape is not None and (
+            after.shape is None or after.shape.rank() != before.shape.rank()
+        ):
+            yield f"{kind} {before.name!r}: expected shape {before.shape}, found {after.shape}"

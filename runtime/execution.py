@@ -1,0 +1,337 @@
+"""Run an ``onnx_ir.Model`` in ONNX Runtime as it is in memory: no weight is copied or written.
+
+A weight that lies in a file stays there: ORT maps the same bytes.  A weight in memory is lent
+to ORT where that is possible (``optimize=False``), and copied otherwise.  The graph alone is
+serialized, so a session over hundreds of megabytes of weights opens in milliseconds.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+
+from bitfold.runtime.errors import BitfoldError, ModelError, UnsupportedError
+
+EMBED_BELOW = 1 << 14
+"""Tensors smaller than this many bytes are embedded: shape inference reads the small ones."""
+
+_NUMPY_LACKS = {
+    ir.DataType.BFLOAT16,
+    ir.DataType.FLOAT8E4M3FN,
+    ir.DataType.FLOAT8E4M3FNUZ,
+    ir.DataType.FLOAT8E5M2,
+    ir.DataType.FLOAT8E5M2FNUZ,
+}
+"""Types that ORT computes with but cannot hand over as NumPy arrays."""
+
+
+class Execution:
+    """A model that is loaded in ORT and ready to run; made by :func:`open_session`."""
+
+    def __init__(
+        self, session: ort.InferenceSession, outputs: Sequence[str], renamed: Mapping[str, str]
+    ) -> None:
+        self._session = session
+        self._outputs = list(outputs)
+        self._renamed = dict(renamed)
+        self._inputs = [value.name for value in session.get_inputs()]
+        self._arrays: list[Any] = []
+
+    @property
+    def input_names(self) -> list[str]:
+        """The names of the arrays that :meth:`run` expects."""
+        return list(self._inputs)
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Run once; bfloat16 and float8 results come back as float32.
+
+        Raises:
+            ModelError: an input is missing, or a node failed (the message names it).
+            UnsupportedError: the model asks for something that ORT does not have.
+        """
+        missing = [name for name in self._inputs if name not in feeds]
+        if missing:
+            raise ModelError(
+                f"the model cannot run: expected inputs {self._inputs}, missing {missing}"
+            )
+        arrays = {name: _feed(feeds[name]) for name in self._inputs}
+        wanted = [self._renamed.get(name, name) for name in self._outputs]
+        try:
+            results = self._session.run(wanted, arrays)
+        except Exception as error:
+            raise _explained(error, "the model cannot run") from error
+        return dict(zip(self._outputs, results, strict=True))
+
+
+def open_session(
+    model: ir.Model,
+    *,
+    outputs: Sequence[str] | None = None,
+    threads: int = 0,
+    op_library: bool = True,
+    optimize: bool = True,
+) -> Execution:
+    """Load ``model`` in ORT on the CPU; the model itself is not touched.
+
+    Args:
+        outputs: names of the values to compute, which may be inner values of the graph;
+            the graph's outputs by default.  Nodes that they do not need are left out.
+        threads: threads inside an operator; 0 lets ORT choose.
+        op_library: use bitfold's operators where the model has any and their library is
+            built; without it ORT runs the function bodies that the nodes carry.
+        optimize: let ORT rewrite and pre-pack the graph: fastest to run, but slower to open,
+            and weights are copied.  Without it no weight is copied at all.
+
+    Raises:
+        ModelError: ORT refuses the model, or an output does not exist.
+        UnsupportedError: an operator, type or version that this ORT does not have.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    if not optimize:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    if op_library:
+        _register_op_library(model, options)
+
+    names = list(outputs) if outputs is not None else [_name(v) for v in model.graph.outputs]
+    copy = model.clone()
+    _select_outputs(copy.graph, names)
+    renamed = _cast_for_numpy(copy.graph)
+    with tempfile.TemporaryDirectory(prefix="bitfold-") as folder:
+        arrays = _detach_weights(copy, options, Path(folder), optimize)
+        proto = ir.to_proto(copy)
+        try:
+            session = ort.InferenceSession(
+                proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except ValueError as error:  # protobuf's own limit
+            raise UnsupportedError(
+                f"the graph without its large weights is over 2 GB: {error}"
+            ) from error
+        except Exception as error:
+            raise _explained(error, "ONNX Runtime cannot load the model") from error
+    execution = Execution(session, names, renamed)
+    execution._arrays = [options, *arrays]  # lent to the session: they must live as long
+    return execution
+
+
+def _name(value: ir.Value) -> str:
+    return value.name or ""
+
+
+def _feed(array: Any) -> Any:
+    """An array as ORT takes it: types that NumPy lacks travel as bits with their ONNX type."""
+    array = np.asarray(array)
+    if array.dtype.kind == "V" or array.dtype.type.__module__.startswith("ml_dtypes"):
+        dtype = ir.DataType.from_numpy(array.dtype)
+        array = np.ascontiguousarray(array)
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, int(dtype))
+    return array
+
+
+def _register_op_library(model: ir.Model, options: ort.SessionOptions) -> None:
+    if not any(node.domain == "bitfold" for node in model.graph.all_nodes()):
+        return
+    try:
+        from bitfold.runtime.op_library import op_library_path
+    except ImportError:
+        return
+    try:
+        path = op_library_path()
+    except BitfoldError:
+        return  # not built here: the function bodies run instead
+    if path is not None and Path(path).exists():
+        options.register_custom_ops_library(str(path))
+
+
+def _select_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
+    """Make ``names`` the outputs of ``graph`` and drop the nodes and weights they do not need."""
+    values = {_name(value): value for value in graph.inputs}
+    for node in graph:
+        values.update((_name(value), value) for value in node.outputs)
+    values.update((name, value) for name, value in graph.initializers.items())
+    unknown = [name for name in names if name not in values]
+    if unknown:
+        raise ModelError(f"expected values of the graph as outputs, found {unknown}")
+    current = [_name(value) for value in graph.outputs]
+    if current == list(names):
+        return
+    graph.outputs.clear()
+    graph.outputs.extend(values[name] for name in names)
+    needed = set(names)
+    dead = []
+    for node in reversed(graph):
+        if needed.isdisjoint(_name(value) for value in node.outputs):
+            dead.append(node)
+        else:
+            needed.update(used_names(node))
+    graph.remove(dead, safe=True)
+    for name in [name for name in graph.initializers if name not in needed]:
+        if not graph.initializers[name].is_graph_input():
+            del graph.initializers[name]
+
+
+def used_names(node: ir.Node) -> set[str]:
+    """Names of the values that ``node`` reads, those read inside its subgraphs included."""
+    used = {_name(value) for value in node.inputs if value is not None}
+    for attribute in node.attributes.values():
+        if attribute.is_ref():
+            continue
+        graphs: Sequence[ir.Graph] = ()
+        if attribute.type == ir.AttributeType.GRAPH:
+            graphs = [attribute.as_graph()]
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            graphs = attribute.as_graphs()
+        for graph in graphs:
+            used.update(_name(value) for value in graph.outputs)
+            for inner in graph:
+                used |= used_names(inner)
+    return used
+
+
+def _cast_for_numpy(graph: ir.Graph) -> dict[str, str]:
+    """Add a Cast to float32 after each output that NumPy cannot hold; return the new names."""
+    renamed = {}
+    for index, value in enumerate(list(graph.outputs)):
+        if value.dtype not in _NUMPY_LACKS:
+            continue
+        cast = ir.node("Cast", [value], {"to": int(ir.DataType.FLOAT)})
+        cast.outputs[0].name = f"{value.name}/float32"
+        cast.outputs[0].dtype = ir.DataType.FLOAT
+        graph.append(cast)
+        graph.outputs[index] = cast.outputs[0]
+        renamed[_name(value)] = _name(cast.outputs[0])
+    return renamed
+
+
+def _detach_weights(
+    model: ir.Model, options: ort.SessionOptions, folder: Path, optimize: bool
+) -> list[Any]:
+    """Replace large weights by references, in place; return the arrays that ORT borrows.
+
+    ORT resolves references against one folder, so that folder is the file system's root.
+    """
+    graph = model.graph
+    stub = folder / "in-memory"
+    stub.touch()
+    root = stub.resolve().anchor
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", root)
+    _lift_constants(graph)
+    borrowed: list[Any] = []
+    copied: dict[str, Any] = {}
+    for name, value in graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or tensor.dtype == ir.DataType.STRING:
+            continue
+        if tensor.nbytes < EMBED_BELOW or value.is_graph_input():
+            value.const_value = _embedded(tensor)
+            continue
+        place = _place_on_disk(tensor)
+        if place is not None and Path(place[0]).anchor == root:
+            value.const_value = _reference(tensor, name, root, *place)
+            continue
+        lent = _lend(tensor)
+        if lent is None:
+            value.const_value = _embedded(tensor)
+            continue
+        # ORT's optimizer would read a lent weight from the (empty) stub: it gets a copy.
+        if optimize:
+            copied[name] = lent
+        else:
+            options.add_initializer(name, lent)
+        borrowed.append(lent)
+        value.const_value = _reference(tensor, name, root, stub, 0)
+    if copied:
+        options.add_external_initializers(list(copied), list(copied.values()))
+    return borrowed
+
+
+def _lift_constants(graph: ir.Graph) -> None:
+    """Turn large Constant nodes into initializers, so that they too can be references."""
+    for node in list(graph):
+        if node.op_type != "Constant" or node.domain != "" or "value" not in node.attributes:
+            continue
+        tensor = node.attributes["value"].as_tensor()
+        value = node.outputs[0]
+        if tensor.nbytes < EMBED_BELOW or value.is_graph_output():
+            continue
+        name = value.name
+        value.name = None
+        lifted = ir.Value(name=name, const_value=tensor, type=value.type, shape=value.shape)
+        value.replace_all_uses_with(lifted)
+        graph.remove(node, safe=True)
+        graph.register_initializer(lifted)
+
+
+def _place_on_disk(tensor: ir.TensorProtocol) -> tuple[str, int] | None:
+    """The file and the offset at which the tensor's bytes lie as they are, or None."""
+    if isinstance(tensor, ir.ExternalTensor):
+        return os.path.realpath(tensor.path), tensor.offset or 0
+    raw = tensor.raw
+    if not isinstance(raw, np.ndarray) or not raw.flags.c_contiguous:
+        return None
+    if raw.nbytes != tensor.nbytes:  # one code a byte in memory, several in ONNX
+        return None
+    # Walk to the array that made the mapping: a view keeps the parent's (wrong) offset.
+    owner: Any = raw
+    while isinstance(owner, np.ndarray) and isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    if not isinstance(owner, np.memmap) or not isinstance(owner.base, mmap.mmap):
+        return None
+    if owner.filename is None or owner.mode != "r" or not os.path.exists(owner.filename):
+        return None
+    return os.path.realpath(owner.filename), owner.offset + raw.ctypes.data - owner.ctypes.data
+
+
+def _reference(
+    tensor: ir.TensorProtocol, name: str, root: str, path: str | Path, offset: int
+) -> ir.ExternalTensor:
+    return ir.ExternalTensor(
+        os.path.relpath(path, root),
+        offset,
+        tensor.nbytes,
+        tensor.dtype,
+        shape=ir.Shape(tensor.shape),
+        name=name,
+        base_dir=root,
+    )
+
+
+def _embedded(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    if isinstance(tensor, ir.ExternalTensor):
+        return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, shape=tensor.shape, name=tensor.name)
+    return tensor
+
+
+def _lend(tensor: ir.TensorProtocol) -> Any | None:
+    """The tensor as an ORT value over the same memory, or None where ORT has no such value."""
+    array = np.ascontiguousarray(tensor.numpy()).reshape(tensor.shape.numpy())
+    if array.nbytes != tensor.nbytes:
+        return None
+    if array.dtype.type.__module__ == ml_dtypes.__name__ or array.dtype.kind == "V":
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, int(tensor.dtype))
+    return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def _explained(error: Exception, what: str) -> BitfoldError:
+    """ORT's exception as one of ours, its cause in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    cause = lines[0] if lines else type(error).__name__
+    if cause.startswith("[ONNXRuntimeError]"):
+        cause = cause.split(" : ", 3)[-1]
+    if type(error).__name__ in ("NotImplemented", "EPFail") or "is not a registered" in cause:
+        return UnsupportedError(f"{what}: {cause}")
+    return ModelError(f"{what}: {cause}")
