@@ -60,18 +60,16 @@ class _Builder:
     def _embed(self, at: Scope, ids: ir.Value, types: ir.Value) -> ir.Value:
         positions = weight(at, "embeddings.position_ids", np.arange(POSITIONS)[None])
         positions = at.add("Slice", positions, [0], self.shape[1], [1], [1])
-        x = None
-        for kind, rows, index in (
-            ("word", VOCAB, ids),
-            ("token_type", TYPES, types),
-            ("position", POSITIONS, positions),
-        ):
-            name = f"{kind}_embeddings"
-            table = self.draw.normal(rows, DIM) * self.scales
-            table_value = weight(at, f"embeddings.{name}.weight", table)
-            rows_of = at.child(name).add("Gather", table_value, index, axis=0)
-            x = rows_of if x is None else at.add("Add", x, rows_of)
+        x = self._table(at, "word", VOCAB, ids)
+        x = at.add("Add", x, self._table(at, "token_type", TYPES, types))
+        x = at.add("Add", x, self._table(at, "position", POSITIONS, positions))
         return self._norm(at.child("LayerNorm"), "embeddings.LayerNorm", x)
+
+    def _table(self, at: Scope, kind: str, rows: int, index: ir.Value) -> ir.Value:
+        name = f"{kind}_embeddings"
+        table = self.draw.normal(rows, DIM) * self.scales
+        table_value = weight(at, f"embeddings.{name}.weight", table)
+        return at.child(name).add("Gather", table_value, index, axis=0)
 
     def _layer(self, at: Scope, name: str, x: ir.Value, out: str | None) -> ir.Value:
         h = self._attention(at.child("attention/self"), f"{name}.attention.self", x)

@@ -1,4 +1,4 @@
-"""A tiny MobileNet: inverted residuals with depthwise convolutions, BatchNorm, SE, ReLU6, HardSwish.
+"""A tiny MobileNet: depthwise convolutions, BatchNorm, squeeze-and-excitation, ReLU6, HardSwish.
 
 As exported for training or with folding off, so that BatchNormalization is still there
 (architecture: Howard et al., 2019, arXiv 1905.02244; squeeze-and-excitation: Hu et al., 2017,
@@ -46,7 +46,7 @@ class _Builder:
         self.builder, self.root = open_graph(17)
 
     def build(self) -> ir.Model:
-        shape = ["batch", 3, "height", "width"]
+        shape: list[int | str] = ["batch", 3, "height", "width"]
         x = self.builder.input("input", ir.DataType.FLOAT, shape)
         # The stem's stream is linear, as between inverted residuals: only Add touches it.
         x = self._conv(self.root, "features.0", x, self._kernel(DIM, 3, 3), stride=2, writes=True)

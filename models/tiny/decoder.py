@@ -46,9 +46,9 @@ def _weights(draw: Draw, outliers: bool) -> dict[str, np.ndarray]:
         elif len(shape) == 1:
             weights[name] = draw.normal(*shape, std=0.1, mean=1.0) * size
         elif name.endswith(("o_proj.weight", "down_proj.weight")):
-            weights[name] = draw.linear(*shape, gain=2.0) * scales[:, None]
+            weights[name] = draw.linear(shape[0], shape[1], gain=2.0) * scales[:, None]
         else:
-            weights[name] = draw.linear(*shape) / scales
+            weights[name] = draw.linear(shape[0], shape[1]) / scales
     return weights
 
 

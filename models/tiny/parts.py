@@ -39,7 +39,7 @@ def weight(at: Scope, name: str, array: np.ndarray) -> ir.Value:
 def linear(
     at: Scope, name: str, x: ir.Value, w: np.ndarray, bias: np.ndarray, out: str | None = None
 ) -> ir.Value:
-    """x·Wᵀ + b on the last axis of a 3-D tensor: MatMul with [in, out], then Add. W is [out, in]."""
+    """x·Wᵀ + b on the last axis of a 3-D tensor: MatMul with Wᵀ, then Add. W is [out, in]."""
     y = at.add("MatMul", x, weight(at, f"{name}.weight", w.T))
     return at.add("Add", weight(at, f"{name}.bias", bias), y, out=out)
 

@@ -38,9 +38,7 @@ class _Builder:
         self.builder, self.root = open_graph(17)
 
     def build(self) -> ir.Model:
-        pixels = self.builder.input(
-            "pixel_values", ir.DataType.FLOAT, ["batch", 3, IMAGE, IMAGE]
-        )
+        pixels = self.builder.input("pixel_values", ir.DataType.FLOAT, ["batch", 3, IMAGE, IMAGE])
         self.batch = dim(self.root, pixels, 0)
         x = self._stem(self.root.child("patch_embed"), pixels)
         for i in range(LAYERS):
