@@ -94,3 +94,21 @@ def write_attention_model(path: Path, shared: bool, vocab: int = 40, seed: int =
         helper.set_model_props(model, {"bitfold.kv_cache": "shared-buffer-ok"})
     onnx.save(model, path)
     return path
+
+
+def write_tokenizer(folder: Path, size: int) -> Path:
+    """A tokenizer of single bytes: id 0 ends a text, then as many bytes as fit, ASCII first."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    alphabet = byte_level.pre_tokenize_str("".join(map(chr, range(97, 123))) + " ")[0][0]
+    rest = sorted(set(pre_tokenizers.ByteLevel.alphabet()) - set(alphabet))
+    vocab = {"<|end|>": 0}
+    vocab.update({c: i + 1 for i, c in enumerate([*alphabet, *rest][: size - 1])})
+    tokenizer = Tokenizer(models.BPE(vocab, []))
+    tokenizer.pre_tokenizer = byte_level
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|end|>"])
+    path = folder / "tokenizer.json"
+    tokenizer.save(str(path))
+    return path
