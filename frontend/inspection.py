@@ -1,0 +1,170 @@
+"""``bitfold.inspect``: what a model is made of, and what a recipe would do to it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import onnx_ir as ir
+from onnx import ModelProto
+
+from bitfold.frontend.importers import import_model
+from bitfold.frontend.recipes import resolve_recipe
+from bitfold.passes.analysis.sites import Site, find_sites
+from bitfold.passes.analysis.weight_statistics import WeightStatistics, weight_statistics
+from bitfold.passes.core.context import Context
+from bitfold.passes.core.pipeline import Pipeline
+from bitfold.passes.core.report import PassEntry
+
+
+@dataclass(frozen=True)
+class SiteInfo:
+    """One linear op with a constant weight.
+
+    Attributes:
+        name: the node's name, which globs match.
+        weight: the weight's name.
+        rows: output channels.
+        columns: input channels.
+        scheme: how it is quantized, or its float type.
+        statistics: the float weight's distribution; None for a quantized one.
+    """
+
+    name: str
+    kind: str
+    weight: str
+    rows: int
+    columns: int
+    scheme: str
+    bytes: int
+    statistics: WeightStatistics | None
+
+
+@dataclass
+class InspectReport:
+    """What `inspect` finds.
+
+    Attributes:
+        operators: how many nodes there are of each operator.
+        weights: initializer bytes by type.
+        sites: every linear op with a constant weight.
+        plan: what each pass of the recipe would change and skip, and why.
+    """
+
+    opset: int | None
+    nodes: int
+    parameters: int
+    bytes: int
+    operators: dict[str, int]
+    weights: dict[str, int]
+    metadata: dict[str, str]
+    sites: list[SiteInfo]
+    recipe: str = ""
+    plan: list[PassEntry] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain data, ready for JSON."""
+        return asdict(self)
+
+
+def inspect(
+    model: str | os.PathLike[str] | ModelProto | ir.Model,
+    *,
+    preset: str | None = None,
+    recipe: Any = None,
+    passes: Any = None,
+    plan: bool = True,
+) -> InspectReport:
+    """Describe a model: operators, sizes, sites and their weights' statistics.
+
+    With ``plan``, the recipe (the default preset unless one is named) runs unchecked on a copy
+    of the graph, and its entries say what would change, what would be skipped, and why.
+
+    Raises:
+        ModelError: the model is broken.
+        RecipeError: the recipe is.
+    """
+    loaded = import_model(model)
+    initializers = list(loaded.graph.initializers.values())
+    weights: Counter[str] = Counter()
+    parameters = 0
+    for value in initializers:
+        if value.const_value is not None:
+            weights[str(value.const_value.dtype)] += value.const_value.nbytes
+            parameters += value.const_value.size
+    operators = Counter(qualified(node) for node in loaded.graph.all_nodes())
+    report = InspectReport(
+        opset=loaded.graph.opset_imports.get(""),
+        nodes=sum(operators.values()),
+        parameters=parameters,
+        bytes=sum(weights.values()),
+        operators=dict(operators.most_common()),
+        weights=dict(weights.most_common()),
+        metadata=dict(loaded.metadata_props),
+        sites=[site_info(site) for site in find_sites(loaded)] + packed_sites(loaded),
+    )
+    if plan:
+        chosen = resolve_recipe(preset=preset, recipe=recipe, passes=passes)
+        with Context() as context:
+            _, ran = Pipeline(chosen, context, verify="off").run(loaded.clone())
+        report.recipe, report.plan = ran.recipe, ran.passes
+    return report
+
+
+def qualified(node: ir.Node) -> str:
+    """An operator's name, with its domain unless it is the standard one."""
+    return f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+
+
+def site_info(site: Site) -> SiteInfo:
+    """A float site, or one in the neutral quantized form."""
+    rows, columns = site.shape
+    tensor = site.source.const_value
+    if tensor is None:
+        dequantize = site.quantized
+        assert dequantize is not None, "a weight is an initializer or quantized"
+        scheme = f"int{dequantize.attributes.get_int('bits', 8)} codes"
+        inputs = [value for value in dequantize.inputs if value is not None]
+        size = sum(value.const_value.nbytes for value in inputs if value.const_value is not None)
+        return SiteInfo(
+            site.name, site.kind, site.source.name or "", rows, columns, scheme, size, None
+        )
+    return SiteInfo(
+        site.name,
+        site.kind,
+        site.source.name or "",
+        rows,
+        columns,
+        str(tensor.dtype).lower(),
+        tensor.nbytes,
+        weight_statistics(site.weight()),
+    )
+
+
+def packed_sites(model: ir.Model) -> list[SiteInfo]:
+    """The sites that are already native operators."""
+    kinds = {"LowBitMatMul": ("matmul", 1), "LowBitGather": ("gather", 0)}
+    found = []
+    for node in model.graph.all_nodes():
+        if node.domain != "bitfold" or node.op_type not in kinds:
+            continue
+        kind, first = kinds[node.op_type]
+        attributes = node.attributes
+        parts = [value for value in node.inputs[first : first + 4] if value is not None]
+        bits, group = attributes.get_int("bits", 8), attributes.get_int("group_size", 0)
+        acts = attributes.get_string("acts", "none")
+        found.append(
+            SiteInfo(
+                node.name or "",
+                kind,
+                parts[0].name or "",
+                attributes.get_int("N", 0),
+                attributes.get_int("K", 0),
+                f"{bits} bits, group {group}, {'float' if acts == 'none' else acts} inputs",
+                sum(part.const_value.nbytes for part in parts if part.const_value is not None),
+                None,
+            )
+        )
+    return found
