@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from bitfold.frontend.importers.tokenizer import GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG
 from bitfold.runtime.errors import ModelError, UnsupportedError
-
-TOKENIZER = "tokenizer.json"
-COMPANIONS = (TOKENIZER, "tokenizer_config.json", "generation_config.json")
-"""Files beside a model that say how text becomes tokens, in the layout of Hugging Face."""
 
 _UNFINISHED = "\ufffd"
 """What a decoder writes for a character of which some bytes are still to come."""
@@ -29,7 +25,8 @@ class TextTokenizer:
         context: the longest text that the model was trained for, in tokens, or None.
 
     Args:
-        folder: holds ``tokenizer.json``, and may hold the other files of `COMPANIONS`.
+        folder: holds ``tokenizer.json``, and may hold ``tokenizer_config.json`` and
+            ``generation_config.json``, in the layout of Hugging Face.
 
     Raises:
         UnsupportedError: the `tokenizers` package is missing.
@@ -53,8 +50,8 @@ class TextTokenizer:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the package raises bare Exceptions
             raise ModelError(f"{path}: broken tokenizer ({error})") from error
-        config = _read_json(path.with_name("tokenizer_config.json"))
-        generation = _read_json(path.with_name("generation_config.json"))
+        config = _read_json(path.with_name(TOKENIZER_CONFIG))
+        generation = _read_json(path.with_name(GENERATION_CONFIG))
         self.bos_id = self._id(generation.get("bos_token_id", config.get("bos_token")))
         self.adds_bos = bool(config.get("add_bos_token", False)) and self.bos_id is not None
         stops = generation.get("eos_token_id", config.get("eos_token"))
@@ -96,20 +93,6 @@ class TextTokenizer:
         if isinstance(token, str):
             return self._tokenizer.token_to_id(token)  # type: ignore[no-any-return]
         return token if isinstance(token, int) else None
-
-
-def copy_companions(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> list[Path]:
-    """Copy the tokenizer's files from beside ``source`` to beside ``output``.
-
-    Files that are already there stay.  Returns the paths written.
-    """
-    written = []
-    for name in COMPANIONS:
-        old, new = Path(source).parent / name, Path(output).parent / name
-        if old.is_file() and not new.exists():
-            shutil.copyfile(old, new)
-            written.append(new)
-    return written
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -192,9 +192,13 @@ class Decoder:
 
 
 def is_language_model(session: Session) -> bool:
-    """Whether `Decoder` can step through the model."""
-    names = {value.name for value in session.inputs}
-    return "input_ids" in names and any(value.name == "logits" for value in session.outputs)
+    """Whether `Decoder` can step through the model: its names, and logits at every position."""
+    try:
+        cache_pairs(session)
+    except UnsupportedError:
+        return False
+    logits = next(value for value in session.outputs if value.name == "logits")
+    return len(logits.shape) in (0, 3)
 
 
 def cache_pairs(session: Session) -> dict[str, str]:

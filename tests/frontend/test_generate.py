@@ -10,7 +10,7 @@ import pytest
 from support.language_models import CONFIG, write_llama, write_tokenizer
 
 from bitfold.frontend.generate import Sampling, choose, generate, generate_tokens
-from bitfold.frontend.text_tokenizer import TextTokenizer, copy_companions
+from bitfold.frontend.text_tokenizer import TextTokenizer
 from bitfold.runtime.errors import CalibrationError, ModelError, UnsupportedError
 from bitfold.runtime.session import Session
 
@@ -133,15 +133,3 @@ def test_tokenizer_errors_are_clear(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(ModelError, match="broken tokenizer"):
         TextTokenizer(tmp_path)
-
-
-def test_companions_are_copied_once(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    (tmp_path / "out").mkdir()
-    write_tokenizer(tmp_path / "in", 64)
-    source, output = tmp_path / "in" / "m.onnx", tmp_path / "out" / "m.onnx"
-    assert [p.name for p in copy_companions(source, output)] == ["tokenizer.json"]
-    assert copy_companions(source, output) == []
-    assert TextTokenizer(tmp_path / "out").encode("ab") == TextTokenizer(tmp_path / "in").encode(
-        "ab"
-    )
