@@ -39,7 +39,9 @@ class PassEntry:
 
     Attributes:
         status: ``applied``, ``unchanged`` or ``rolled-back``.
-        culprit: the first node whose output differs, when an exact pass was rolled back.
+        seconds: time that the pass took.
+        verify_seconds: time that checking its promise took.
+        culprit: why an exact pass was rolled back: the first node whose output differs.
     """
 
     name: str
@@ -47,6 +49,7 @@ class PassEntry:
     promise: str
     status: str = "unchanged"
     seconds: float = 0.0
+    verify_seconds: float = 0.0
     changes: list[Note] = field(default_factory=list)
     skips: list[Note] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -68,13 +71,24 @@ class PassEntry:
 
 @dataclass
 class Report:
-    """What a pipeline did to a model."""
+    """What a pipeline did to a model.
+
+    Attributes:
+        total: the result's divergence from the original model; None where nothing was run.
+        seconds: time of the whole run, checks included.
+    """
 
     recipe: str
     seed: int
     versions: dict[str, str]
     passes: list[PassEntry] = field(default_factory=list)
     total: Divergence | None = None
+    seconds: float = 0.0
+
+    @property
+    def rolled_back(self) -> list[PassEntry]:
+        """Exact passes that broke their promise: the result was made without them."""
+        return [entry for entry in self.passes if entry.status == "rolled-back"]
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain data, ready for JSON."""

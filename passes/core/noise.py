@@ -1,0 +1,110 @@
+"""How far a model's outputs move by rounding alone, and so how far an exact pass may move them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+
+from bitfold.passes.core.compare import Moved, Outputs, moved
+from bitfold.passes.core.context import Feeds
+from bitfold.runtime.execution import open_session
+
+LARGEST_FLOOR = 1e-2
+"""Rounding is never assumed, only measured, to move outputs by more than this."""
+
+NOISE_MARGIN = 4.0
+"""An exact pass may move outputs this many times as far as the measured rounding noise does."""
+
+_EPSILON = {
+    ir.DataType.DOUBLE: 2.0**-52,
+    ir.DataType.FLOAT: 2.0**-23,
+    ir.DataType.FLOAT16: 2.0**-10,
+    ir.DataType.BFLOAT16: 2.0**-7,
+}
+
+_PERTURB_BYTES = 1 << 20
+"""Only float tensors up to this size are perturbed: norm gains, biases, small weights."""
+
+
+def rounding_floor(model: ir.Model) -> float:
+    """The error that any rewrite may make, relative to an output's largest magnitude.
+
+    Each node that gives floats adds an error of about one unit in the last place, and errors of
+    n nodes add up like a random walk: four times epsilon times the square root of n.
+    """
+    total = 0.0
+    for node in model.graph.all_nodes():
+        if node.outputs:
+            dtype = node.outputs[0].dtype
+            total += _EPSILON[ir.DataType.FLOAT if dtype not in _EPSILON else dtype] ** 2
+    return min(LARGEST_FLOOR, 4 * math.sqrt(max(total, 2.0**-46)))
+
+
+def rounding_noise(model: ir.Model, feeds: Feeds, outputs: Outputs) -> dict[str, Moved]:
+    """Measure how far each output moves when nothing but rounding changes.
+
+    The model runs with ORT's optimizer on (``outputs`` came from a run with it off) and with
+    each element of its small float tensors moved by one unit in the last place.  Models that
+    round on purpose (quantized activations) amplify this: a value at the edge of two codes
+    falls to the other side.
+
+    Args:
+        outputs: what ``model`` gives for ``feeds``.
+    """
+    rng = np.random.default_rng(0)
+    shaken = model.clone()
+    for value in shaken.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is None or tensor.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
+            continue
+        if tensor.nbytes <= _PERTURB_BYTES:
+            array = tensor.numpy()
+            step = rng.integers(-1, 2, array.shape).astype(array.dtype)
+            nudged = array * (1 + step * array.dtype.type(_EPSILON[tensor.dtype]))
+            value.const_value = ir.tensor(nudged.astype(array.dtype), name=tensor.name)
+    found = open_session(shaken, optimize=True).run(feeds)
+    return {name: moved(array, found[name]) for name, array in outputs.items()}
+
+
+def within_rounding(
+    model: ir.Model, feeds: Feeds, expected: Outputs, found: Outputs, tolerance: float | None
+) -> str | None:
+    """Whether an exact pass kept its promise: None, or the first output that moved too far.
+
+    An output may move by ``tolerance`` of its largest magnitude where one is given.  Otherwise
+    it may move by :func:`rounding_floor`; past that, :func:`rounding_noise` is measured, and it
+    may move :data:`NOISE_MARGIN` times as far as the noise does, in its largest error and in
+    its root mean square.
+
+    Args:
+        model: the model before the pass, which gave ``expected`` for ``feeds``.
+    """
+    limit = rounding_floor(model) if tolerance is None else tolerance
+    suspects = {}
+    for name, array in expected.items():
+        if name not in found:
+            return f"output {name!r} is missing"
+        apart = moved(array, found[name])
+        if apart.max_error > limit:
+            suspects[name] = apart
+    if not suspects:
+        return None
+    noise: dict[str, Moved] = {}
+    if tolerance is None and any(math.isfinite(a.max_error) for a in suspects.values()):
+        noise = rounding_noise(model, feeds, expected)
+    for name, apart in suspects.items():
+        if not math.isfinite(apart.max_error):
+            return f"output {name!r} has other values that are not finite, or another shape"
+        own = noise.get(name, Moved(0.0, 0.0))
+        if not math.isfinite(own.max_error):
+            own = Moved(0.0, 0.0)
+        allowed = max(limit, NOISE_MARGIN * own.max_error)
+        allowed_rms = max(limit, NOISE_MARGIN * own.rms_error)
+        if apart.max_error > allowed or apart.rms_error > allowed_rms:
+            return (
+                f"output {name!r} moved by {apart.max_error:.2g} of its largest value, "
+                f"expected at most {allowed:.2g}"
+            )
+    return None

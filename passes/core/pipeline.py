@@ -1,0 +1,212 @@
+"""The pipeline: runs a recipe's passes and holds each of them to its promise."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import onnx_ir as ir
+
+from bitfold.passes.core.base import Pass, Promise
+from bitfold.passes.core.compare import compare_outputs
+from bitfold.passes.core.context import Context, Feeds
+from bitfold.passes.core.invariants import check_invariants
+from bitfold.passes.core.metadata import versions, write_provenance
+from bitfold.passes.core.noise import within_rounding
+from bitfold.passes.core.recipe import Recipe, as_options, format_pass, format_text
+from bitfold.passes.core.report import Divergence, PassEntry, Report
+from bitfold.passes.core.samples import prepare_samples
+from bitfold.passes.core.stage import Stage, same_computation
+from bitfold.passes.core.verify import first_difference
+from bitfold.runtime.errors import BitfoldError, RecipeError, VerificationError
+
+Level = Literal["off", "fast", "full"]
+
+
+class Pipeline:
+    """A recipe bound to a context.
+
+    After each pass the graph's invariants are checked, and its promise, as ``verify`` says:
+
+    ========  ==============================================================================
+    ``off``   nothing is run
+    ``fast``  exact passes on the first sample; lossy passes measured on all samples
+    ``full``  every pass on all samples
+    ========  ==============================================================================
+
+    An exact pass that moves the outputs (see :mod:`~bitfold.passes.core.noise` for how far is
+    too far), breaks an invariant, or makes a model that ORT refuses, is rolled back: the
+    pipeline goes on without it, and the report says so and names the first node that differs.
+    A lossy pass is charged with the divergence between its own before and after; one that
+    breaks the model is an error, since going on without it would give a float model.
+
+    Args:
+        recipe: a :class:`Recipe`, its text, or a list of passes and rewrite rules.
+        context: what the passes share; an empty one by default.
+        verify: how much is checked.
+        strict: raise instead of rolling back.
+        tolerance: how far an exact pass may move an output, relative to the output's largest
+            magnitude; by default what rounding explains.
+        threads: threads that the checks run on; 0 lets ORT choose.
+    """
+
+    def __init__(
+        self,
+        recipe: Any,
+        context: Context | None = None,
+        *,
+        verify: Level = "fast",
+        strict: bool = False,
+        tolerance: float | None = None,
+        threads: int = 0,
+    ) -> None:
+        if verify not in get_args(Level):
+            raise RecipeError(f"verify: expected one of {', '.join(get_args(Level))}, found {verify!r}")
+        self.recipe = Recipe.of(recipe)
+        self.context = context if context is not None else Context()
+        self.verify = verify
+        self.strict = strict
+        self.tolerance = tolerance
+        self.threads = threads
+
+    def run(self, model: ir.Model) -> tuple[ir.Model, Report]:
+        """Run the recipe on a clone of ``model``, which shares its weights and stays as it is.
+
+        Raises:
+            ModelError: the model was broken to begin with, or ORT does not run it.
+            CalibrationError: a sample input does not fit the model.
+            VerificationError: a lossy pass broke the model; with ``strict``, any broken promise.
+            BitfoldError: a pass failed; the message names it and the passes before it.
+        """
+        started = time.perf_counter()
+        report = Report(format_text(self.recipe), self.context.seed, versions())
+        original = model.clone()
+        ir.passes.common.NameFixPass()(original)
+        check_invariants(original)
+        first = Stage(original, (), self.threads)
+        if self.verify != "off":
+            self.context.progress("sample inputs", 0.0)
+            first.samples = prepare_samples(original, self.context, first.run)
+            self.context.samples = first.samples
+        stage = first
+        for index, item in enumerate(self.recipe):
+            self.context.progress(item.name, index / len(self.recipe))
+            entry = PassEntry(item.name, as_options(item), item.promise.value)
+            report.passes.append(entry)
+            clock = time.perf_counter()
+            after = self._apply(item, entry, stage.model, report)
+            entry.seconds = time.perf_counter() - clock
+            clock = time.perf_counter()
+            stage = self._checked(item, entry, stage, Stage(after, first.samples, self.threads), first)
+            entry.verify_seconds = time.perf_counter() - clock
+        report.total = self._total(first, stage)
+        result = stage.model.clone() if stage.model is original else stage.model
+        write_provenance(result, self.recipe, self.context.seed)
+        report.seconds = time.perf_counter() - started
+        self.context.progress("done", 1.0)
+        return result, report
+
+    def _apply(self, item: Pass, entry: PassEntry, before: ir.Model, report: Report) -> ir.Model:
+        """Run the pass on a clone of ``before``; the tensors are shared, and never written to."""
+        after = before.clone()
+        self.context.entry = entry
+        try:
+            changed = item.run(after, self.context)
+        except Exception as error:
+            earlier = ", ".join(e.name for e in report.passes[:-1]) or "no other pass"
+            message = f"pass {format_pass(item)} failed after {earlier}: {error}"
+            if isinstance(error, BitfoldError):
+                raise type(error)(message, error.hint) from error
+            message = f"pass {format_pass(item)} failed after {earlier}: {type(error).__name__}: {error}"
+            raise BitfoldError(message, hint="this is a fault of the pass, not of the model") from error
+        entry.status = "applied" if changed else "unchanged"
+        _name_nodes(after)
+        return after
+
+    def _checked(
+        self, item: Pass, entry: PassEntry, before: Stage, after: Stage, first: Stage
+    ) -> Stage:
+        """The stage to go on with: ``after``, or ``before`` where the promise is broken."""
+        if same_computation(before.model, after.model):
+            if before is first:
+                after._outputs = before._outputs  # the first stage itself must stay the original
+                return after
+            before.adopt(after.model)
+            return before
+        if entry.status == "unchanged":
+            entry.status = "applied"
+            entry.note("the pass said that it changed nothing, but it did")
+        try:
+            check_invariants(after.model, before.model)
+            culprit = self._broken_promise(item, entry, before, after)
+        except BitfoldError as error:
+            if item.promise is Promise.LOSSY:
+                raise VerificationError(
+                    f"pass {format_pass(item)} broke the model: {error}", error.hint
+                ) from error
+            culprit = str(error)
+        if culprit is None:
+            if before is not first:
+                before.close()
+            return after
+        entry.status, entry.culprit = "rolled-back", culprit
+        entry.changes.clear()
+        message = f"exact pass {format_pass(item)} changed the model's outputs: {culprit}"
+        if self.strict:
+            raise VerificationError(message, hint="leave the pass out, or run without strict")
+        self.context.progress(f"ROLLED BACK {message}", 0.0)
+        return before
+
+    def _broken_promise(
+        self, item: Pass, entry: PassEntry, before: Stage, after: Stage
+    ) -> str | None:
+        """Measure the pass; what an exact one did wrong, or None."""
+        if self.verify == "off":
+            return None
+        if item.promise is Promise.LOSSY:
+            entry.divergence = _divergence(before, after, range(len(before.samples)))
+            return None
+        indices = range(len(before.samples) if self.verify == "full" else 1)
+        for index in indices:
+            feeds: Feeds = before.samples[index]
+            expected, found = before.outputs(index), after.outputs(index)
+            reason = within_rounding(before.model, feeds, expected, found, self.tolerance)
+            if reason is not None:
+                entry.divergence = _divergence(before, after, [index])
+                before.close()
+                after.close()
+                where = first_difference(before.model, after.model, feeds, self.tolerance)
+                return f"{where}; {reason}" if where else reason
+        if self.verify == "full":
+            entry.divergence = _divergence(before, after, indices)
+        return None
+
+    def _total(self, first: Stage, last: Stage) -> Divergence | None:
+        """The divergence of the result from the original, on what the level checks."""
+        if self.verify == "off":
+            return None
+        lossy = any(item.promise is Promise.LOSSY for item in self.recipe)
+        every = lossy or self.verify == "full"
+        return _divergence(first, last, range(len(first.samples) if every else 1))
+
+
+def _divergence(before: Stage, after: Stage, indices: Sequence[int]) -> Divergence:
+    return compare_outputs((before.outputs(i), after.outputs(i)) for i in indices)
+
+
+def _name_nodes(model: ir.Model) -> None:
+    """Give nodes that a pass left without a name, or with one that is taken, a name of their own.
+
+    Values are left alone: two values of one name are an error that the invariants report.
+    """
+    for graph in [model.graph, *(function.graph for function in model.functions.values())]:
+        taken: set[str] = set()
+        for node in graph:
+            if not node.name or node.name in taken:
+                base = node.name or node.op_type
+                number = 1
+                while f"{base}_{number}" in taken:
+                    number += 1
+                node.name = f"{base}_{number}"
+            taken.add(node.name)

@@ -1,0 +1,273 @@
+"""Sample inputs: synthesized from the graph where the user gives none, checked where he does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from bitfold.passes.core.compare import is_float
+from bitfold.passes.core.context import Context, Feeds
+from bitfold.runtime.errors import BitfoldError, CalibrationError
+
+_TRANSPARENT = {"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Clip", "Expand"}
+"""Operators through which an input's values reach a look-up unchanged."""
+
+_HINT = "pass sample inputs that fit, as a dict of name to array for each sample"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The lengths that symbolic dimensions take in one sample."""
+
+    batch: int
+    sequence: int
+    past: int
+    image: int = 64
+    other: int = 8
+
+
+_FALLBACKS = ((Sizes(1, 16, 0), Sizes(1, 8, 0, image=224)), (Sizes(2, 5, 7), Sizes(1, 1, 7)))
+"""For each of the two samples, sizes to try in turn until the model runs."""
+
+
+def prepare_samples(
+    model: ir.Model, context: Context, run: Callable[[Feeds], object]
+) -> list[Feeds]:
+    """The context's samples after a check, or synthesized ones that ``run`` takes.
+
+    The first synthesized sample is one sequence (or image); the second a batch of two with,
+    where the model has a key/value cache, a past.  The values depend on the context's seed.
+
+    Args:
+        run: runs the model once; raises a BitfoldError where the feeds do not work.
+
+    Raises:
+        CalibrationError: a given sample does not fit the graph, or no synthesized one runs.
+    """
+    if context.samples:
+        for number, feeds in enumerate(context.samples):
+            check_feeds(model.graph, feeds, f"sample {number}")
+        return list(context.samples)
+    samples: list[Feeds] = []
+    failure: BitfoldError | None = None
+    for number, candidates in enumerate(_FALLBACKS):
+        for sizes in candidates:
+            feeds = synthesize(model.graph, sizes, context.rng(f"sample {number}"))
+            if any(_same_feeds(feeds, other) for other in samples):
+                continue
+            try:
+                run(feeds)
+            except BitfoldError as error:
+                failure = failure or error
+                continue
+            samples.append(feeds)
+            break
+    if not samples:
+        raise CalibrationError(f"no synthesized input runs: {failure}", hint=_HINT)
+    return samples
+
+
+def check_feeds(graph: ir.Graph, feeds: Mapping[str, np.ndarray], label: str) -> None:
+    """Check that ``feeds`` fits the graph's inputs: names, types, ranks, fixed dims, no NaN.
+
+    A symbolic dimension must have one length wherever its name occurs.
+
+    Raises:
+        CalibrationError: the first misfit, with what was expected and what was found.
+    """
+    inputs = {value.name or "": value for value in _free_inputs(graph)}
+    missing, unknown = sorted(set(inputs) - set(feeds)), sorted(set(feeds) - set(inputs))
+    if missing or unknown:
+        raise CalibrationError(
+            f"{label}: expected inputs {list(inputs)}, found {list(feeds)}",
+            hint=f"missing: {missing}, unknown: {unknown}",
+        )
+    lengths: dict[str, tuple[int, str]] = {}
+    for name, value in inputs.items():
+        array = np.asarray(feeds[name])
+        where = f"{label}, input {name!r}"
+        if value.dtype is not None and value.dtype != ir.DataType.STRING:
+            expected = value.dtype.numpy()
+            if array.dtype != expected:
+                raise CalibrationError(f"{where}: expected type {expected}, found {array.dtype}")
+        if value.shape is not None:
+            _check_shape(value.shape, array, lengths, where)
+        if is_float(array) and not np.isfinite(array.astype(np.float32)).all():
+            raise CalibrationError(f"{where}: expected finite values, found NaN or infinity")
+
+
+def _check_shape(
+    shape: ir.Shape, array: np.ndarray, lengths: dict[str, tuple[int, str]], where: str
+) -> None:
+    if array.ndim != len(shape):
+        raise CalibrationError(f"{where}: expected shape {shape}, found {array.shape}")
+    for axis, (dim, length) in enumerate(zip(shape, array.shape, strict=True)):
+        if isinstance(dim, int):
+            if dim != length:
+                raise CalibrationError(
+                    f"{where}: expected {dim} along axis {axis}, found shape {array.shape}"
+                )
+        elif dim.value is not None:
+            known, place = lengths.setdefault(dim.value, (length, where))
+            if known != length:
+                raise CalibrationError(
+                    f"{where}: expected {known} along axis {axis} ({dim.value}, as in {place}), "
+                    f"found {length}"
+                )
+
+
+def synthesize(graph: ir.Graph, sizes: Sizes, rng: np.random.Generator) -> Feeds:
+    """Make one set of inputs: what each input means is read off its name, type and readers."""
+    inputs = list(_free_inputs(graph))
+    has_past = any(_is_past(value) for value in inputs)
+    past = sizes.past if has_past else 0
+    lengths = _name_lengths(inputs, sizes, past)
+    feeds: Feeds = {}
+    for value in inputs:
+        shape = _shape_of(value, lengths, sizes, past)
+        feeds[value.name or ""] = _fill(value, shape, past, rng)
+    return feeds
+
+
+def _fill(
+    value: ir.Value, shape: tuple[int, ...], past: int, rng: np.random.Generator
+) -> np.ndarray:
+    name = (value.name or "").lower()
+    dtype = value.dtype or ir.DataType.FLOAT
+    kind = dtype.numpy()
+    if dtype == ir.DataType.BOOL:
+        return np.ones(shape, bool) if "mask" in name else np.zeros(shape, bool)
+    if dtype == ir.DataType.STRING:
+        return np.full(shape, "text", dtype=object)
+    if dtype.is_floating_point():
+        if "mask" in name:
+            # A float mask is added to scores (rank 4) or multiplied with values (rank 2).
+            return np.full(shape, 0 if len(shape) > 2 else 1).astype(kind)
+        return rng.standard_normal(shape).astype(kind)
+    if "mask" in name:
+        return np.ones(shape, kind)
+    limit = _lookup_limit(value)
+    if "position" in name and shape:
+        row = past + np.arange(shape[-1])
+        return np.broadcast_to(np.minimum(row, (limit or 1 << 30) - 1), shape).astype(kind)
+    if limit is None:
+        # Counts and lengths ("num_logits_to_keep", "seqlens") are safest small.
+        return rng.integers(0, 2 if len(shape) < 2 else 8, shape).astype(kind)
+    return rng.integers(0, limit, shape).astype(kind)
+
+
+def _free_inputs(graph: ir.Graph) -> Iterator[ir.Value]:
+    return (value for value in graph.inputs if value.name not in graph.initializers)
+
+
+def _is_past(value: ir.Value) -> bool:
+    name = (value.name or "").lower()
+    return name.startswith(("past", "cache")) and value.shape is not None and len(value.shape) >= 3
+
+
+def _name_lengths(inputs: Sequence[ir.Value], sizes: Sizes, past: int) -> dict[str, int]:
+    """A length for every symbolic dimension that has a name."""
+    lengths: dict[str, int] = {}
+    for value in inputs:
+        for axis, dim in enumerate(value.shape or ()):
+            if isinstance(dim, int) or dim.value is None:
+                continue
+            if dim.value not in lengths:
+                lengths[dim.value] = _length(dim.value, value, axis, sizes, past)
+    return lengths
+
+
+def _length(symbol: str, value: ir.Value, axis: int, sizes: Sizes, past: int) -> int:
+    text = symbol.lower()
+    if "+" in text:
+        return sum(_length(part.strip(), value, axis, sizes, past) for part in text.split("+"))
+    if text.isdigit():
+        return int(text)
+    if "batch" in text or text in ("b", "n"):
+        return sizes.batch
+    if "total" in text or "mask" in text or "kv" in text:
+        return past + sizes.sequence
+    if "past" in text or "cache" in text:
+        return past
+    if "seq" in text or "length" in text or "token" in text or text in ("s", "t", "l"):
+        # Some exporters give the mask's or the cache's axis a sequence-like name of its own.
+        return past if _is_past(value) else sizes.sequence
+    if re.search(r"height|width|^[hw]$", text):
+        return sizes.image
+    return _by_place(value, axis, sizes, past)
+
+
+def _by_place(value: ir.Value, axis: int, sizes: Sizes, past: int) -> int:
+    """A length for a dimension whose name says nothing: by where it stands."""
+    rank = len(value.shape) if value.shape is not None else 0
+    name = (value.name or "").lower()
+    if axis == 0 and rank > 1:
+        return sizes.batch
+    if _is_past(value):
+        return past
+    if "mask" in name and axis == rank - 1:
+        return past + sizes.sequence
+    if "ids" in name or "mask" in name:
+        return sizes.sequence
+    if rank == 4 and axis >= 2:
+        return sizes.image
+    return sizes.other
+
+
+def _shape_of(
+    value: ir.Value, lengths: dict[str, int], sizes: Sizes, past: int
+) -> tuple[int, ...]:
+    if value.shape is None:
+        return ()
+    shape = []
+    for axis, dim in enumerate(value.shape):
+        if isinstance(dim, int):
+            shape.append(dim)
+        elif dim.value is None:
+            shape.append(_by_place(value, axis, sizes, past))
+        else:
+            shape.append(lengths[dim.value])
+    name = (value.name or "").lower()
+    if past and "mask" in name and len(shape) == 2 and not isinstance(value.shape[1], int):
+        shape[1] = past + sizes.sequence  # even where its axis shares the tokens' name
+    return tuple(shape)
+
+
+def _lookup_limit(value: ir.Value) -> int | None:
+    """The shortest constant table that the values index: a vocabulary, say; None without one."""
+    limits: list[int] = []
+    pending, seen = [value], {value}
+    while pending:
+        current = pending.pop()
+        for node, index in current.uses():
+            if node.op_type.endswith("Gather") and index > 0:
+                axis = node.attributes.get_int("axis", 0)
+                length = _table_length(node, axis)
+                if length is not None:
+                    limits.append(length)
+            elif node.op_type in _TRANSPARENT and index == 0 and node.outputs[0] not in seen:
+                seen.add(node.outputs[0])
+                pending.append(node.outputs[0])
+    return min(limits, default=None)
+
+
+def _table_length(node: ir.Node, axis: int) -> int | None:
+    if node.domain == "bitfold":
+        return node.attributes.get_int("N")
+    table = node.inputs[0]
+    shape = table.shape if table is not None else None
+    if shape is None and table is not None and table.const_value is not None:
+        shape = ir.Shape(table.const_value.shape)
+    if shape is None or axis >= len(shape):
+        return None
+    length = shape[axis]
+    # A table computed at run time (a sequence, say) tells nothing by its length here.
+    return length if isinstance(length, int) else None
+
+
+def _same_feeds(a: Feeds, b: Feeds) -> bool:
+    return all(np.array_equal(a[name], b[name]) for name in a)
