@@ -1,0 +1,99 @@
+"""Canonicalize: one opset, no clutter, and each idea of the model as one standard operator."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnxscript.rewriter import RewriteRule
+
+from bitfold.passes.canonicalize import (
+    raise_attention,
+    raise_gelu,
+    raise_layer_norm,
+    raise_matmul_add,
+    raise_rms_norm,
+    raise_rope,
+    raise_silu,
+)
+from bitfold.passes.canonicalize.absorb_cache import absorb_cache
+from bitfold.passes.canonicalize.cleanup import clean_up, tidy
+from bitfold.passes.canonicalize.opset import convert_opset
+from bitfold.passes.canonicalize.rules import apply_rules
+from bitfold.passes.core.base import Pass, Promise
+from bitfold.passes.core.context import Context
+from bitfold.runtime.errors import RecipeError
+
+OPSET = 23
+
+RAISES: tuple[tuple[str, tuple[RewriteRule, ...]], ...] = (
+    # An RMSNorm of the centred input sits inside every LayerNorm: the larger pattern goes first.
+    ("layer-norm", raise_layer_norm.RULES),
+    ("layer-norm", raise_layer_norm.BIAS_RULES),
+    ("rms-norm", raise_rms_norm.RULES),
+    ("gelu", raise_gelu.RULES),
+    ("silu", raise_silu.RULES),
+    ("rope", raise_rope.RULES),
+    ("attention", raise_attention.RULES),
+    ("matmul-add", raise_matmul_add.RULES),
+)
+"""What is raised, in this order: a name for the option ``keep`` and the rules."""
+
+
+@dataclass(frozen=True)
+class Canonicalize(Pass):
+    """Bring a model to the form that the other passes expect.
+
+    1. The default domain is converted to opset 23; weights stay memory-mapped.
+    2. Functions are inlined, constants folded (never a weight), unused nodes dropped, equal ones
+       shared; Constant nodes become initializers.
+    3. Decomposed RMSNorm, LayerNorm, GELU, RoPE, attention (with shared K/V heads and cache) and
+       MatMul + Add of a matrix become RMSNormalization, LayerNormalization, Gelu, RotaryEmbedding,
+       Attention and Gemm; SiLU becomes ``x * Sigmoid(x)``.  What nearly matched is reported.
+
+    Names of graph inputs, outputs and surviving values stay.
+
+    Attributes:
+        fold_limit: elements; nothing larger is computed ahead or read.
+        keep: what is not raised, of rms-norm, layer-norm, gelu, silu, rope, attention,
+            matmul-add.
+
+    Raises:
+        UnsupportedError: the opset is older than 11 or cannot be converted.
+        RecipeError: ``keep`` names something else.
+    """
+
+    name = "canonicalize"
+    promise = Promise.EXACT
+
+    fold_limit: int = 8192
+    keep: tuple[str, ...] = ()
+
+    def run(self, model: ir.Model, context: Context) -> bool:
+        known = sorted({name for name, _ in RAISES})
+        for name in self.keep:
+            if name not in known:
+                raise RecipeError(
+                    f"canonicalize: keep has {name!r}, expected some of {', '.join(known)}"
+                )
+        entry = context.entry
+        before = _census(model)
+        found = convert_opset(model, OPSET)
+        if found != OPSET:
+            entry.note(f"opset {found} converted to {OPSET}")
+        clean_up(model, self.fold_limit)
+        for name, rules in RAISES:
+            if name not in self.keep:
+                apply_rules(model, rules, entry)
+                if name == "attention":
+                    absorb_cache(model, entry)
+        tidy(model)
+        after = _census(model)
+        entry.note(f"{before.total()} nodes became {after.total()}")
+        return found != OPSET or before != after
+
+
+def _census(model: ir.Model) -> Counter[str]:
+    """How many nodes there are of each operator, in the graph and its subgraphs."""
+    return Counter(f"{node.domain}::{node.op_type}" for node in model.graph.all_nodes())

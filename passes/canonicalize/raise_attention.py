@@ -1,0 +1,197 @@
+"""Raise decomposed attention (Vaswani et al., 2017) to Attention-23, K/V head sharing included."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import onnx_ir as ir
+from onnxscript.rewriter import MatchResult, RewriteRule
+from onnxscript.rewriter.pattern import ANY_VALUE, OrValue, Var
+
+from bitfold.passes.canonicalize.rules import Rule, decline, either, ints, is_scalar, scalar
+
+LOWEST = -3.0e38
+
+
+class RaiseAttention(Rule):
+    """``softmax(q kT * scale + mask) v`` on [batch, heads, sequence, head] tensors.
+
+    1. k may be transposed from [batch, heads, sequence, head] or from [batch, sequence, heads,
+       head].
+    2. The scale may stand on the product, on q and on k; it must be a positive constant.
+    3. Repeated K/V heads (Unsqueeze, Expand, Reshape) become the op's own head sharing.
+    4. A mask whose query axis is not known to be full is expanded: the op wants it full.
+
+    Declined: a number of heads that is unknown, heads that do not divide, softmax over another
+    axis, a boolean or integer mask.
+    """
+
+    def __init__(self, repeated: bool) -> None:
+        super().__init__("Attention raised from its parts")
+        self._repeated = repeated
+
+    def pattern(
+        self,
+        op: Any,
+        q: Any,
+        k: Any,
+        v: Any,
+        mask: Any,
+        q_scale: Any,
+        k_scale: Any,
+        scale: Any,
+        zero: Any,
+    ) -> Any:
+        wide_v = v
+        if self._repeated:
+            wide_k = _repeat_heads(op, k, "k_axes")
+            wide_v = _repeat_heads(op, v, "v_axes")
+            turned = op.Transpose(wide_k, perm=[0, 1, 3, 2], _outputs=["turned"])
+        else:
+            turned = op.Transpose(k, _allow_other_attributes=True, _outputs=["turned"])
+        scaled_k = OrValue(
+            [either(op.Mul, turned, k_scale), op.Div(turned, k_scale), turned],
+            tag_var="k_scaled",
+            tag_values=["Mul", "Div", ""],
+        )
+        scaled_q = OrValue(
+            [either(op.Mul, q, q_scale), op.Div(q, q_scale), q],
+            tag_var="q_scaled",
+            tag_values=["Mul", "Div", ""],
+        )
+        product = op.MatMul(scaled_q, scaled_k, _outputs=["product"])
+        scores = OrValue(
+            [either(op.Mul, product, scale), op.Div(product, scale), product],
+            tag_var="scaled",
+            tag_values=["Mul", "Div", ""],
+        )
+        masked = OrValue([either(op.Add, scores, mask), scores])
+        probs = op.Softmax(masked, _allow_other_attributes=True, _outputs=["probs"])
+        # PyTorch makes zeros of the rows that a mask of -inf leaves nothing in.
+        guarded = op.Where(op.IsNaN(probs), zero, probs)
+        probs = OrValue([guarded, probs], tag_var="guarded", tag_values=[True, False])
+        return op.MatMul(probs, wide_v)
+
+    def check(
+        self,
+        context: Any,
+        q: ir.Value,
+        k: ir.Value,
+        v: ir.Value,
+        probs: ir.Value,
+        turned: ir.Value,
+        product: ir.Value,
+        mask: ir.Value | None = None,
+        **found: Any,
+    ) -> MatchResult:
+        softmax = probs.producer()
+        if softmax is None or softmax.attributes.get_int("axis", -1) not in (-1, 3):
+            return decline("the softmax is not over the last axis", probs)
+        layout = _layout(turned)
+        if layout is None:
+            return decline("k is not transposed in its last two axes", turned)
+        for name, value in (("q", q), ("k", k), ("v", v)):
+            if value.shape is None or len(value.shape) != 4:
+                return decline(f"{name} is not known to have 4 axes", value)
+            if value.dtype not in (None, ir.DataType.FLOAT):
+                return decline(f"{name} is {value.dtype}, not float", value)
+        heads, kv_heads = _axis(q, 1), _axis(k, layout.index("heads"))
+        if heads is None or kv_heads is None or _axis(v, 1) != kv_heads:
+            return decline("the number of heads is not known", q, k, v)
+        if self._repeated:
+            for name in ("k_axes", "v_axes"):
+                if ints(found[name]) != [2]:
+                    return decline("K/V heads are repeated, but not beside each other", found[name])
+        elif heads != kv_heads:
+            return decline(f"{heads} query heads meet {kv_heads} key heads", q, k)
+        if heads % kv_heads:
+            return decline(f"{heads} query heads do not divide by {kv_heads}", q, k)
+        for tag, name in (("q_scaled", "q_scale"), ("k_scaled", "k_scale"), ("scaled", "scale")):
+            number = scalar(found.get(name)) if found.get(tag) else 1.0
+            if number is None or not number > 0 or not math.isfinite(number):
+                return decline("the scale is not a positive constant", found.get(name))
+        if found["guarded"] and not is_scalar(found["zero"], 0):
+            return decline("what replaces NaN is not 0", found["zero"])
+        if mask is not None:
+            if mask.dtype not in (None, ir.DataType.FLOAT):
+                return decline(f"the mask is {mask.dtype}, not float", mask)
+            if mask.shape is None or not 2 <= len(mask.shape) <= 4:
+                return decline("the mask's rank is not known to be 2, 3 or 4", mask)
+        return MatchResult()
+
+    def rewrite(
+        self,
+        op: Any,
+        q: ir.Value,
+        k: ir.Value,
+        v: ir.Value,
+        turned: ir.Value,
+        mask: ir.Value | None = None,
+        **found: Any,
+    ) -> Any:
+        scale = 1.0
+        for tag, name in (("q_scaled", "q_scale"), ("k_scaled", "k_scale"), ("scaled", "scale")):
+            number = scalar(found.get(name))
+            if found.get(tag) and number is not None:
+                scale = scale * number if found[tag] == "Mul" else scale / number
+        layout = _layout(turned)
+        if layout is not None and layout.index("heads") == 2:
+            k = op.Transpose(k, perm=[0, 2, 1, 3])
+        if mask is not None:
+            full = _full_queries(mask, q)
+            mask = _finite(op, mask, keep_infinite=found["guarded"])
+            if not full:
+                # [sequence, 1] broadcasts the query axis alone.
+                queries = op.Shape(q, start=2, end=3)
+                mask = op.Expand(mask, op.Concat(queries, op.Constant(value_ints=[1]), axis=0))
+        return op.Attention(q, k, v, mask, scale=scale)
+
+
+def _repeat_heads(op: Any, x: Any, axes: str) -> Any:
+    """[batch, kv_heads, …] to [batch, heads, …], each head repeated beside itself."""
+    return op.Reshape(
+        op.Expand(op.Unsqueeze(x, Var(axes)), ANY_VALUE),
+        ANY_VALUE,
+        _allow_other_attributes=True,
+    )
+
+
+def _finite(op: Any, mask: Any, keep_infinite: bool) -> Any:
+    """Keep the op from taking a mask's lowest finite number for -inf.
+
+    Softmax of a row that is masked whole with a finite number is uniform; ORT's Attention makes
+    zeros of it once the number is the lowest of float32, as it does for -inf.  Scores vanish
+    beside either number, so any large one is as good.
+    """
+    finite = op.Max(mask, op.Constant(value_float=LOWEST))
+    return op.Where(op.IsInf(mask), mask, finite) if keep_infinite else finite
+
+
+def _layout(turned: ir.Value) -> tuple[str, ...] | None:
+    """The axes of k before the Transpose that gives [batch, heads, head, sequence]."""
+    node = turned.producer()
+    perm = list(node.attributes.get_ints("perm", [])) if node is not None else []
+    if perm == [0, 1, 3, 2]:
+        return ("batch", "heads", "sequence", "head")
+    if perm == [0, 2, 3, 1]:
+        return ("batch", "sequence", "heads", "head")
+    return None
+
+
+def _axis(value: ir.Value, axis: int) -> int | None:
+    size = value.shape[axis] if value.shape is not None else None
+    return size if isinstance(size, int) else None
+
+
+def _full_queries(mask: ir.Value, q: ir.Value) -> bool:
+    """Whether the mask's query axis is known to be as long as q's."""
+    if mask.shape is None or q.shape is None:
+        return False
+    mine, theirs = mask.shape[-2], q.shape[2]
+    if isinstance(mine, int) or isinstance(theirs, int):
+        return mine == theirs
+    return mine.value is not None and mine.value == theirs.value
+
+
+RULES: tuple[RewriteRule, ...] = (RaiseAttention.rule(True), RaiseAttention.rule(False))
