@@ -9,12 +9,12 @@ nothing in it is fused.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 import onnxscript
 
+from bitfold.models.llama_config import LlamaConfig
 from bitfold.models.scope import Scope, drop_builder_notes
 from bitfold.runtime.errors import ModelError
 
@@ -23,84 +23,6 @@ OPSET = 18
 
 Weight = np.ndarray | ir.TensorProtocol
 Weights = Mapping[str, Weight] | Callable[[str], Weight]
-
-
-@dataclass(frozen=True)
-class LlamaConfig:
-    """The shape of a Llama-family decoder.
-
-    Attributes:
-        layers: number of decoder blocks.
-        dim: width of the residual stream.
-        heads: query heads.
-        kv_heads: key and value heads; must divide `heads`.
-        head_dim: width of one head; even.
-        ffn: width of the gated MLP's hidden layer.
-        vocab: number of tokens.
-        rope_base: base of the rotary frequencies.
-        norm_eps: epsilon of every RMSNorm.
-        tied_head: whether the output projection is the embedding, transposed.
-        context: the longest sequence the model was trained for, in tokens.
-        rope_factors: divisors of the `head_dim/2` rotary frequencies (long-context scaling),
-            or None for all ones.
-    """
-
-    layers: int
-    dim: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    ffn: int
-    vocab: int
-    rope_base: float = 10000.0
-    norm_eps: float = 1e-5
-    tied_head: bool = False
-    context: int = 2048
-    rope_factors: tuple[float, ...] | None = None
-
-    def __post_init__(self) -> None:
-        for field in ("layers", "dim", "heads", "kv_heads", "head_dim", "ffn", "vocab"):
-            if getattr(self, field) < 1:
-                raise ModelError(f"Llama configuration: {field} is {getattr(self, field)}")
-        if self.heads % self.kv_heads:
-            raise ModelError(
-                f"Llama configuration: {self.heads} heads do not divide into {self.kv_heads} KV heads"
-            )
-        if self.head_dim % 2:
-            raise ModelError(f"Llama configuration: head_dim is {self.head_dim}, expected even")
-        if self.rope_factors is not None and len(self.rope_factors) != self.head_dim // 2:
-            raise ModelError(
-                f"Llama configuration: {len(self.rope_factors)} RoPE factors, "
-                f"expected head_dim/2 = {self.head_dim // 2}"
-            )
-
-    def inv_freq(self) -> np.ndarray:
-        """The rotary frequencies in radians a position: f32[head_dim/2]."""
-        exponent = np.arange(0, self.head_dim, 2, dtype=np.float64) / self.head_dim
-        freq = self.rope_base**-exponent
-        if self.rope_factors is not None:
-            freq = freq / np.asarray(self.rope_factors, np.float64)
-        return freq.astype(np.float32)
-
-    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every weight by its name and shape; a projection is [out, in], as in checkpoints."""
-        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab, self.dim)}
-        for i in range(self.layers):
-            layer = f"model.layers.{i}"
-            shapes[f"{layer}.input_layernorm.weight"] = (self.dim,)
-            shapes[f"{layer}.self_attn.q_proj.weight"] = (q, self.dim)
-            shapes[f"{layer}.self_attn.k_proj.weight"] = (kv, self.dim)
-            shapes[f"{layer}.self_attn.v_proj.weight"] = (kv, self.dim)
-            shapes[f"{layer}.self_attn.o_proj.weight"] = (self.dim, q)
-            shapes[f"{layer}.post_attention_layernorm.weight"] = (self.dim,)
-            shapes[f"{layer}.mlp.gate_proj.weight"] = (self.ffn, self.dim)
-            shapes[f"{layer}.mlp.up_proj.weight"] = (self.ffn, self.dim)
-            shapes[f"{layer}.mlp.down_proj.weight"] = (self.dim, self.ffn)
-        shapes["model.norm.weight"] = (self.dim,)
-        if not self.tied_head:
-            shapes["lm_head.weight"] = (self.vocab, self.dim)
-        return shapes
 
 
 def build_llama(config: LlamaConfig, weights: Weights) -> ir.Model:
@@ -140,7 +62,7 @@ class _Builder:
         ids = self._input("input_ids", ir.DataType.INT64, ["batch", "sequence"])
         keep = self._input("attention_mask", ir.DataType.INT64, ["batch", "total"])
         positions = self._input("position_ids", ir.DataType.INT64, ["batch", "sequence"])
-        cache_shape = ["batch", c.kv_heads, "past", c.head_dim]
+        cache_shape: list[int | str] = ["batch", c.kv_heads, "past", c.head_dim]
         past = [
             tuple(
                 self._input(f"past_key_values.{i}.{kind}", ir.DataType.FLOAT, cache_shape)
@@ -288,7 +210,7 @@ class _Builder:
             weight = self._weights(name) if callable(self._weights) else self._weights[name]
         except KeyError:
             raise ModelError(f"weight {name} is missing") from None
-        found, expected = tuple(int(d) for d in weight.shape), self._shapes[name]
+        found, expected = _static_shape(weight), self._shapes[name]
         if found != expected:
             raise ModelError(f"weight {name}: expected shape {list(expected)}, found {list(found)}")
         return weight
@@ -303,13 +225,17 @@ def _lazy(weight: Weight, name: str, transpose: bool) -> ir.TensorProtocol:
             array = array.T
         return ir.tensor(np.ascontiguousarray(array, np.float32), name=name)
 
-    shape = tuple(int(d) for d in weight.shape)
+    shape = _static_shape(weight)
     return ir.LazyTensor(
         read,
         dtype=ir.DataType.FLOAT,
         shape=ir.Shape(shape[::-1] if transpose else shape),
         name=name,
     )
+
+
+def _static_shape(weight: Weight) -> tuple[int, ...]:
+    return tuple(weight.shape) if isinstance(weight, np.ndarray) else weight.shape.numpy()
 
 
 def _dim(at: Scope, x: ir.Value, axis: int) -> ir.Value:

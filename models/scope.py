@@ -33,7 +33,9 @@ class Scope:
         """The scope of the submodule `name` (`layers.0`, `self_attn`…)."""
         return Scope(self._builder, f"{self._path}/{name}", self._seen)
 
-    def add(self, op_type: str, *inputs: Any, out: str | None = None, **attributes: Any) -> ir.Value:
+    def add(
+        self, op_type: str, *inputs: Any, out: str | None = None, **attributes: Any
+    ) -> ir.Value:
         """Append one node of a standard op and return its output.
 
         Args:
