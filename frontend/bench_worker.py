@@ -111,7 +111,8 @@ class Worker:
     def outputs(self, feeds: str, file: str) -> None:
         """Run once on the feeds and write all outputs to an npz file."""
         with np.load(feeds) as arrays:
-            np.savez(file, **self.session.run({name: arrays[name] for name in arrays.files}))
+            outputs = self.session.run({name: arrays[name] for name in arrays.files})
+            np.savez(file, **outputs)  # type: ignore[arg-type]
 
     def logits(self, tokens: list[int], file: str) -> float:
         """Write the tokens' logits [S, vocab] to an npz file.

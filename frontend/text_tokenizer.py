@@ -91,7 +91,7 @@ class TextTokenizer:
         if isinstance(token, dict):
             token = token.get("content")
         if isinstance(token, str):
-            return self._tokenizer.token_to_id(token)  # type: ignore[no-any-return]
+            return self._tokenizer.token_to_id(token)
         return token if isinstance(token, int) else None
 
 
