@@ -22,8 +22,9 @@ from bitfold.frontend.importers.tokenizer import (
     export_tokenizer,
 )
 from bitfold.frontend.recipes import resolve_recipe
+from bitfold.frontend.text_samples import text_samples
 from bitfold.passes.core.context import Context, Feeds
-from bitfold.passes.core.metadata import seed_of, write_provenance
+from bitfold.passes.core.metadata import seed_of
 from bitfold.passes.core.pipeline import Pipeline
 from bitfold.passes.core.report import Report
 from bitfold.runtime.errors import OutputError
@@ -61,13 +62,12 @@ def convert(
     seed: int | None = None,
     report: str | os.PathLike[str] | None = None,
     force: bool = False,
-    threads: int = 0,
     progress: Callable[[str, float], None] = lambda text, fraction: None,
 ) -> ConvertResult:
     """Convert a model to low bits.
 
     Args:
-        model: an ONNX or GGUF file, or a model in memory (which is changed).
+        model: an ONNX or GGUF file, or a model in memory, which stays as it is.
         output: the ``.onnx`` file to write; weights go to ``<output>.data`` beside it.
         preset: a named recipe; ``w4a8`` unless ``recipe`` or ``passes`` is given.
         recipe: a ``.toml`` file, or a model that bitfold wrote, whose recipe and seed are
@@ -75,14 +75,14 @@ def convert(
         passes: a recipe's text, or a list of passes.
         target: what the result must run on.
         exclude: globs of sites to leave in float.
-        samples: inputs on which every pass is checked; synthesized where none are given.
+        samples: inputs on which every pass is checked.  Where none are given, a language model
+            with its tokenizer beside it reads a text; others get synthesized inputs.
         calibration: inputs that passes take statistics from.
         verify: how thoroughly promises are checked.
         strict: raise, instead of rolling back, when an exact pass moves the outputs.
         seed: the only source of randomness; 0 by default.
         report: a folder to write ``report.json`` into.
         force: replace files that exist.
-        threads: threads that checks run on; 0 lets ONNX Runtime choose.
         progress: called with a line of text and a fraction in [0, 1].
 
     Raises:
@@ -99,10 +99,12 @@ def convert(
         replayed = recipe is not None and Path(recipe).suffix == ".onnx"
         seed = seed_of(import_model(recipe)) if replayed else 0
     loaded = import_model(model)
+    if not samples and verify != "off" and isinstance(model, (str, os.PathLike)):
+        tokenizer = Path(model).parent / TOKENIZER
+        samples = text_samples(loaded, tokenizer) if tokenizer.is_file() else ()
     with Context(samples, calibration, seed, progress) as context:
-        pipeline = Pipeline(chosen, context, verify=verify, strict=strict, threads=threads)
+        pipeline = Pipeline(chosen, context, verify=verify, strict=strict)
         converted, made = pipeline.run(loaded)
-        write_provenance(converted, chosen, seed)
         if folder is not None:
             text = json.dumps(made.as_dict(), indent=2, default=str)
             (folder / "report.json").write_text(text + "\n")
