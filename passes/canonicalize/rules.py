@@ -20,7 +20,6 @@ from onnxscript.rewriter.pattern import OrValue
 
 from bitfold.passes.core.report import PassEntry
 
-
 if TYPE_CHECKING:
     # The base's signatures cannot say that a rule takes its pattern's variables by name.
     _RuleBase = Any
@@ -44,13 +43,14 @@ def apply_rules(model: ir.Model, rules: Sequence[RewriteRule], entry: PassEntry)
     before = {id(node) for node in model.graph.all_nodes()}
     rule_set = RewriteRuleSet(rules)
     changed = rule_set.apply_to_model(model) > 0
+    names = {node.name for node in model.graph.all_nodes()}
     for node in model.graph.all_nodes():
         rule = node.metadata_props.pop(RULE_NAME_TAG, None)
         if id(node) in before or rule is None:
             continue
         output = node.outputs[0].name
         if not node.name or node.name.startswith("node_"):
-            node.name = f"{output}/{node.op_type}"
+            node.name = _exporter_name(str(output), node.op_type, names)
         if rule.startswith(f"{node.op_type} "):
             entry.changed(str(output), rule)
     near_misses = _NearMisses()
@@ -58,6 +58,18 @@ def apply_rules(model: ir.Model, rules: Sequence[RewriteRule], entry: PassEntry)
     for site, reason in near_misses.found.items():
         entry.skipped(site, reason)
     return changed
+
+
+def _exporter_name(output: str, op_type: str, taken: set[str | None]) -> str:
+    """A node's name as exporters give them: the scope of its output, and its operator."""
+    scope = output.rpartition("/")[0]
+    stem = f"{scope}/{op_type}" if scope else f"{op_type}_{output}"
+    name, count = stem, 0
+    while name in taken:
+        count += 1
+        name = f"{stem}_{count}"
+    taken.add(name)
+    return name
 
 
 class _NearMisses(MatchingTracer):
