@@ -81,7 +81,8 @@ def bench(
         decode: tokens that are then taken one at a time.
         context: tokens in the cache before the first of those.
         rounds: how many times each is measured, after one round that is not counted.
-        tokens: the text to run on; random tokens where there is none.
+        tokens: the text to run on; by default one that comes with bitfold, or random tokens
+            where the first model has no tokenizer beside it.
         feeds: inputs for a model that is no language model; synthesized where there are none.
         library: use bitfold's op library.
 
@@ -108,8 +109,8 @@ def bench(
             figures.library, figures.cache = facts["library"], facts["cache"]
         task: Task
         if all(figures.cache is not None for figures in times):
-            text = text_tokens(paths, tokens, max(prefill, context + decode), seed)
-            task = TextTask(text, prefill, decode, context, Path(folder))
+            text, source = text_tokens(paths, tokens, max(prefill, context + decode), seed)
+            task = TextTask(text, source, prefill, decode, context, Path(folder))
         else:
             task = ForwardTask(paths[-1], feeds, seed, Path(folder))
         for index in range(-1, rounds):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -13,10 +14,14 @@ import numpy as np
 
 from bitfold.frontend.bench_process import BenchProcess
 from bitfold.frontend.importers import import_model
+from bitfold.frontend.importers.tokenizer import TOKENIZER
+from bitfold.frontend.text_tokenizer import TextTokenizer
+from bitfold.models.trained import eval_text
 from bitfold.passes.core.compare import compare_outputs
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.report import Divergence
 from bitfold.passes.core.samples import Sizes, prepare_samples, synthesize
+from bitfold.runtime.errors import UnsupportedError
 from bitfold.runtime.execution import open_session
 
 ROUND_SECONDS = 0.3
@@ -91,8 +96,15 @@ class TextTask(Task):
     kind = "language-model"
 
     def __init__(
-        self, tokens: list[int], prefill: int, decode: int, context: int, folder: Path
+        self,
+        tokens: list[int],
+        source: str,
+        prefill: int,
+        decode: int,
+        context: int,
+        folder: Path,
     ) -> None:
+        self._source = source
         self._prompt = tokens[:prefill]
         self._steps = tokens[: context + decode]
         self._context = context
@@ -100,7 +112,12 @@ class TextTask(Task):
 
     def settings(self) -> dict[str, Any]:
         decode = len(self._steps) - self._context
-        return {"prefill": len(self._prompt), "decode": decode, "context": self._context}
+        return {
+            "prefill": len(self._prompt),
+            "decode": decode,
+            "context": self._context,
+            "tokens": self._source,
+        }
 
     def measure(self, worker: BenchProcess, figures: ModelTimes, counted: bool) -> None:
         prefill = worker.call("prefill", tokens=self._prompt, seconds=ROUND_SECONDS)
@@ -162,19 +179,26 @@ def synthesized_feeds(path: Path, seed: int) -> dict[str, np.ndarray]:
 
 def text_tokens(
     paths: list[Path], tokens: Sequence[int] | None, length: int, seed: int
-) -> list[int]:
-    """``length`` tokens: those given, over and over where they are too few, or random ones."""
-    if tokens is not None and len(tokens) > 0:
+) -> tuple[list[int], str]:
+    """``length`` tokens and where they are from: ``given``, ``text`` or ``random``.
+
+    Text, where the first model has a tokenizer, is what comes with bitfold; tokens that are
+    too few are repeated.
+    """
+    source = "given" if tokens else "text"
+    if not tokens and (paths[0].parent / TOKENIZER).is_file():
+        with contextlib.suppress(UnsupportedError):  # no tokenizers package
+            tokens = TextTokenizer(paths[0].parent).encode(eval_text())
+    if tokens:
         repeated = list(tokens) * -(-length // len(tokens))
-        return [int(token) for token in repeated[:length]]
-    # The smallest vocabulary, as the graph's look-up tables tell it.
+        return [int(token) for token in repeated[:length]], source
+    # The draw with the smallest largest token fits both vocabularies.
     draws = [
-        synthesize(import_model(path).graph, Sizes(1, length, 0), np.random.default_rng(seed))[
-            "input_ids"
-        ].ravel()
+        synthesize(import_model(path).graph, Sizes(1, length, 0), np.random.default_rng(seed))
         for path in paths
     ]
-    return [int(token) for token in min(draws, key=lambda draw: int(draw.max()))]
+    ids = min((draw["input_ids"].ravel() for draw in draws), key=lambda draw: int(draw.max()))
+    return [int(token) for token in ids], "random"
 
 
 def _divergence(files: list[Path]) -> Divergence | None:

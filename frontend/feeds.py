@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 
 from bitfold.frontend.convert import write_sidecars
 from bitfold.frontend.importers import import_model
+from bitfold.frontend.text_samples import causal_feeds
 from bitfold.frontend.text_tokenizer import TextTokenizer
 from bitfold.passes.core.context import Feeds
 from bitfold.runtime.errors import CalibrationError
@@ -21,6 +20,8 @@ CHUNK = 512
 """Tokens of one set of inputs that is cut from a text."""
 CHUNKS = 32
 """Sets of inputs that are cut from a text, at most."""
+
+_TEXT_INPUTS = {"input_ids", "attention_mask", "position_ids", "token_type_ids"}
 
 
 def load_feeds(file: str | os.PathLike[str], model: str | os.PathLike[str]) -> list[Feeds]:
@@ -69,7 +70,14 @@ def read_text(path: Path) -> str:
 
 def _text_feeds(path: Path, model: Path) -> list[Feeds]:
     text = read_text(path)
-    graph = import_model(model).graph
+    loaded = import_model(model)
+    names = {value.name or "" for value in loaded.graph.inputs}
+    odd = sorted(n for n in names - _TEXT_INPUTS if not n.startswith("past_key_values."))
+    if odd or "input_ids" not in names:
+        raise CalibrationError(
+            f"{model} does not read text: its inputs are {', '.join(sorted(names))}",
+            "give the inputs as arrays in an .npz file",
+        )
     with tempfile.TemporaryDirectory(prefix="bitfold-") as folder:
         write_sidecars(model, Path(folder))
         ids = TextTokenizer(folder).encode(text)
@@ -78,29 +86,4 @@ def _text_feeds(path: Path, model: Path) -> list[Feeds]:
     chunks = [ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK)]
     if len(chunks) > 1 and len(chunks[-1]) < CHUNK:
         chunks.pop()
-    return [_causal_feeds(graph.inputs, chunk) for chunk in chunks[:CHUNKS]]
-
-
-def _causal_feeds(inputs: Sequence[ir.Value], ids: list[int]) -> Feeds:
-    """One text from an empty cache, for whichever of a decoder's inputs the model has."""
-    feeds: Feeds = {}
-    for value in inputs:
-        name = value.name or ""
-        dtype = (value.dtype or ir.DataType.INT64).numpy()
-        if name == "input_ids":
-            feeds[name] = np.array([ids], dtype)
-        elif name == "attention_mask":
-            feeds[name] = np.ones((1, len(ids)), dtype)
-        elif name == "position_ids":
-            feeds[name] = np.arange(len(ids), dtype=dtype)[None]
-        elif name == "token_type_ids":
-            feeds[name] = np.zeros((1, len(ids)), dtype)
-        elif name.startswith("past_key_values.") and value.shape is not None:
-            shape = [dim if isinstance(dim, int) else 0 for dim in value.shape]
-            feeds[name] = np.zeros([1, *shape[1:]], dtype)
-        else:
-            raise CalibrationError(
-                f"the model's input {name!r} cannot be made from text",
-                "give the inputs as arrays in an .npz file",
-            )
-    return feeds
+    return [causal_feeds(loaded, np.array([chunk]), {}) for chunk in chunks[:CHUNKS]]
