@@ -15,6 +15,9 @@ Outputs = Mapping[str, np.ndarray]
 LOGITS_MIN_CLASSES = 16
 """An unnamed float output counts as logits when its last axis is at least this long."""
 
+_BLOCK = 1 << 20
+"""Elements handled at once."""
+
 _ROWS = 64
 """Rows of logits handled at once: float64 copies stay small."""
 
@@ -48,25 +51,57 @@ def moved(reference: np.ndarray, candidate: np.ndarray) -> Moved:
     if not (is_float(reference) and is_float(candidate)):
         same = np.array_equal(reference, candidate)
         return Moved(0.0, 0.0) if same else Moved(math.inf, math.inf)
-    if reference.size == 0:
-        return Moved(0.0, 0.0)
-    a = reference.astype(np.float64)
-    b = candidate.astype(np.float64)
-    finite = np.isfinite(a)
-    if not finite.all() or not np.isfinite(b).all():
-        # What is not finite must be the same thing in the same place.
-        if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+    return _sums(reference, candidate).moved()
+
+
+@dataclass
+class _Sums:
+    """What one pass over two float arrays of the same shape gathers, in float64."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+    product: float = 0.0
+    power: float = 0.0
+    largest: float = 0.0
+    largest_error: float = 0.0
+
+    def moved(self) -> Moved:
+        if math.isinf(self.largest_error):
             return Moved(math.inf, math.inf)
-        a, b = a[finite], b[finite]
-        if not np.isfinite(b).all():
-            return Moved(math.inf, math.inf)
-        if a.size == 0:
-            return Moved(0.0, 0.0)
-    difference = np.abs(a - b)
-    return Moved(
-        _ratio(float(difference.max()), float(np.abs(a).max())),
-        _ratio(_rms(difference), _rms(a)),
-    )
+        rms = _ratio(math.sqrt(self.noise), math.sqrt(self.signal))
+        return Moved(_ratio(self.largest_error, self.largest), rms)
+
+    def cosine(self) -> float:
+        product = math.sqrt(self.signal) * math.sqrt(self.power)
+        if product == 0:
+            return 1.0 if self.signal == self.power else 0.0
+        return min(1.0, self.product / product)
+
+
+def _sums(reference: np.ndarray, candidate: np.ndarray) -> _Sums:
+    """Gather the sums over the finite part, a block at a time: no float64 copy of the whole."""
+    sums = _Sums()
+    x, y = reference.reshape(-1), candidate.reshape(-1)
+    for start in range(0, x.size, _BLOCK):
+        a = x[start : start + _BLOCK].astype(np.float64)
+        b = y[start : start + _BLOCK].astype(np.float64)
+        finite = np.isfinite(a)
+        if not finite.all() or not np.isfinite(b).all():
+            # What is not finite must be the same thing in the same place.
+            if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+                return _Sums(largest_error=math.inf)
+            a, b = a[finite], b[finite]
+            if not np.isfinite(b).all():
+                return _Sums(largest_error=math.inf)
+        if a.size:
+            difference = a - b
+            sums.signal += float(a @ a)
+            sums.power += float(b @ b)
+            sums.product += float(a @ b)
+            sums.noise += float(difference @ difference)
+            sums.largest = max(sums.largest, float(np.abs(a).max()))
+            sums.largest_error = max(sums.largest_error, float(np.abs(difference).max()))
+    return sums
 
 
 def compare_outputs(pairs: Iterable[tuple[Outputs, Outputs]]) -> Divergence:
@@ -90,18 +125,24 @@ def compare_outputs(pairs: Iterable[tuple[Outputs, Outputs]]) -> Divergence:
         logits = logits_name(reference)
         for name, expected in reference.items():
             found = candidate.get(name)
-            apart = Moved(math.inf, math.inf) if found is None else moved(expected, found)
-            max_error = max(max_error, apart.max_error)
-            if not is_float(np.asarray(expected)) or expected.size == 0:
+            if not is_float(np.asarray(expected)):
+                apart = Moved(math.inf, math.inf) if found is None else moved(expected, found)
+                max_error = max(max_error, apart.max_error)
                 continue
-            if found is None or math.isinf(apart.max_error):
+            if found is None or not is_float(found) or found.shape != expected.shape:
+                sums = _Sums(largest_error=math.inf)
+            elif expected.size == 0:
+                continue
+            else:
+                sums = _sums(expected, found)
+            max_error = max(max_error, sums.moved().max_error)
+            if found is None or math.isinf(sums.largest_error):
                 noise[name] = math.inf
                 cosines.setdefault(name, []).append(0.0)
                 continue
-            a, b = _finite_pair(expected, found)
-            signal[name] = signal.get(name, 0.0) + float(a @ a)
-            noise[name] = noise.get(name, 0.0) + float((a - b) @ (a - b))
-            cosines.setdefault(name, []).append(_cosine(a, b))
+            signal[name] = signal.get(name, 0.0) + sums.signal
+            noise[name] = noise.get(name, 0.0) + sums.noise
+            cosines.setdefault(name, []).append(sums.cosine())
             if name == logits:
                 part_kl, part_agree, rows = _compare_logits(expected, found)
                 kl_sum, agree, positions = kl_sum + part_kl, agree + part_agree, positions + rows
@@ -158,23 +199,6 @@ def _log_softmax(x: np.ndarray) -> np.ndarray:
     x = x.astype(np.float64)
     x = x - x.max(axis=-1, keepdims=True)
     return np.asarray(x - np.log(np.exp(x).sum(axis=-1, keepdims=True)))
-
-
-def _finite_pair(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    a, b = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
-    finite = np.isfinite(a)
-    return (a, b) if finite.all() else (a[finite], b[finite])
-
-
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
-    product = math.sqrt(float(a @ a)) * math.sqrt(float(b @ b))
-    if product == 0:
-        return 1.0 if np.array_equal(a, b) else 0.0
-    return min(1.0, float(a @ b) / product)
-
-
-def _rms(x: np.ndarray) -> float:
-    return math.sqrt(float(np.mean(np.square(x))))
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
@@ -67,9 +67,9 @@ def _check_graph(
             yield f"{label}: expected a unique node name, found it twice"
         nodes.add(node.name or "")
         yield from _check_operator(node, model, imports, label)
-        for index, value in enumerate(node.inputs):
-            if value is not None and value not in defined:
-                yield f"{label}: input {index}, {value.name!r}, {_why_undefined(value, graph)}"
+        for index, read in enumerate(node.inputs):
+            if read is not None and read not in defined:
+                yield f"{label}: input {index}, {read.name!r}, {_why_undefined(read, graph)}"
         for attribute in node.attributes.values():
             for inner in _subgraphs(attribute):
                 yield from _check_graph(inner, model, imports, defined, f"{label}, subgraph")
@@ -107,7 +107,7 @@ def _check_operator(
     if node.domain == DOMAIN and not is_function:
         yield f"{label}: expected a function body for {node.domain}::{node.op_type}, found none"
     if node.domain not in imports and not (node.domain == "ai.onnx" and "" in imports):
-        yield f"{label}: expected an opset import of domain {node.domain!r}, found {sorted(imports)}"
+        yield f"{label}: expected an opset import of {node.domain!r}, found {sorted(imports)}"
 
 
 def _subgraphs(attribute: ir.Attr) -> list[ir.Graph]:
@@ -121,7 +121,7 @@ def _subgraphs(attribute: ir.Attr) -> list[ir.Graph]:
 
 
 def _check_interface(
-    kind: str, expected: list[ir.Value], found: list[ir.Value]
+    kind: str, expected: Sequence[ir.Value], found: Sequence[ir.Value]
 ) -> Iterator[str]:
     old, new = [v.name for v in expected], [v.name for v in found]
     if old != new:

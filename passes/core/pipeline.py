@@ -62,7 +62,9 @@ class Pipeline:
         threads: int = 0,
     ) -> None:
         if verify not in get_args(Level):
-            raise RecipeError(f"verify: expected one of {', '.join(get_args(Level))}, found {verify!r}")
+            raise RecipeError(
+                f"verify: expected one of {', '.join(get_args(Level))}, found {verify!r}"
+            )
         self.recipe = Recipe.of(recipe)
         self.context = context if context is not None else Context()
         self.verify = verify
@@ -87,7 +89,7 @@ class Pipeline:
         first = Stage(original, (), self.threads)
         if self.verify != "off":
             self.context.progress("sample inputs", 0.0)
-            first.samples = prepare_samples(original, self.context, first.run)
+            first.take_samples(prepare_samples(original, self.context, first.try_out))
             self.context.samples = first.samples
         stage = first
         for index, item in enumerate(self.recipe):
@@ -98,7 +100,7 @@ class Pipeline:
             after = self._apply(item, entry, stage.model, report)
             entry.seconds = time.perf_counter() - clock
             clock = time.perf_counter()
-            stage = self._checked(item, entry, stage, Stage(after, first.samples, self.threads), first)
+            stage = self._checked(item, entry, stage, after)
             entry.verify_seconds = time.perf_counter() - clock
         report.total = self._total(first, stage)
         result = stage.model.clone() if stage.model is original else stage.model
@@ -118,22 +120,22 @@ class Pipeline:
             message = f"pass {format_pass(item)} failed after {earlier}: {error}"
             if isinstance(error, BitfoldError):
                 raise type(error)(message, error.hint) from error
-            message = f"pass {format_pass(item)} failed after {earlier}: {type(error).__name__}: {error}"
-            raise BitfoldError(message, hint="this is a fault of the pass, not of the model") from error
+            message = (
+                f"pass {format_pass(item)} failed after {earlier}: {type(error).__name__}: {error}"
+            )
+            raise BitfoldError(
+                message, hint="this is a fault of the pass, not of the model"
+            ) from error
         entry.status = "applied" if changed else "unchanged"
         _name_nodes(after)
         return after
 
-    def _checked(
-        self, item: Pass, entry: PassEntry, before: Stage, after: Stage, first: Stage
-    ) -> Stage:
-        """The stage to go on with: ``after``, or ``before`` where the promise is broken."""
-        if same_computation(before.model, after.model):
-            if before is first:
-                after._outputs = before._outputs  # the first stage itself must stay the original
-                return after
-            before.adopt(after.model)
-            return before
+    def _checked(self, item: Pass, entry: PassEntry, before: Stage, model: ir.Model) -> Stage:
+        """The stage to go on with: ``model``'s, or ``before`` where the promise is broken."""
+        if same_computation(before.model, model):
+            before.close()
+            return before.followed_by(model)
+        after = Stage(model, before.samples, self.threads)
         if entry.status == "unchanged":
             entry.status = "applied"
             entry.note("the pass said that it changed nothing, but it did")
@@ -147,8 +149,7 @@ class Pipeline:
                 ) from error
             culprit = str(error)
         if culprit is None:
-            if before is not first:
-                before.close()
+            before.close()
             return after
         entry.status, entry.culprit = "rolled-back", culprit
         entry.changes.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import typing
@@ -19,10 +20,7 @@ from bitfold.passes.core.recipe_text import Step, parse_steps, quote_reference
 from bitfold.passes.core.resolve import reference_of, resolve
 from bitfold.runtime.errors import RecipeError
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+_toml_reader: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
 
 @dataclass(frozen=True)
@@ -103,8 +101,8 @@ def from_toml(text: str, *, allow_code: bool = True) -> Recipe:
         RecipeError: the table, what was expected and what was found.
     """
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        data = _toml_reader.loads(text)
+    except _toml_reader.TOMLDecodeError as error:
         raise RecipeError(f"the recipe is no TOML: {error}") from error
     unknown = sorted(set(data) - {"pass"})
     tables = data.get("pass", [])
@@ -178,7 +176,9 @@ def _promise(word: Any, where: str) -> Promise:
     try:
         return Promise(word)
     except ValueError:
-        raise RecipeError(f"{where}: expected promise=exact or promise=lossy, found {word!r}") from None
+        raise RecipeError(
+            f"{where}: expected promise=exact or promise=lossy, found {word!r}"
+        ) from None
 
 
 def _foreign_options(item: ForeignPass) -> list[tuple[str, Any]]:

@@ -218,9 +218,7 @@ def _by_place(value: ir.Value, axis: int, sizes: Sizes, past: int) -> int:
     return sizes.other
 
 
-def _shape_of(
-    value: ir.Value, lengths: dict[str, int], sizes: Sizes, past: int
-) -> tuple[int, ...]:
+def _shape_of(value: ir.Value, lengths: dict[str, int], sizes: Sizes, past: int) -> tuple[int, ...]:
     if value.shape is None:
         return ()
     shape = []
@@ -261,7 +259,7 @@ def _table_length(node: ir.Node, axis: int) -> int | None:
     table = node.inputs[0]
     shape = table.shape if table is not None else None
     if shape is None and table is not None and table.const_value is not None:
-        shape = ir.Shape(table.const_value.shape)
+        shape = ir.Shape(table.const_value.shape.numpy())
     if shape is None or axis >= len(shape):
         return None
     length = shape[axis]

@@ -20,6 +20,7 @@ class Stage:
         self.threads = threads
         self._execution: Execution | None = None
         self._outputs: dict[int, dict[str, np.ndarray]] = {}
+        self._tried: list[tuple[Feeds, dict[str, np.ndarray]]] = []
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """Run the stage's model; the session stays open until :meth:`close`.
@@ -30,16 +31,30 @@ class Stage:
             self._execution = open_session(self.model, threads=self.threads, optimize=False)
         return self._execution.run(feeds)
 
+    def try_out(self, feeds: Feeds) -> None:
+        """Run ``feeds`` before it is a sample, and keep the outputs for when it becomes one."""
+        self._tried.append((feeds, self.run(feeds)))
+
+    def take_samples(self, samples: Sequence[Feeds]) -> None:
+        """Set the samples, some of which :meth:`try_out` may have run."""
+        self.samples = samples
+        for index, feeds in enumerate(samples):
+            for tried, outputs in self._tried:
+                if tried is feeds:
+                    self._outputs[index] = outputs
+        self._tried.clear()
+
     def outputs(self, index: int) -> dict[str, np.ndarray]:
         """The outputs on sample ``index``."""
         if index not in self._outputs:
             self._outputs[index] = self.run(self.samples[index])
         return self._outputs[index]
 
-    def adopt(self, model: ir.Model) -> None:
-        """Go on with ``model``, which computes the same as the present one: outputs are kept."""
-        self.model = model
-        self.close()
+    def followed_by(self, model: ir.Model) -> Stage:
+        """A stage of ``model``, which computes the same as this one: outputs are shared."""
+        stage = Stage(model, self.samples, self.threads)
+        stage._outputs = self._outputs
+        return stage
 
     def close(self) -> None:
         """Close the session; outputs that were computed stay."""

@@ -45,9 +45,7 @@ class Difference:
         return text
 
 
-def verify_models(
-    reference: ir.Model, candidate: ir.Model, samples: Iterable[Feeds]
-) -> Divergence:
+def verify_models(reference: ir.Model, candidate: ir.Model, samples: Iterable[Feeds]) -> Divergence:
     """Run both models on every sample and measure how far the candidate's outputs are off.
 
     Raises:
@@ -57,7 +55,9 @@ def verify_models(
     old = {value.name for value in reference.graph.outputs}
     new = {value.name for value in candidate.graph.outputs}
     if not old <= new:
-        raise VerificationError(f"expected outputs {sorted(map(str, old))}, found {sorted(map(str, new))}")
+        raise VerificationError(
+            f"expected outputs {sorted(map(str, old))}, found {sorted(map(str, new))}"
+        )
     first = open_session(reference, optimize=False)
     second = open_session(candidate, optimize=False)
     return compare_outputs((first.run(feeds), second.run(feeds)) for feeds in samples)
@@ -84,7 +84,7 @@ def first_difference(
     differs = {name: error > limit for name, error in errors.items()}
     reached = _nodes_behind(after.graph, differs)
     for node in after.graph:
-        if node in reached and any(differs.get(value.name or "") for value in node.outputs):
+        if node in reached and any(differs.get(v.name or "") for v in node.outputs):
             culprit = _unless_undone(node, differs, floats, reached)
             name = next(v.name for v in culprit.outputs if v.name and differs.get(v.name))
             added = _added_before(culprit, errors)
@@ -111,7 +111,7 @@ def _nodes_behind(graph: ir.Graph, differs: Mapping[str, bool]) -> set[ir.Node]:
     """Nodes from which a difference reaches an output through values not known to agree."""
     producers = {value.name: node for node in graph for value in node.outputs if value.name}
     reached: set[ir.Node] = set()
-    pending = [value.name for value in graph.outputs if differs.get(value.name or "")]
+    pending = [v.name or "" for v in graph.outputs if differs.get(v.name or "")]
     while pending:
         node = producers.get(pending.pop())
         if node is None or node in reached:
@@ -129,9 +129,7 @@ def _unless_undone(
     while True:
         readers = [user for value in node.outputs for user, _ in value.uses()]
         # Shapes and comparisons agree without undoing anything: only floats count.
-        undone = any(
-            v.name in floats and not differs[v.name] for r in readers for v in r.outputs
-        )
+        undone = any(v.name in floats and not differs[v.name] for r in readers for v in r.outputs)
         guilty = [
             r for r in readers if r in reached and any(differs.get(v.name or "") for v in r.outputs)
         ]
