@@ -235,7 +235,8 @@ def _lazy(weight: Weight, name: str, transpose: bool) -> ir.TensorProtocol:
 
 
 def _static_shape(weight: Weight) -> tuple[int, ...]:
-    return tuple(weight.shape) if isinstance(weight, np.ndarray) else weight.shape.numpy()
+    shape = weight.shape if isinstance(weight, np.ndarray) else weight.shape.numpy()
+    return tuple(shape)
 
 
 def _dim(at: Scope, x: ir.Value, axis: int) -> ir.Value:
