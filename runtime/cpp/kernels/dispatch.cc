@@ -1,0 +1,87 @@
+#include "dispatch.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#if defined(BITFOLD_X86)
+#include <cpuid.h>
+#endif
+
+namespace bitfold {
+namespace {
+
+const Kernels kRef = {"ref", &kMatMulRef, gather_row_ref};
+
+#if defined(BITFOLD_X86)
+const Kernels kAvx2 = {"avx2", &kMatMulAvx2, gather_row_ref};
+const Kernels kAvx512Vnni = {"avx512vnni", &kMatMulAvx512Vnni, gather_row_ref};
+
+// Whether the operating system saves these parts of the register state (XCR0).
+bool state_enabled(unsigned mask) {
+  unsigned a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return false;
+  unsigned low, high;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (low & mask) == mask;
+}
+
+bool has_avx2() {
+  unsigned a, b, c, d;
+  if (!state_enabled(0x6) || !__get_cpuid(1, &a, &b, &c, &d)) return false;
+  if (!(c & bit_FMA) || !(c & bit_F16C)) return false;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX2);
+}
+
+bool has_avx512vnni() {
+  unsigned a, b, c, d;
+  if (!has_avx2() || !state_enabled(0xe6)) return false;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  const unsigned wanted = bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ;
+  return (b & wanted) == wanted && (c & bit_AVX512VNNI);
+}
+#endif
+
+// One more ISA (NEON, say) is one more entry here, in CMakeLists.txt, and its files.
+struct Candidate {
+  const Kernels* kernels;
+  bool supported;
+};
+
+struct Choice {
+  const Kernels* kernels = nullptr;
+  std::string supported, error;
+
+  Choice() {
+    const Candidate candidates[] = {
+        {&kRef, true},
+#if defined(BITFOLD_X86)
+        {&kAvx2, has_avx2()},
+        {&kAvx512Vnni, has_avx512vnni()},
+#endif
+    };
+    const char* wanted = std::getenv("BITFOLD_ISA");
+    if (wanted && !*wanted) wanted = nullptr;
+    for (const Candidate& each : candidates) {
+      if (!each.supported) continue;
+      supported += (supported.empty() ? "" : ",") + std::string(each.kernels->isa);
+      if (!wanted || !std::strcmp(wanted, each.kernels->isa)) kernels = each.kernels;
+    }
+    if (!kernels)
+      error = std::string("BITFOLD_ISA: expected one of ") + supported + " on this machine, found " +
+              wanted;
+  }
+};
+
+const Choice& choice() {
+  static const Choice chosen;
+  return chosen;
+}
+
+}  // namespace
+
+const Kernels* kernels() { return choice().kernels; }
+const char* kernels_error() { return choice().error.c_str(); }
+const char* supported_isas() { return choice().supported.c_str(); }
+
+}  // namespace bitfold

@@ -1,0 +1,155 @@
+// What the AVX-512 files share: decoding packed lines, scales, and writing outputs.
+//
+// Internal linkage throughout: only translation units built for AVX-512 include this.
+#pragma once
+
+#include <immintrin.h>
+
+#include "lowbit_matmul.h"
+
+namespace bitfold {
+namespace {
+
+// The lines of one plane of a code, W bits wide: step S holds input channels 4S to 4S + 3.
+// Gives the plane's bits at position LOW of every byte, merged into `below`.
+template <int W, int FIRST, int LOW, int S>
+inline __m512i plane(const uint8_t* chunk, __m512i below) {
+  constexpr int kFields = 8 / W, kField = S % kFields;
+  constexpr int kShift = kField * W - LOW;
+  __m512i line = _mm512_loadu_si512(chunk + (FIRST + S / kFields) * kLine);
+  if (W == 8) return line;
+  const __m512i mask = _mm512_set1_epi8((char)(((1 << W) - 1) << LOW));
+  // 16-bit shifts: bits that cross from the other byte fall outside the mask.
+  if (kShift > 0) line = _mm512_srli_epi16(line, kShift > 0 ? kShift : 0);
+  if (kShift < 0) line = _mm512_slli_epi16(line, kShift < 0 ? -kShift : 0);
+  if (LOW == 0) return _mm512_and_si512(line, mask);
+  return _mm512_ternarylogic_epi32(line, mask, below, 0xEA);  // (line & mask) | below
+}
+
+// The 64 codes of step S of a chunk: 16 lanes of four consecutive input channels.
+template <int BITS, int S>
+inline __m512i codes(const uint8_t* chunk) {
+  __m512i c = _mm512_setzero_si512();
+  if (BITS & 8) return plane<8, 0, 0, S>(chunk, c);
+  if (BITS & 4) c = plane<4, 0, 0, S>(chunk, c);
+  if (BITS & 2) c = plane<2, BITS & 4, BITS & 4, S>(chunk, c);
+  if (BITS & 1) c = plane<1, BITS & 6, BITS & 6, S>(chunk, c);
+  return c;
+}
+
+// Look codes up in a table of 2**BITS bytes, 16 entries at a time.
+template <int BITS>
+inline __m512i look_up(__m512i c, const uint8_t* table) {
+  __m512i part = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)table));
+  if (BITS <= 4) return _mm512_shuffle_epi8(part, c);
+  __m512i found = _mm512_setzero_si512();
+  for (int high = 0; high < 1 << (BITS > 4 ? BITS - 4 : 0); high++) {
+    part = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)(table + 16 * high)));
+    // A code of another part gets its top bit set here, for which the shuffle gives zero.
+    __m512i within = _mm512_xor_si512(c, _mm512_set1_epi8((char)(high << 4)));
+    within = _mm512_adds_epu8(within, _mm512_set1_epi8(0x70));
+    found = _mm512_or_si512(found, _mm512_shuffle_epi8(part, within));
+  }
+  return found;
+}
+
+// The unsigned operand bytes (level + offset) of step S.
+template <int BITS, bool TABLE, int S>
+inline __m512i operands(const uint8_t* chunk, const uint8_t* table) {
+  __m512i c = codes<BITS, S>(chunk);
+  return TABLE ? look_up<BITS>(c, table) : c;
+}
+
+// Scales [16] at index `at` (in units of 16).
+inline __m512 scales_at(const PackedWeight* w, int64_t at) {
+  if (w->scales_f16)
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)w->scales + at));
+  return _mm512_loadu_ps((const float*)w->scales + at * kTile);
+}
+
+inline __m512 zeros_at(const PackedWeight* w, int64_t at) {
+  __m128i z = _mm_loadu_si128((const __m128i*)(w->zero_points + at * kTile));
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(z));
+}
+
+// exp(x): Cody and Waite's reduction and the Taylor polynomial of degree 7 on |r| <= ln(2)/2,
+// whose remainder is 5e-9; NaN stays NaN.
+inline __m512 exp_ps(__m512 x) {
+  x = _mm512_min_ps(_mm512_set1_ps(89.0f), _mm512_max_ps(_mm512_set1_ps(-104.0f), x));
+  __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(0x1.715476p+0f)), 8);
+  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0x1.62e4p-1f), x);
+  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0x1.7f7d1cp-20f), r);
+  __m512 p = _mm512_set1_ps(1.0f / 5040);
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 720));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 120));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 24));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 6));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.5f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+  return _mm512_scalef_ps(p, n);
+}
+
+inline __m512 silu_ps(__m512 x) {
+  __m512 e = exp_ps(_mm512_sub_ps(_mm512_setzero_ps(), x));
+  return _mm512_div_ps(x, _mm512_add_ps(e, _mm512_set1_ps(1.0f)));
+}
+
+inline __mmask16 lanes_of(int64_t first, int64_t columns) {
+  int64_t left = columns - first;
+  return (__mmask16)(left >= kTile ? 0xFFFF : (1u << left) - 1);
+}
+
+// Write one tile's sums [rows][16] of a block, or a gate and an up tile's, into Y.
+inline void write(const MatMul* op, const Block* b, int32_t tile, const float* sums,
+                  const float* up_sums) {
+  int64_t n = (int64_t)(op->swiglu ? tile / 2 : tile) * kTile;
+  __mmask16 lanes = lanes_of(n, op->columns);
+  __m512 bias = _mm512_setzero_ps(), up_bias = bias;
+  if (op->bias) {
+    bias = _mm512_maskz_loadu_ps(lanes, op->bias + n);
+    if (op->swiglu) up_bias = _mm512_maskz_loadu_ps(lanes, op->bias + op->columns + n);
+  }
+  for (int32_t r = 0; r < b->rows; r++) {
+    __m512 y = _mm512_add_ps(_mm512_loadu_ps(sums + r * kTile), bias);
+    if (op->swiglu) {
+      __m512 up = _mm512_add_ps(_mm512_loadu_ps(up_sums + r * kTile), up_bias);
+      y = _mm512_mul_ps(silu_ps(y), up);
+    }
+    _mm512_mask_storeu_ps(op->y + (b->first + r) * op->columns + n, lanes, y);
+  }
+}
+
+// Decode one tile into operand bytes in the layout of 8-bit codes: [C][8][64].
+template <int BITS, bool TABLE>
+void decode(const PackedWeight* w, int32_t tile, uint8_t* out) {
+  const uint8_t* chunk = w->packed + tile * tile_bytes(w);
+  for (int32_t c = 0; c < w->chunks; c++, chunk += BITS * kLine, out += 8 * kLine) {
+    _mm512_store_si512(out, operands<BITS, TABLE, 0>(chunk, w->operand));
+    _mm512_store_si512(out + 64, operands<BITS, TABLE, 1>(chunk, w->operand));
+    _mm512_store_si512(out + 128, operands<BITS, TABLE, 2>(chunk, w->operand));
+    _mm512_store_si512(out + 192, operands<BITS, TABLE, 3>(chunk, w->operand));
+    _mm512_store_si512(out + 256, operands<BITS, TABLE, 4>(chunk, w->operand));
+    _mm512_store_si512(out + 320, operands<BITS, TABLE, 5>(chunk, w->operand));
+    _mm512_store_si512(out + 384, operands<BITS, TABLE, 6>(chunk, w->operand));
+    _mm512_store_si512(out + 448, operands<BITS, TABLE, 7>(chunk, w->operand));
+  }
+}
+
+typedef void (*Decode)(const PackedWeight* w, int32_t tile, uint8_t* out);
+
+inline Decode decoder(const PackedWeight* w) {
+  static const Decode plain[] = {decode<1, false>, decode<2, false>, decode<3, false>,
+                                 decode<4, false>, decode<5, false>, decode<6, false>,
+                                 decode<7, false>, decode<8, false>};
+  static const Decode table[] = {decode<1, true>, decode<2, true>, decode<3, true>,
+                                 decode<4, true>, decode<5, true>, decode<6, true>,
+                                 decode<7, true>, decode<8, true>};
+  return (w->has_table ? table : plain)[w->bits - 1];
+}
+
+// Whether the packed bytes already are operand bytes.
+inline bool is_decoded(const PackedWeight* w) { return w->bits == 8 && !w->has_table; }
+
+}  // namespace
+}  // namespace bitfold

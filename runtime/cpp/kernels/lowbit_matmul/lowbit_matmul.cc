@@ -1,0 +1,95 @@
+// The driver: prepare X once, then share out tiles of outputs (and row blocks) over threads.
+
+#include "lowbit_matmul.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "../scratch.h"
+
+namespace bitfold {
+namespace {
+
+// Work below this many byte-sized steps (weight bytes read, or eight multiply-adds) is done
+// by the calling thread: waking another one costs as much.
+constexpr int64_t kWorthAThread = 128 << 10;
+// Rows of prepared activations that a task goes over should stay in a core's L2.
+constexpr int64_t kActBytes = 384 << 10;
+constexpr int64_t kMaxTasks = 32;
+
+struct Call {
+  const MatMulKernels* kernels;
+  const MatMul* op;
+  int32_t tile_unit;  // tiles that must stay together
+  int32_t tile_parts, block_parts;
+  std::atomic<bool>* starved;  // a thread found no memory
+};
+
+int64_t split(int64_t total, int64_t parts, int64_t index) { return total * index / parts; }
+
+void prepare(void* data, size_t index) {
+  const Call* call = static_cast<const Call*>(data);
+  const MatMul* op = call->op;
+  auto prepare_block = op->int8 ? call->kernels->quantize : call->kernels->interleave;
+  auto first = static_cast<int32_t>(split(op->blocks, call->block_parts, index));
+  auto last = static_cast<int32_t>(split(op->blocks, call->block_parts, index + 1));
+  for (int32_t block = first; block < last; block++) prepare_block(op, block);
+}
+
+void multiply(void* data, size_t index) {
+  const Call* call = static_cast<const Call*>(data);
+  const MatMul* op = call->op;
+  int64_t units = op->weight->tiles / call->tile_unit;
+  int64_t tile = index % call->tile_parts, block = index / call->tile_parts;
+  uint8_t* scratch = thread_scratch(Scratch::kPanel, call->kernels->scratch(op));
+  if (scratch == nullptr) {
+    call->starved->store(true);
+    return;
+  }
+  call->kernels->multiply(
+      op, static_cast<int32_t>(split(units, call->tile_parts, tile) * call->tile_unit),
+      static_cast<int32_t>(split(units, call->tile_parts, tile + 1) * call->tile_unit),
+      static_cast<int32_t>(split(op->blocks, call->block_parts, block)),
+      static_cast<int32_t>(split(op->blocks, call->block_parts, block + 1)), scratch);
+}
+
+}  // namespace
+
+bool run_matmul(const MatMulKernels* kernels, MatMul op, ParallelFor parallel, void* context) {
+  if (op.rows == 0) return true;
+  const PackedWeight* w = op.weight;
+  op.blocks = static_cast<int32_t>((op.rows + kernels->block_rows - 1) / kernels->block_rows);
+  int64_t largest = (op.rows + op.blocks - 1) / op.blocks;
+  op.block_stride = block_bytes(w, op.int8, largest);
+  op.acts = thread_scratch(Scratch::kActivations, op.block_stride * op.blocks);
+  if (op.acts == nullptr) return false;
+
+  std::atomic<bool> starved{false};
+  Call call{kernels, &op, op.swiglu ? 2 : 1, 1, 1, &starved};
+  int64_t inputs = op.rows * w->k;
+  if (inputs < kWorthAThread) {
+    prepare(&call, 0);
+  } else {
+    call.block_parts = static_cast<int32_t>(std::min<int64_t>(op.blocks, kMaxTasks));
+    parallel(context, prepare, &call, call.block_parts);
+  }
+
+  int64_t work = std::max<int64_t>(tile_bytes(w), op.rows * padded_k(w) * kTile / 8) * w->tiles;
+  int64_t tasks = std::clamp<int64_t>(work / (kWorthAThread / 2), 1, kMaxTasks);
+  if (work < kWorthAThread) tasks = 1;
+  int64_t units = w->tiles / call.tile_unit;
+  int64_t bytes = op.block_stride * op.blocks;
+  int64_t fewest = std::min<int64_t>(op.blocks, (bytes + kActBytes - 1) / kActBytes);
+  call.tile_parts = static_cast<int32_t>(std::min(units, std::max<int64_t>(tasks / fewest, 1)));
+  call.block_parts = static_cast<int32_t>(
+      std::min<int64_t>(op.blocks, std::max(fewest, tasks / call.tile_parts)));
+  int64_t count = static_cast<int64_t>(call.tile_parts) * call.block_parts;
+  if (count == 1) {
+    multiply(&call, 0);
+  } else {
+    parallel(context, multiply, &call, count);
+  }
+  return !starved.load();
+}
+
+}  // namespace bitfold

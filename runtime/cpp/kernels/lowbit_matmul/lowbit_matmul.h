@@ -1,0 +1,102 @@
+// Y = X . W^T for a packed low-bit weight: what the driver and the ISA files share.
+//
+// X is prepared once a call, in blocks of at most `block_rows` rows.  A block holds its rows
+// interleaved, so that one pointer reaches every row of a step:
+//
+//   acts=int8:  q     int32 [Kpad / 4][rows]  four int8 activations each
+//               scale float [groups][rows]    s_a, NaN for a row that holds a NaN or infinity
+//               start int32 [groups][rows]    -offset * sum of q over the group
+//               sum   float [groups][rows]    sum of q over the group
+//   acts=none:  x     float [Kpad][rows]
+//               scale float [1][rows]         1, or NaN for such a row
+//               sum   float [groups][rows]    sum of x over the group
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../packed_weight.h"
+
+namespace bitfold {
+
+enum { kMaxBlockRows = 12 };
+
+struct MatMul {
+  const PackedWeight* weight;
+  const float* bias;       // [n] or null
+  bool swiglu;             // tile 2i is gate, tile 2i + 1 up
+  bool int8;               // acts=int8
+  int64_t act_group_size;  // k, or the weight's group size
+  int64_t rows;            // M
+  const float* x;          // [rows][k]
+  float* y;                // [rows][columns]
+  int64_t columns;         // n, or n / 2 with swiglu
+  int32_t blocks;          // of rows, as even as possible
+  uint8_t* acts;           // the blocks, `block_stride` bytes apart
+  int64_t block_stride;
+};
+
+struct Block {
+  int32_t rows;
+  int64_t first;  // row of X
+  int32_t* q;
+  float* x;
+  float* scale;
+  int32_t* start;
+  float* sum;
+};
+
+static inline int64_t round_up(int64_t value, int64_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
+
+// Bytes of a block of `rows` rows.
+static inline int64_t block_bytes(const PackedWeight* w, bool int8, int64_t rows) {
+  int64_t data = padded_k(w) * rows * (int8 ? 1 : 4);
+  return round_up(data, 64) + 3 * round_up((int64_t)w->groups * rows * 4, 64);
+}
+
+static inline Block block_at(const MatMul* op, int32_t index) {
+  Block b;
+  int64_t each = op->rows / op->blocks, more = op->rows % op->blocks;
+  b.rows = (int32_t)(each + (index < more));
+  b.first = index * each + (index < more ? index : more);
+  uint8_t* at = op->acts + index * op->block_stride;
+  int64_t data = padded_k(op->weight) * b.rows * (op->int8 ? 1 : 4);
+  int64_t part = round_up((int64_t)op->weight->groups * b.rows * 4, 64);
+  b.q = (int32_t*)at;
+  b.x = (float*)at;
+  at += round_up(data, 64);
+  b.scale = (float*)at;
+  b.start = (int32_t*)(at + part);
+  b.sum = (float*)(at + 2 * part);
+  return b;
+}
+
+// One ISA's kernels.
+struct MatMulKernels {
+  const char* isa;
+  int32_t block_rows;  // at most kMaxBlockRows
+  // Prepare one block of X: round it to int8, or only interleave it.
+  void (*quantize)(const MatMul* op, int32_t block);
+  void (*interleave)(const MatMul* op, int32_t block);
+  // Scratch bytes that one call of `multiply` needs.
+  int64_t (*scratch)(const MatMul* op);
+  // Y for the tiles [tile0, tile1) (an even range with swiglu) and blocks [block0, block1).
+  void (*multiply)(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0,
+                   int32_t block1, uint8_t* scratch);
+};
+
+extern const MatMulKernels kMatMulRef;
+#if defined(BITFOLD_X86)
+extern const MatMulKernels kMatMulAvx2;
+extern const MatMulKernels kMatMulAvx512Vnni;
+#endif
+
+// Run a multiplication: `parallel(context, fn, data, count)` calls fn(data, i) for every i below
+// count, on any threads.  Each element of Y is computed by one call, in one order.
+typedef void (*ParallelFor)(void* context, void (*fn)(void*, size_t), void* data, size_t count);
+// False when there is no memory.
+bool run_matmul(const MatMulKernels* kernels, MatMul op, ParallelFor parallel, void* context);
+
+}  // namespace bitfold

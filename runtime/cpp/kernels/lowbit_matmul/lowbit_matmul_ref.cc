@@ -1,0 +1,131 @@
+// Scalar kernels: the plainest code that follows the specification; any machine, any format.
+
+#include <math.h>
+#include <string.h>
+
+#include "../scalar.h"
+#include "lowbit_matmul.h"
+
+namespace bitfold {
+namespace {
+
+constexpr float kTiny = 1e-30f;
+
+// Largest |x|, or NaN when any value is NaN or infinite.
+float reach(const float* x, int64_t count) {
+  float most = 0;
+  for (int64_t i = 0; i < count; i++) {
+    if (!isfinite(x[i])) return NAN;
+    most = fmaxf(most, fabsf(x[i]));
+  }
+  return most;
+}
+
+void quantize(const MatMul* op, int32_t index) {
+  const PackedWeight* w = op->weight;
+  Block b = block_at(op, index);
+  int8_t* q = (int8_t*)b.q;
+  memset(q, 0, padded_k(w) * b.rows);
+  for (int32_t r = 0; r < b.rows; r++) {
+    const float* x = op->x + (b.first + r) * w->k;
+    bool broken = isnan(reach(x, w->k));
+    for (int32_t g = 0; g < w->groups; g++) {
+      int64_t k0 = (int64_t)g * w->group_size;
+      int64_t k1 = k0 + w->group_size < w->k ? k0 + w->group_size : w->k;
+      bool whole = op->act_group_size >= w->k;
+      float amax = broken ? 0 : whole ? reach(x, w->k) : reach(x + k0, k1 - k0);
+      float inverse = amax < kTiny ? 0 : 127.0f / amax;
+      int32_t sum = 0;
+      for (int64_t k = k0; k < k1; k++) {
+        int32_t value = broken ? 0 : (int32_t)nearbyintf(x[k] * inverse);
+        q[(k / 4 * b.rows + r) * 4 + k % 4] = (int8_t)value;
+        sum += value;
+      }
+      b.scale[g * b.rows + r] = broken ? NAN : amax < kTiny ? 0 : amax / 127.0f;
+      b.start[g * b.rows + r] = -w->offset * sum;
+      b.sum[g * b.rows + r] = (float)sum;
+    }
+  }
+}
+
+void interleave(const MatMul* op, int32_t index) {
+  const PackedWeight* w = op->weight;
+  Block b = block_at(op, index);
+  memset(b.x, 0, padded_k(w) * b.rows * sizeof(float));
+  for (int32_t r = 0; r < b.rows; r++) {
+    const float* x = op->x + (b.first + r) * w->k;
+    bool broken = isnan(reach(x, w->k));
+    b.scale[r] = broken ? NAN : 1;
+    for (int32_t g = 0; g < w->groups; g++) {
+      int64_t k0 = (int64_t)g * w->group_size;
+      int64_t k1 = k0 + w->group_size < w->k ? k0 + w->group_size : w->k;
+      float sum = 0;
+      for (int64_t k = k0; k < k1; k++) {
+        float value = broken ? 0 : x[k];
+        b.x[k * b.rows + r] = value;
+        sum += value;
+      }
+      b.sum[g * b.rows + r] = sum;
+    }
+  }
+}
+
+// One output: row r of a block times lane `lane` of a tile.
+float dot(const MatMul* op, const Block* b, int32_t r, int32_t tile, int32_t lane) {
+  const PackedWeight* w = op->weight;
+  const uint8_t* packed = w->packed + tile * tile_bytes(w);
+  float total = 0;
+  for (int32_t g = 0; g < w->groups; g++) {
+    int64_t k0 = (int64_t)g * w->group_size;
+    int64_t k1 = k0 + w->group_size < w->k ? k0 + w->group_size : w->k;
+    int64_t at = ((int64_t)tile * w->groups + g) * kTile + lane;
+    float zero = w->zero_points ? w->zero_points[at] : 0;
+    float sum = b->sum[g * b->rows + r];
+    float part;
+    if (op->int8) {
+      const int8_t* q = (const int8_t*)b->q;
+      int32_t exact = b->start[g * b->rows + r];
+      for (int64_t k = k0; k < k1; k++)
+        exact += w->operand[code_at(w, packed, k, lane)] *
+                 q[(k / 4 * b->rows + r) * 4 + k % 4];
+      part = ((float)exact - zero * sum) * scale_at(w, at) * b->scale[g * b->rows + r];
+    } else {
+      float inexact = 0;
+      for (int64_t k = k0; k < k1; k++)
+        inexact += (float)(w->operand[code_at(w, packed, k, lane)] - w->offset) *
+                   b->x[k * b->rows + r];
+      part = (inexact - zero * sum) * scale_at(w, at);
+    }
+    total += part;
+  }
+  return op->int8 ? total : total * b->scale[r];
+}
+
+void multiply(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0, int32_t block1,
+              uint8_t*) {
+  for (int32_t index = block0; index < block1; index++) {
+    Block b = block_at(op, index);
+    for (int32_t tile = tile0; tile < tile1; tile += op->swiglu ? 2 : 1)
+      for (int32_t lane = 0; lane < kTile; lane++) {
+        int64_t n = (int64_t)(op->swiglu ? tile / 2 : tile) * kTile + lane;
+        if (n >= op->columns) break;
+        for (int32_t r = 0; r < b.rows; r++) {
+          float value = dot(op, &b, r, tile, lane) + (op->bias ? op->bias[n] : 0);
+          if (op->swiglu) {
+            float up = dot(op, &b, r, tile + 1, lane);
+            if (op->bias) up += op->bias[op->columns + n];
+            value = value / (1 + expf(-value)) * up;
+          }
+          op->y[(b.first + r) * op->columns + n] = value;
+        }
+      }
+  }
+}
+
+int64_t scratch(const MatMul*) { return 0; }
+
+}  // namespace
+
+const MatMulKernels kMatMulRef = {"ref", 4, quantize, interleave, scratch, multiply};
+
+}  // namespace bitfold

@@ -1,0 +1,38 @@
+// A packed low-bit weight W[n, k], as every kernel sees it.  Plain data: ISA files include this.
+//
+// The bytes are those of runtime/layouts/tiles.py: tiles of 16 output channels, each a run of
+// chunks of 32 input channels, each chunk `bits` lines of 64 bytes.
+#pragma once
+
+#include <stdint.h>
+
+namespace bitfold {
+
+enum { kTile = 16, kChunk = 32, kLine = 64 };
+
+struct PackedWeight {
+  int64_t n, k;
+  int32_t bits;
+  int32_t group_size;
+  int32_t groups;        // G = ceil(k / group_size)
+  int32_t tiles;         // T
+  int32_t chunks;        // C = ceil(k / 32)
+  int32_t offset;        // what `operand` adds to a level to make it a byte
+  const uint8_t* packed; // [T][C][bits][64]
+  const void* scales;    // [T][G][16], f16 or f32
+  const int8_t* zero_points;  // [T][G][16] or null
+  bool scales_f16;
+  bool has_table;
+  // operand[c] = t[c] + offset, an unsigned byte; c itself where there is no table.
+  uint8_t operand[256];
+};
+
+// Bytes of one tile.
+static inline int64_t tile_bytes(const PackedWeight* w) {
+  return (int64_t)w->chunks * kLine * w->bits;
+}
+
+// Input channels of one tile, padded to whole chunks.
+static inline int64_t padded_k(const PackedWeight* w) { return (int64_t)w->chunks * kChunk; }
+
+}  // namespace bitfold

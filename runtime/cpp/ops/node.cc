@@ -1,0 +1,170 @@
+#include "node.h"
+
+#include <cstring>
+
+namespace bitfold::ops {
+
+void refuse(const std::string& message) { throw Refusal{message}; }
+
+void check(const OrtApi* api, OrtStatus* status) {
+  if (status == nullptr) return;
+  std::string message = api->GetErrorMessage(status);
+  api->ReleaseStatus(status);
+  throw Refusal{message};
+}
+
+namespace {
+
+// Whether an optional question to ORT was answered.
+bool answered(const OrtApi* api, OrtStatus* status) {
+  if (status == nullptr) return true;
+  api->ReleaseStatus(status);
+  return false;
+}
+
+// Releases ORT's shape objects.
+struct ShapeInfo {
+  const OrtApi* api;
+  OrtTensorTypeAndShapeInfo* info = nullptr;
+  ~ShapeInfo() {
+    if (info) api->ReleaseTensorTypeAndShapeInfo(info);
+  }
+};
+
+}  // namespace
+
+int64_t int_attribute(const OrtApi* api, const OrtKernelInfo* info, const char* name) {
+  int64_t value = 0;
+  if (!answered(api, api->KernelInfoGetAttribute_int64(info, name, &value)))
+    refuse(std::string("expected an int attribute '") + name + "', found none");
+  return value;
+}
+
+std::string string_attribute(const OrtApi* api, const OrtKernelInfo* info, const char* name) {
+  size_t size = 0;
+  std::string value;
+  if (answered(api, api->KernelInfoGetAttribute_string(info, name, nullptr, &size))) {
+    value.resize(size);
+    if (answered(api, api->KernelInfoGetAttribute_string(info, name, value.data(), &size)))
+      return value.substr(0, std::strlen(value.c_str()));
+  }
+  refuse(std::string("expected a string attribute '") + name + "', found none");
+}
+
+Tensor read_tensor(const OrtApi* api, const OrtValue* value) {
+  Tensor tensor;
+  if (value == nullptr) return tensor;
+  ShapeInfo shape{api};
+  check(api, api->GetTensorTypeAndShape(value, &shape.info));
+  size_t rank = 0;
+  check(api, api->GetDimensionsCount(shape.info, &rank));
+  tensor.shape.resize(rank);
+  check(api, api->GetDimensions(shape.info, tensor.shape.data(), rank));
+  check(api, api->GetTensorElementType(shape.info, &tensor.type));
+  tensor.count = 1;
+  for (int64_t dim : tensor.shape) tensor.count *= dim;
+  void* data = nullptr;
+  check(api, api->GetTensorMutableData(const_cast<OrtValue*>(value), &data));
+  static const char nothing = 0;  // an empty tensor is there, though it has no data
+  tensor.data = data ? data : &nothing;
+  return tensor;
+}
+
+bool has_input(const OrtApi* api, const OrtKernelInfo* info, size_t index) {
+  size_t count = 0, size = 0;
+  check(api, api->KernelInfo_GetInputCount(info, &count));
+  if (index >= count) return false;
+  check(api, api->KernelInfo_GetInputName(info, index, nullptr, &size));
+  return size > 1;  // the name of a missing input is empty; size counts the final zero
+}
+
+Tensor constant_input(const OrtApi* api, const OrtKernelInfo* info, size_t index) {
+  size_t count = 0;
+  check(api, api->KernelInfo_GetInputCount(info, &count));
+  if (index >= count) return {};
+  int constant = 0;
+  const OrtValue* value = nullptr;
+  if (!answered(api, api->KernelInfoGetConstantInput_tensor(info, index, &constant, &value)))
+    return {};
+  return constant ? read_tensor(api, value) : Tensor{};
+}
+
+const OrtValue* input_value(const OrtApi* api, const OrtKernelContext* context, size_t index) {
+  size_t count = 0;
+  check(api, api->KernelContext_GetInputCount(context, &count));
+  if (index >= count) return nullptr;
+  const OrtValue* value = nullptr;
+  check(api, api->KernelContext_GetInput(context, index, &value));
+  return value;
+}
+
+Tensor input(const OrtApi* api, const OrtKernelContext* context, size_t index) {
+  return read_tensor(api, input_value(api, context, index));
+}
+
+float* output(const OrtApi* api, OrtKernelContext* context, const int64_t* shape, size_t rank) {
+  OrtValue* value = nullptr;
+  check(api, api->KernelContext_GetOutput(context, 0, shape, rank, &value));
+  void* data = nullptr;
+  check(api, api->GetTensorMutableData(value, &data));
+  return static_cast<float*>(data);
+}
+
+void parallel_for(void* threads, void (*fn)(void*, size_t), void* data, size_t count) {
+  const Threads* on = static_cast<const Threads*>(threads);
+  OrtStatus* status = on->api->KernelContext_ParallelFor(on->context, fn, count, 0, data);
+  if (status == nullptr) return;
+  on->api->ReleaseStatus(status);
+  for (size_t i = 0; i < count; i++) fn(data, i);
+}
+
+void infer_last(const OrtApi* api, OrtShapeInferContext* context, size_t like, int64_t last,
+                bool append) {
+  OrtTensorTypeAndShapeInfo* given = nullptr;  // the context keeps it
+  if (!answered(api, api->ShapeInferContext_GetInputTypeShape(context, like, &given)) || !given)
+    return;
+  size_t rank = 0;
+  check(api, api->GetDimensionsCount(given, &rank));
+  if (rank == 0 && !append) return;
+  std::vector<int64_t> dims(rank);
+  std::vector<const char*> names(rank, "");
+  check(api, api->GetDimensions(given, dims.data(), rank));
+  check(api, api->GetSymbolicDimensions(given, names.data(), rank));
+  if (append) {
+    dims.push_back(last);
+    names.push_back("");
+  } else {
+    dims.back() = last;
+    names.back() = "";
+  }
+  ShapeInfo shape{api};
+  check(api, api->CreateTensorTypeAndShapeInfo(&shape.info));
+  check(api, api->SetTensorElementType(shape.info, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT));
+  check(api, api->SetDimensions(shape.info, dims.data(), dims.size()));
+  check(api, api->SetSymbolicDimensions(shape.info, names.data(), names.size()));
+  check(api, api->ShapeInferContext_SetOutputTypeShape(context, 0, shape.info));
+}
+
+int64_t inferred_int(const OrtApi* api, const OrtShapeInferContext* context, const char* name) {
+  const OrtOpAttr* attribute = nullptr;
+  int64_t value = 0;
+  size_t size = 0;
+  if (!answered(api, api->ShapeInferContext_GetAttribute(context, name, &attribute)) ||
+      !answered(api, api->ReadOpAttr(attribute, ORT_OP_ATTR_INT, &value, sizeof value, &size)))
+    return -1;
+  return value;
+}
+
+std::string inferred_string(const OrtApi* api, const OrtShapeInferContext* context,
+                            const char* name) {
+  const OrtOpAttr* attribute = nullptr;
+  char value[32] = {};
+  size_t size = 0;
+  if (!answered(api, api->ShapeInferContext_GetAttribute(context, name, &attribute)) ||
+      !answered(api,
+                api->ReadOpAttr(attribute, ORT_OP_ATTR_STRING, value, sizeof value - 1, &size)))
+    return "";
+  return value;
+}
+
+}  // namespace bitfold::ops

@@ -1,0 +1,114 @@
+#include "weight_inputs.h"
+
+namespace bitfold::ops {
+namespace {
+
+constexpr int64_t kLayoutVersion = 1;
+constexpr int64_t kLargest = int64_t{1} << 30;
+
+void expect_count(const char* name, const Tensor& tensor, int64_t count) {
+  if (tensor.count != count)
+    refuse(std::string(name) + ": expected " + std::to_string(count) + " elements, found " +
+           std::to_string(tensor.count));
+}
+
+void expect_type(const char* name, const Tensor& tensor, ONNXTensorElementDataType type,
+                 const char* wanted) {
+  if (tensor.type != type)
+    refuse(std::string(name) + ": expected type " + wanted + ", found ONNX element type " +
+           std::to_string(static_cast<int>(tensor.type)));
+}
+
+int64_t ranged(const OrtApi* api, const OrtKernelInfo* info, const char* name, int64_t least,
+               int64_t most) {
+  const int64_t value = int_attribute(api, info, name);
+  if (value < least || value > most)
+    refuse(std::string("attribute '") + name + "': expected " + std::to_string(least) + " to " +
+           std::to_string(most) + ", found " + std::to_string(value));
+  return value;
+}
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace
+
+Weight::Weight(const OrtApi* api, const OrtKernelInfo* info, WeightInputs where, bool paired)
+    : where_(where) {
+  const int64_t layout = int_attribute(api, info, "layout");
+  if (layout != kLayoutVersion)
+    refuse("attribute 'layout': expected " + std::to_string(kLayoutVersion) + ", found " +
+           std::to_string(layout));
+  PackedWeight& w = weight_;
+  w.n = ranged(api, info, "N", 1, kLargest);
+  w.k = ranged(api, info, "K", 1, kLargest);
+  w.bits = static_cast<int32_t>(ranged(api, info, "bits", 1, 8));
+  const int64_t group_size = ranged(api, info, "group_size", 1, w.k);
+  if (group_size != w.k && group_size % 16 != 0)
+    refuse("attribute 'group_size': expected K = " + std::to_string(w.k) +
+           " or a multiple of 16, found " + std::to_string(group_size));
+  if (paired && w.n % 2 != 0)
+    refuse("attribute 'N': expected an even number for swiglu, found " + std::to_string(w.n));
+  w.group_size = static_cast<int32_t>(group_size);
+  w.groups = static_cast<int32_t>(ceil_div(w.k, group_size));
+  w.tiles = static_cast<int32_t>(paired ? 2 * ceil_div(w.n / 2, kTile) : ceil_div(w.n, kTile));
+  w.chunks = static_cast<int32_t>(ceil_div(w.k, kChunk));
+  w.offset = 1 << (w.bits - 1);
+  for (int c = 0; c < 256; c++) w.operand[c] = static_cast<uint8_t>(c);
+
+  const Tensor packed = constant_input(api, info, where.packed);
+  const Tensor scales = constant_input(api, info, where.scales);
+  const Tensor zeros = constant_input(api, info, where.zero_points);
+  const Tensor table = constant_input(api, info, where.table);
+  if (packed.data) set_packed(w, packed);
+  if (scales.data) set_scales(w, scales);
+  if (zeros.data) set_zero_points(w, zeros);
+  if (table.data) set_table(w, table);
+  complete_ = packed.data && scales.data;
+  for (size_t index : {where.zero_points, where.table})
+    if (has_input(api, info, index) && !constant_input(api, info, index).data) complete_ = false;
+}
+
+PackedWeight Weight::at(const OrtApi* api, const OrtKernelContext* context) const {
+  PackedWeight w = weight_;
+  const Tensor packed = input(api, context, where_.packed);
+  const Tensor scales = input(api, context, where_.scales);
+  const Tensor zeros = input(api, context, where_.zero_points);
+  const Tensor table = input(api, context, where_.table);
+  if (!packed.data || !scales.data) refuse("expected inputs packed and scales, found none");
+  set_packed(w, packed);
+  set_scales(w, scales);
+  if (zeros.data) set_zero_points(w, zeros);
+  if (table.data) set_table(w, table);
+  return w;
+}
+
+void Weight::set_packed(PackedWeight& w, const Tensor& tensor) const {
+  expect_type("packed", tensor, ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, "uint8");
+  expect_count("packed", tensor, w.tiles * tile_bytes(&w));
+  w.packed = static_cast<const uint8_t*>(tensor.data);
+}
+
+void Weight::set_scales(PackedWeight& w, const Tensor& tensor) const {
+  w.scales_f16 = tensor.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+  if (!w.scales_f16)
+    expect_type("scales", tensor, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, "float16 or float32");
+  expect_count("scales", tensor, static_cast<int64_t>(w.tiles) * w.groups * kTile);
+  w.scales = tensor.data;
+}
+
+void Weight::set_zero_points(PackedWeight& w, const Tensor& tensor) const {
+  expect_type("zero_points", tensor, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8, "int8");
+  expect_count("zero_points", tensor, static_cast<int64_t>(w.tiles) * w.groups * kTile);
+  w.zero_points = static_cast<const int8_t*>(tensor.data);
+}
+
+void Weight::set_table(PackedWeight& w, const Tensor& tensor) const {
+  expect_type("table", tensor, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8, "int8");
+  expect_count("table", tensor, int64_t{1} << w.bits);
+  const int8_t* levels = static_cast<const int8_t*>(tensor.data);
+  w.has_table = true;
+  w.offset = 128;
+  for (int c = 0; c < 1 << w.bits; c++) w.operand[c] = static_cast<uint8_t>(levels[c] + 128);
+}
+
+}  // namespace bitfold::ops

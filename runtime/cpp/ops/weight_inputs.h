@@ -1,0 +1,39 @@
+// The packed weight of a node: its attributes and inputs, checked before any kernel sees them.
+#pragma once
+
+#include "../kernels/packed_weight.h"
+#include "node.h"
+
+namespace bitfold::ops {
+
+// Where a node has the weight's inputs.
+struct WeightInputs {
+  static constexpr size_t kCount = 4;
+  size_t packed, scales, zero_points, table;
+};
+
+class Weight {
+ public:
+  // Reads the attributes N, K, bits, group_size and layout, and those inputs that are constant.
+  // `paired`: gate and up rows are tiled apart.  Throws Refusal.
+  Weight(const OrtApi* api, const OrtKernelInfo* info, WeightInputs where, bool paired);
+
+  // Every input is constant and checked: `value()` holds for good.
+  bool complete() const { return complete_; }
+  const PackedWeight& value() const { return weight_; }
+
+  // The weight of one call whose inputs are not all constant.  Throws Refusal.
+  PackedWeight at(const OrtApi* api, const OrtKernelContext* context) const;
+
+ private:
+  void set_packed(PackedWeight& w, const Tensor& tensor) const;
+  void set_scales(PackedWeight& w, const Tensor& tensor) const;
+  void set_zero_points(PackedWeight& w, const Tensor& tensor) const;
+  void set_table(PackedWeight& w, const Tensor& tensor) const;
+
+  WeightInputs where_;
+  PackedWeight weight_{};
+  bool complete_ = false;
+};
+
+}  // namespace bitfold::ops

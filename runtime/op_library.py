@@ -1,0 +1,76 @@
+"""Find bitfold's operator library for ONNX Runtime, and ask it what it runs on."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+import bitfold.runtime
+from bitfold.runtime.errors import UnsupportedError
+
+ENVIRONMENT = "BITFOLD_OP_LIBRARY"
+"""Names a library to use instead of the one that was installed."""
+
+NAMES = ("libbitfold_ops.so", "libbitfold_ops.dylib", "libbitfold_ops.dll")
+
+
+def op_library_path() -> Path:
+    """The operator library's path, for ``SessionOptions.register_custom_ops_library``.
+
+    Raises:
+        UnsupportedError: there is none, or ``BITFOLD_OP_LIBRARY`` names no file.
+    """
+    named = os.environ.get(ENVIRONMENT)
+    if named:
+        if not Path(named).is_file():
+            raise UnsupportedError(
+                f"{ENVIRONMENT}: expected a library, found no file {named}",
+                hint=f"correct {ENVIRONMENT}, or unset it to use the installed library",
+            )
+        return Path(named)
+    # An editable installation has the sources in one folder and the library in another.
+    for folder in bitfold.runtime.__path__:
+        for name in NAMES:
+            path = Path(folder) / "lib" / name
+            if path.is_file():
+                return path
+    raise UnsupportedError(
+        "expected bitfold's operator library, found none in "
+        + ", ".join(str(Path(folder) / "lib") for folder in bitfold.runtime.__path__),
+        hint="install bitfold with pip, which builds it (a C++17 compiler is needed), or build "
+        f"it with CMake and set {ENVIRONMENT} to its path",
+    )
+
+
+def isa() -> str:
+    """The instruction set whose kernels run: ``ref``, ``avx2`` or ``avx512vnni``.
+
+    It is chosen when the library is first used in a process; ``BITFOLD_ISA`` overrides it.
+
+    Raises:
+        UnsupportedError: there is no library, or ``BITFOLD_ISA`` names none of
+            :func:`supported_isas`.
+    """
+    library = _library()
+    active = library.bitfold_isa()
+    if active is None:
+        raise UnsupportedError(library.bitfold_error().decode(), hint="correct or unset it")
+    return str(active.decode())
+
+
+def supported_isas() -> list[str]:
+    """The instruction sets that the library and this machine have, widest last.
+
+    Raises:
+        UnsupportedError: there is no library.
+    """
+    return [str(name) for name in _library().bitfold_supported_isas().decode().split(",")]
+
+
+def _library() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(op_library_path()))
+    for name in ("bitfold_isa", "bitfold_supported_isas", "bitfold_error"):
+        function = getattr(library, name)
+        function.argtypes, function.restype = [], ctypes.c_char_p
+    return library

@@ -1,0 +1,119 @@
+"""The oracle of ``LowBitMatMul``: NumPy, straight from the specification in ``runtime/ops``."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bitfold.runtime.layouts.tiles import TILE, unpack_codes, untile_groups
+
+TINY = np.float32(1e-30)
+"""Runs of activations whose largest magnitude is below this become zeros."""
+
+
+def quantize_activations(x: np.ndarray, group_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Round rows to int8, one scale for each run of ``group_size`` inputs.
+
+    Args:
+        x: float32 [M, K], finite.
+        group_size: inputs that share a scale; the last run may be shorter.
+
+    Returns:
+        q int8 [M, K] in [-127, 127] and s_a float32 [M, ceil(K / group_size)].
+    """
+    m, k = x.shape
+    groups = -(-k // group_size)
+    padded = np.zeros((m, groups * group_size), np.float32)
+    padded[:, :k] = x
+    grouped = padded.reshape(m, groups, group_size)
+    reach = np.abs(grouped).max(axis=2)
+    dead = reach < TINY
+    safe = np.where(dead, np.float32(1), reach)
+    inverse = np.where(dead, np.float32(0), np.float32(127) / safe)
+    scale = np.where(dead, np.float32(0), reach / np.float32(127))
+    q = np.rint(grouped * inverse[:, :, None]).astype(np.int8)
+    return q.reshape(m, -1)[:, :k], scale.astype(np.float32)
+
+
+def levels(
+    codes: np.ndarray, bits: int, table: np.ndarray | None, zero_points: np.ndarray | None
+) -> np.ndarray:
+    """What codes stand for before scaling: int64 [N, G, group] of ``t[c] - z``.
+
+    Args:
+        codes: uint8 [N, G, group].
+        table: int8 [2**bits] or None.
+        zero_points: int8 [N, G] or None.
+    """
+    plain = table[codes].astype(np.int64) if table is not None else codes - np.int64(1 << bits - 1)
+    return plain if zero_points is None else plain - zero_points[:, :, None].astype(np.int64)
+
+
+def unpaired(rows: np.ndarray, n: int) -> np.ndarray:
+    """Undo the interleaving of gate and up tiles: [16 T, ...] to [n, ...], gate rows first."""
+    tiles = rows.reshape(-1, 2, TILE, *rows.shape[1:])
+    gate, up = (tiles[:, half].reshape(-1, *rows.shape[1:])[: n // 2] for half in (0, 1))
+    return np.concatenate([gate, up])
+
+
+def lowbit_matmul(
+    x: np.ndarray,
+    packed: np.ndarray,
+    scales: np.ndarray,
+    zero_points: np.ndarray | None = None,
+    table: np.ndarray | None = None,
+    bias: np.ndarray | None = None,
+    *,
+    n: int,
+    k: int,
+    bits: int,
+    group_size: int,
+    acts: str = "int8",
+    act_group_size: int = 0,
+    activation: str = "none",
+) -> np.ndarray:
+    """Y of ``LowBitMatMul`` in float64, for x float32 [..., K] and the inputs as the op has them.
+
+    ``act_group_size`` 0 stands for K.  Sums are exact for int8 activations up to the scales.
+    """
+    paired = activation == "swiglu"
+    tiled_rows = len(scales) * TILE
+    codes = unpack_codes(packed.reshape(-1), tiled_rows, k, bits)
+    parts = [codes, untile_groups(scales, tiled_rows)]
+    if zero_points is not None:
+        parts.append(untile_groups(zero_points, tiled_rows))
+    parts = [unpaired(part, n) if paired else part[:n] for part in parts]
+    codes, scale = parts[0], parts[1].astype(np.float64)
+    groups = -(-k // group_size)
+    spread = np.zeros((n, groups * group_size), np.uint8)
+    spread[:, :k] = codes
+    weight = levels(
+        spread.reshape(n, groups, group_size),
+        bits,
+        table,
+        parts[2] if zero_points is not None else None,
+    )
+
+    rows = x.reshape(-1, k)
+    broken = ~np.isfinite(rows).all(axis=1)
+    finite = np.where(broken[:, None], np.float32(0), rows)
+    if acts == "int8":
+        q, s = quantize_activations(finite, act_group_size or k)
+        operand, act_scale = q.astype(np.float64), s.astype(np.float64)
+        if act_scale.shape[1] != groups:
+            act_scale = np.repeat(act_scale, groups, axis=1)
+    else:
+        operand, act_scale = finite.astype(np.float64), np.ones((len(rows), groups))
+    padded = np.zeros((len(rows), groups * group_size))
+    padded[:, :k] = operand
+    y = np.zeros((len(rows), n))
+    for g in range(groups):
+        part = padded[:, g * group_size : (g + 1) * group_size] @ weight[:, g].T.astype(np.float64)
+        y += act_scale[:, g : g + 1] * scale[:, g] * part
+    if bias is not None:
+        y += bias
+    if paired:
+        gate, up = y[:, : n // 2], y[:, n // 2 :]
+        with np.errstate(over="ignore"):
+            y = gate / (1 + np.exp(-gate)) * up
+    y[broken] = np.nan
+    return y.reshape(*x.shape[:-1], -1)
