@@ -98,7 +98,7 @@ def _into_producer(
         if source.shape is None or len(source.shape) != 2:
             return None, f"{source.name} is not known to be a matrix"
         # Stored [in, out]: output channels are the columns, which scale_inputs scales.
-        in_first = node.op_type == "MatMul" or not node.attributes.get_int("transB", 0)
+        in_first = _in_first(node)
         scaled = scale_inputs(weight, scale) if in_first else scale_inputs(weight.T, scale).T
     bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
     set_input(node, 1, scaled, context)
@@ -138,7 +138,7 @@ def _into_consumer(
     else:
         if output.shape is None or len(output.shape) != 2:
             return None, f"{output.name} is not known to be a matrix"
-        in_first = node.op_type == "MatMul" or not node.attributes.get_int("transB", 0)
+        in_first = _in_first(node)
         rows = weight.T if in_first else weight
         moved = shift_of_inputs(rows, shift)
         scaled = scale_inputs(rows, scale)
@@ -147,6 +147,12 @@ def _into_consumer(
     add_bias(node, moved, context)
     node.replace_input_with(0, norm.inputs[0])
     return node, ""
+
+
+def _in_first(node: ir.Node) -> bool:
+    """Whether a MatMul or Gemm stores its weight as [in, out]."""
+    turned: int = node.attributes.get_int("transB", 0)
+    return node.op_type == "MatMul" or not turned
 
 
 def _refusal(node: ir.Node) -> str:

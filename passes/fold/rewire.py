@@ -31,7 +31,10 @@ def new_initializer(graph: ir.Graph, context: Context, array: np.ndarray, name: 
         unique = f"{name}_{count}"
     tensor = context.tensor(array, unique)
     value = ir.Value(
-        name=unique, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor
+        name=unique,
+        type=ir.TensorType(tensor.dtype),
+        shape=ir.Shape(array.shape),
+        const_value=tensor,
     )
     graph.register_initializer(value)
     return value
@@ -54,7 +57,8 @@ def set_input(
     """
     old = node.inputs[index]
     graph = node.graph
-    assert old is not None and isinstance(graph, ir.Graph)  # callers look at the weight first
+    assert old is not None  # callers look at the weight first
+    assert isinstance(graph, ir.Graph)
     if len(old.uses()) == 1 and not old.is_graph_output() and old.graph is graph:
         old.const_value = context.tensor(array, str(old.name))
         old.shape = ir.Shape(array.shape)
@@ -96,7 +100,8 @@ def add_bias(node: ir.Node, bias: np.ndarray, context: Context) -> None:
             set_input(node, 2, (before + bias).astype(before.dtype), context, "bias")
             return
         weight = node.inputs[1]
-        assert weight is not None and weight.dtype is not None
+        assert weight is not None
+        assert weight.dtype is not None
         value = new_initializer(
             graph, context, bias.astype(weight.dtype.numpy()), f"{weight.name}/bias"
         )
@@ -112,7 +117,8 @@ def add_bias(node: ir.Node, bias: np.ndarray, context: Context) -> None:
             set_input(add, index, (before + bias).astype(before.dtype), context, "bias")
             return
     weight = node.inputs[1]
-    assert weight is not None and weight.dtype is not None
+    assert weight is not None
+    assert weight.dtype is not None
     value = new_initializer(
         graph, context, bias.astype(weight.dtype.numpy()), f"{weight.name}/bias"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os.path
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -191,6 +190,8 @@ def _merged_bias(group: list[_Member], sizes: list[int], dtype: np.dtype) -> np.
 
 def _joined(names: list[str], separator: str) -> str:
     """The names joined by ``+``, the later ones without the path that all share."""
-    prefix = os.path.commonprefix(names).rpartition(separator)[0]
-    cut = len(prefix) + 1 if prefix else 0
-    return "+".join([names[0], *[name[cut:] for name in names[1:]]])
+    paths = [name.split(separator) for name in names]
+    shared = 0
+    while all(len(path) > shared + 1 and path[shared] == paths[0][shared] for path in paths):
+        shared += 1
+    return "+".join([names[0], *[separator.join(path[shared:]) for path in paths[1:]]])

@@ -19,9 +19,8 @@ REACH = 12
 
 def role(output: ir.Value) -> int | None:
     """Where the value goes: 0, 1, 2 as query, key, value; 0 as a gate; 1 beside one; else None."""
-    for node, index in output.uses():
-        if node.op_type in GATES:
-            return 0
+    if any(node.op_type in GATES for node, _ in output.uses()):
+        return 0
     for node, index in output.uses():
         if node.op_type == "Mul" and _is_gated(node.inputs[1 - index]):
             return 1
