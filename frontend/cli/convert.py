@@ -1,0 +1,159 @@
+"""``bitfold convert``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bitfold.frontend.cli.options import FILE, examples, json_option, recipe_options
+from bitfold.frontend.cli.output import (
+    make_table,
+    number,
+    percent,
+    print_json,
+    print_table,
+    shown_progress,
+    size,
+)
+
+if TYPE_CHECKING:
+    from bitfold.passes.core.report import Divergence, Report
+
+
+@click.command(
+    epilog=examples(
+        "bitfold convert model.onnx -o model.w4a8.onnx",
+        "bitfold convert smollm2-135m -o smollm2.w8a8.onnx --preset w8a8",
+        "bitfold convert model.onnx -o out.onnx --exclude '*lm_head*' --report report/",
+        "bitfold convert model.onnx -o out.onnx --passes "
+        "'canonicalize, fold-norm-gain, quantize{weights=int3 group=64}, lower'",
+        "bitfold convert other.onnx -o out.onnx --recipe model.w4a8.onnx",
+    )
+)
+@click.argument("model")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="The file to write."
+)
+@recipe_options
+@click.option("--target", metavar="NAME", help="What the result must run on.  Default: native.")
+@click.option(
+    "--exclude", metavar="GLOB", multiple=True, help="Sites to leave in float.  May be repeated."
+)
+@click.option(
+    "--calibration",
+    type=FILE,
+    multiple=True,
+    help="Inputs to take statistics from: an .npz, or a text for a language model.",
+)
+@click.option(
+    "--verify",
+    type=click.Choice(["off", "fast", "full"]),
+    default="fast",
+    show_default=True,
+    help="How thoroughly the passes' promises are checked.",
+)
+@click.option("--strict", is_flag=True, help="Fail when an exact pass moves the outputs.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), help="Random seed.  Default: 0, or the recipe's."
+)
+@click.option(
+    "--report",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Folder for report.json: what every pass did, skipped, and why.",
+)
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@json_option
+def convert(
+    model: str,
+    output: Path,
+    preset: str | None,
+    recipe: Path | None,
+    passes: str | None,
+    target: str | None,
+    exclude: tuple[str, ...],
+    calibration: tuple[Path, ...],
+    verify: Any,
+    strict: bool,
+    seed: int | None,
+    report: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Convert MODEL to low bits and write it to a new file.
+
+    Each pass is checked while it runs: an exact one that moves the outputs is rolled back, a
+    lossy one is charged with the damage it does.
+    """
+    from bitfold.frontend.bench import model_bytes
+    from bitfold.frontend.convert import convert as run
+    from bitfold.frontend.emit import check_output
+    from bitfold.frontend.feeds import load_feeds
+    from bitfold.frontend.sources import find_model
+
+    check_output(output, force)
+    with shown_progress(not as_json) as progress:
+        source = find_model(model, progress)
+        feeds = [each for file in calibration for each in load_feeds(file, source)]
+        result = run(
+            source,
+            output,
+            preset=preset,
+            recipe=recipe,
+            passes=passes,
+            target=target,
+            exclude=exclude,
+            calibration=feeds,
+            verify=verify,
+            strict=strict,
+            seed=seed,
+            report=report,
+            force=force,
+            progress=progress,
+        )
+    before = model_bytes(source) if source.suffix == ".onnx" else source.stat().st_size
+    after = model_bytes(output)
+    if as_json:
+        print_json(
+            {
+                "model": source,
+                "output": output,
+                "bytes_before": before,
+                "bytes": after,
+                "report": result.report.as_dict(),
+            }
+        )
+        return
+    print_passes(result.report)
+    click.echo(f"{output}: {size(before)} -> {size(after)} ({before / after:.1f}x smaller)")
+    if result.report.total is not None:
+        click.echo(f"on the sample inputs: {described(result.report.total)}")
+    for entry in result.report.rolled_back:
+        click.echo(f"warning: {entry.name} was rolled back: {entry.culprit}", err=True)
+
+
+def print_passes(report: Report) -> None:
+    """Print a line for each pass of a report."""
+    table = make_table(
+        "pass", "promise", "status", "changed", "skipped", "s", "effect", right="345"
+    )
+    for entry in report.passes:
+        table.add_row(
+            entry.name,
+            entry.promise,
+            entry.status,
+            str(len(entry.changes)),
+            str(len(entry.skips)),
+            f"{entry.seconds:.1f}",
+            "" if entry.divergence is None else described(entry.divergence),
+        )
+    print_table(table)
+
+
+def described(divergence: Divergence) -> str:
+    """A divergence in one line: of logits where there are any, of all outputs otherwise."""
+    if divergence.kl is not None:
+        return f"KL {number(divergence.kl, 3)}, same top-1 {percent(divergence.top1)}"
+    return f"SQNR {number(divergence.sqnr_db, 3)} dB, cosine {divergence.cosine:.5f}"

@@ -1,0 +1,83 @@
+"""``bitfold models``: the catalogue."""
+
+from __future__ import annotations
+
+import click
+
+from bitfold.frontend.cli.options import examples, json_option
+from bitfold.frontend.cli.output import make_table, print_json, print_table, shown_progress
+
+
+@click.group(
+    epilog=examples(
+        "bitfold models list", "bitfold models fetch smollm2-135m", "bitfold models build trained"
+    )
+)
+def models() -> None:
+    """List, fetch and build real models and data."""
+
+
+@models.command("list", epilog=examples("bitfold models list", "bitfold models list --json"))
+@json_option
+def list_(as_json: bool) -> None:
+    """List the models and data sets of the catalogue."""
+    from bitfold.frontend.sources import TRAINED
+    from bitfold.models.cache import cache_folder
+    from bitfold.models.catalogue import DATA, MODELS
+
+    rows = [
+        {
+            "name": TRAINED,
+            "kind": "text-generation",
+            "description": "Llama of 1.4 M parameters that comes with bitfold: nothing to fetch",
+            "package": None,
+            "licence": None,
+            "cached": True,
+        }
+    ]
+    for entry in (*MODELS, *DATA):
+        folder = cache_folder() / "files" / f"{entry.package}-{entry.version}"
+        rows.append(
+            {
+                "name": entry.name,
+                "kind": getattr(entry, "task", "") or getattr(entry, "kind", ""),
+                "description": entry.description,
+                "package": f"{entry.package} {entry.version}",
+                "licence": entry.licence,
+                "cached": (folder / entry.file_name).is_file(),
+            }
+        )
+    if as_json:
+        print_json(rows)
+        return
+    table = make_table("name", "kind", "what it is", "package", "licence", "fetched")
+    for row in rows:
+        fetched = "yes" if row["cached"] else "no"
+        cells = [str(row[key] or "") for key in list(row)[:5]]
+        table.add_row(*cells, fetched)
+    print_table(table)
+
+
+@models.command(epilog=examples("bitfold models fetch lee-background"))
+@click.argument("name")
+@json_option
+def fetch(name: str, as_json: bool) -> None:
+    """Download NAME into the cache and print the path of its file."""
+    from bitfold.models.catalogue import fetch as run
+
+    with shown_progress(not as_json) as progress:
+        path = run(name, progress)
+    print_json({"name": name, "path": path}) if as_json else click.echo(path)
+
+
+@models.command(epilog=examples("bitfold models build smollm2-135m"))
+@click.argument("name")
+@json_option
+def build(name: str, as_json: bool) -> None:
+    """Fetch the model NAME, make ONNX of it in the cache, and print the path."""
+    from bitfold.frontend.importers.build import build as run
+    from bitfold.frontend.sources import TRAINED, build_trained
+
+    with shown_progress(not as_json) as progress:
+        path = build_trained(progress) if name == TRAINED else run(name, progress)
+    print_json({"name": name, "path": path}) if as_json else click.echo(path)

@@ -1,0 +1,110 @@
+"""What commands print: tables for people, JSON for machines, progress while it takes long."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Progress = Callable[[str, float], None]
+
+
+def print_json(data: Any) -> None:
+    """Print data as JSON; numbers that JSON lacks (inf, nan) become null."""
+    click.echo(json.dumps(_plain(data), indent=2, ensure_ascii=False))
+
+
+def _plain(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {str(key): _plain(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_plain(value) for value in data]
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if data is None or isinstance(data, (str, int)):
+        return data
+    item = getattr(data, "item", None)
+    if callable(item) and getattr(data, "ndim", None) == 0:  # a NumPy scalar
+        return _plain(item())
+    return str(data)
+
+
+def print_table(table: Table) -> None:
+    """Print a rich table on stdout."""
+    from rich.console import Console
+
+    # Piped output is for other programs: it must not be cut at 80 columns.
+    width = None if sys.stdout.isatty() else 200
+    Console(file=sys.stdout, width=width).print(table)
+
+
+def make_table(*columns: str, title: str | None = None, right: str = "") -> Table:
+    """A table; the columns whose index is a digit of ``right`` are aligned to the right."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+    for index, column in enumerate(columns):
+        numeric = str(index) in right
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    return table
+
+
+@contextmanager
+def shown_progress(enabled: bool = True) -> Iterator[Progress]:
+    """A progress bar on stderr, fed by the callback; nothing where stderr is no terminal."""
+    if not enabled or not sys.stderr.isatty():
+        yield lambda text, fraction: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(24), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # else what is piped would end up on stderr
+    ) as bar:
+        task = bar.add_task("", total=1.0)
+
+        def update(text: str, fraction: float) -> None:
+            bar.update(task, description=text.replace("[", r"\["), completed=fraction)
+
+        yield update
+
+
+def size(count: float) -> str:
+    """Bytes in MB (10**6), as file managers and NUMBERS do."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A figure with ``digits`` significant digits; a dash for none."""
+    if value is None:
+        return "-"
+    if not math.isfinite(value):
+        return str(value)
+    if value == int(value) and abs(value) < 1e15:
+        return str(int(value))
+    return f"{value:.{digits}g}" if abs(value) < 10 ** (digits - 1) else f"{value:.0f}"
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage; a dash for none."""
+    return "-" if value is None else f"{100 * value:.1f}%"
+
+
+def short(path: str | Path) -> str:
+    """A model's name for a table's head: its file, or its folder where the file says nothing."""
+    path = Path(path)
+    return path.parent.name if path.name == "model.onnx" and path.parent.name else path.name
