@@ -151,7 +151,7 @@ def _into_consumer(
 
 def _in_first(node: ir.Node) -> bool:
     """Whether a MatMul or Gemm stores its weight as [in, out]."""
-    turned: int = node.attributes.get_int("transB", 0)
+    turned = node.attributes.get_int("transB", 0)
     return node.op_type == "MatMul" or not turned
 
 
@@ -166,7 +166,7 @@ def _refusal(node: ir.Node) -> str:
         if array is None or vector(bias, array.shape[-1] if array.ndim else 0) is None:
             return f"the bias of {node.op_type} {node.name} is not a constant vector"
     if node.op_type == "Gemm" and (
-        node.attributes.get_int("transA", 0)
+        node.attributes.get_int("transA", 0) != 0
         or node.attributes.get_float("alpha", 1.0) != 1.0
         or node.attributes.get_float("beta", 1.0) != 1.0
     ):

@@ -84,7 +84,7 @@ def mask_roles(
     probe = Probe(model, part)
     own = [value for value in part.by_value if value not in caches]
     # What the mask alone looks at first; an input of both (positions counted from it) last.
-    candidates: list[ir.Value | None] = sorted(own, key=lambda value: value in by_angle)  # type: ignore[assignment]
+    candidates: list[ir.Value | None] = sorted(own, key=lambda value: value in by_angle)
     for keep in candidates or [None]:
         rest = [v for v in (*own, *by_angle) if v is not keep and v not in caches]
         if len(set(rest)) > 1:

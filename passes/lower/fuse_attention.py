@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
-from onnxscript.rewriter.pattern import ANY_VALUE, Pattern
 
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
 from bitfold.passes.fold.rewire import new_initializer
+from bitfold.passes.lower.attention_pattern import (
+    Found,
+    find_attention,
+    heads_of,
+    interleaved,
+    projections,
+    refusal,
+)
 from bitfold.passes.lower.decoder_inputs import Roles, mask_roles, rotary_table
 from bitfold.runtime.errors import RecipeError
 
@@ -86,50 +93,6 @@ class FuseAttention(Pass):
         return changed
 
 
-def _pattern(op: Any, *values: Any, rotary: bool) -> Any:
-    q, k, v, mask, past_key, past_value, cos, sin = values
-    heads = [
-        op.Transpose(
-            op.Reshape(each, ANY_VALUE, _allow_other_attributes=True),
-            perm=[0, 2, 1, 3],
-            _outputs=[f"{name}_heads"],
-        )
-        for name, each in (("q", q), ("k", k), ("v", v))
-    ]
-    if rotary:
-        for index, name in ((0, "q_rotary"), (1, "k_rotary")):
-            heads[index] = op.RotaryEmbedding(
-                heads[index], cos, sin, _allow_other_attributes=True, _outputs=[name]
-            )
-    mixed, _, _ = op.Attention(
-        *heads,
-        mask,
-        past_key,
-        past_value,
-        _allow_other_attributes=True,
-        _outputs=["mixed", "present_key", "present_value"],
-    )
-    merged = op.Transpose(mixed, perm=[0, 2, 1, 3])
-    return op.Reshape(merged, ANY_VALUE, _allow_other_attributes=True, _outputs=["out"])
-
-
-def _with_rotary(
-    op: Any, q: Any, k: Any, v: Any, mask: Any, past_key: Any, past_value: Any, cos: Any, sin: Any
-) -> Any:
-    return _pattern(op, q, k, v, mask, past_key, past_value, cos, sin, rotary=True)
-
-
-def _without_rotary(
-    op: Any, q: Any, k: Any, v: Any, mask: Any, past_key: Any, past_value: Any
-) -> Any:
-    return _pattern(op, q, k, v, mask, past_key, past_value, None, None, rotary=False)
-
-
-PATTERNS = (Pattern(_with_rotary), Pattern(_without_rotary))
-
-Found = dict[str, ir.Value]
-
-
 @dataclass
 class _Work:
     """One run: what the layers share, made when the first of them needs it."""
@@ -145,10 +108,10 @@ class _Work:
 
     def fuse(self, attention: ir.Node) -> str:
         """Replace one Attention; returns why not, or an empty string."""
-        found = self._match(attention)
+        found = find_attention(self.model, attention)
         if found is None:
             return "it is not between the reshapes of heads with a cache"
-        reason = _refusal(attention, found)
+        reason = refusal(attention, found)
         if reason:
             return reason
         angles = (found["cos"], found["sin"]) if "cos" in found else ()
@@ -163,22 +126,6 @@ class _Work:
             tables = made
         self._replace(attention, found, roles, tables)
         return ""
-
-    def _match(self, attention: ir.Node) -> Found | None:
-        """The pattern around the node, matched from the Reshape that ends it."""
-        root: ir.Node | None = attention
-        for op_type in ("Transpose", "Reshape"):
-            users = [user for user, _ in root.outputs[0].uses()] if root is not None else []
-            root = users[0] if len(users) == 1 and users[0].op_type == op_type else None
-        if root is None:
-            return None
-        for pattern in PATTERNS:
-            match = pattern.match(
-                self.model, self.model.graph, root, check_nodes_are_removable=False
-            )
-            if match:
-                return dict(match.bindings)
-        return None
 
     def _roles(self, mask: ir.Value, angles: tuple[ir.Value, ...], found: Found) -> Roles | str:
         key = (mask, *angles)
@@ -212,14 +159,14 @@ class _Work:
         self, attention: ir.Node, found: Found, roles: Roles, tables: tuple[ir.Value, ...]
     ) -> None:
         graph = self.model.graph
-        heads, kv_heads = _heads(found["q_heads"]), _heads(found["k_heads"])
-        assert heads is not None  # _refusal looked
+        heads, kv_heads = heads_of(found["q_heads"]), heads_of(found["k_heads"])
+        assert heads is not None  # refusal looked
         assert kv_heads is not None
         seqlens, total = self._lengths(roles, found)
         new = ir.node(
             "GroupQueryAttention",
             [
-                *_projections(found),
+                *projections(found),
                 found["past_key"],
                 found["past_value"],
                 seqlens,
@@ -284,44 +231,6 @@ class _Work:
         return new_initializer(self.model.graph, self.context, array, name)
 
 
-def _refusal(attention: ir.Node, found: Found) -> str:
-    sizes = set()
-    for name in ("q", "k", "v"):
-        heads, shape = _heads(found[f"{name}_heads"]), found[name].shape
-        if heads is None:
-            return f"the heads of {found[name].name} are not known"
-        if shape is None or len(shape) != 3 or shape[2] != heads[0] * heads[1]:
-            return f"{found[name].name} is not known as [batch, sequence, heads * head]"
-        sizes.add(heads[1])
-    if len(sizes) != 1:
-        return "the heads of query, key and value differ in size"
-    for name in ("q_rotary", "k_rotary"):
-        node = found[name].producer() if name in found else None
-        if node is not None and node.attributes.get_int("rotary_embedding_dim", 0):
-            return "only a part of each head is rotated"
-    if len({_interleaved(found, name) for name in ("q_rotary", "k_rotary")}) != 1:
-        return "query and key are rotated in different ways"
-    if attention.attributes.get_int("is_causal", 0):
-        return "it is causal beside its mask"
-    if any(output.uses() or output.is_graph_output() for output in attention.outputs[3:]):
-        return "its scores are used"
-    return ""
-
-
-def _heads(value: ir.Value) -> tuple[int, int] | None:
-    """(heads, head size) of a value [batch, heads, sequence, head], if they are known."""
-    if value.shape is None or len(value.shape) != 4:
-        return None
-    heads, head = value.shape[1], value.shape[3]
-    return (heads, head) if isinstance(heads, int) and isinstance(head, int) else None
-
-
-def _interleaved(found: Found, name: str) -> int:
-    node = found[name].producer() if name in found else None
-    interleaved: int = 0 if node is None else node.attributes.get_int("interleaved", 0)
-    return interleaved
-
-
 def _plain_mask(mask: ir.Value) -> ir.Value:
     """The mask before it is broadcast over queries and clamped, which mean nothing here."""
     node = mask.producer()
@@ -345,20 +254,10 @@ def _attributes(
         "num_heads": heads,
         "kv_num_heads": kv_heads,
         "do_rotary": int("cos" in found),
-        "rotary_interleaved": _interleaved(found, "q_rotary"),
+        "rotary_interleaved": interleaved(found, "q_rotary"),
     }
     for name in ("scale", "softcap"):
         value = attention.attributes.get_float(name, 0.0)
         if value:
             attributes[name] = value
     return attributes
-
-
-def _projections(found: Found) -> list[ir.Value | None]:
-    """query, key, value; or the packed projection alone, where one Split makes all three."""
-    q, k, v = (found[name] for name in ("q", "k", "v"))
-    split = q.producer()
-    if split is None or split.op_type != "Split" or list(split.outputs) != [q, k, v]:
-        return [q, k, v]
-    axis: int = split.attributes.get_int("axis", 0)
-    return [split.inputs[0], None, None] if axis in (-1, 2) else [q, k, v]
