@@ -127,13 +127,22 @@ def causal_feed(session: SessionLike, token_ids: np.ndarray) -> dict[str, np.nda
     return feed
 
 
+_CACHE_TYPES: dict[str, type[np.generic]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+}
+
+
 def _empty_cache(item: Any) -> np.ndarray:
     """A cache of no tokens: the first dynamic axis is the batch, the other one the past."""
     shape = [d if isinstance(d, int) else 0 for d in item.shape]
     shape[0] = 1
-    dtype = {"tensor(float)": np.float32, "tensor(float16)": np.float16}.get(item.type)
+    dtype = _CACHE_TYPES.get(item.type)
     if dtype is None:
-        raise ModelError(f"input {item.name}: expected float or float16, found {item.type}")
+        known = ", ".join(_CACHE_TYPES)
+        raise ModelError(f"input {item.name}: expected one of {known}, found {item.type}")
     return np.zeros(shape, dtype)
 
 

@@ -329,6 +329,13 @@ def test_a_cycle() -> None:
         load_model(proto)
 
 
+def test_nodes_keep_their_order() -> None:
+    proto = _proto()
+    for name in ("d", "b", "c", "a"):
+        proto.graph.node.append(helper.make_node("Relu", ["y"], [name], name=name))
+    assert [node.name for node in load_model(proto).graph] == ["mm", "d", "b", "c", "a"]
+
+
 def test_a_subgraph_may_read_outer_values() -> None:
     body = helper.make_graph(
         [helper.make_node("Relu", ["w"], ["out"])],

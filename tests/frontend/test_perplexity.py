@@ -139,3 +139,12 @@ def test_foreign_inputs_are_named() -> None:
     session: Any = SimpleNamespace(get_inputs=lambda: [item])
     with pytest.raises(ModelError, match="pixel_values"):
         causal_feed(session, np.array([1]))
+
+
+def test_a_cache_of_a_strange_type_is_named() -> None:
+    item = SimpleNamespace(
+        name="past_key_values.0.key", shape=["b", 1, "p", 8], type="tensor(bool)"
+    )
+    session: Any = SimpleNamespace(get_inputs=lambda: [item])
+    with pytest.raises(ModelError, match=r"past_key_values\.0\.key.*tensor\(bool\)"):
+        causal_feed(session, np.array([1]))

@@ -10,9 +10,10 @@ from pathlib import Path
 def write_wheel(folder: Path, package: str, version: str, files: dict[str, bytes]) -> Path:
     """Write a minimal valid wheel."""
     info = f"{package}-{version}.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n"
     contents = {
         **files,
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n".encode(),
+        f"{info}/METADATA": metadata.encode(),
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     record = "".join(f"{name},,\n" for name in [*contents, f"{info}/RECORD"])
