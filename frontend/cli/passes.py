@@ -91,4 +91,4 @@ def _print_pass(cls: type[Pass]) -> None:
 
 
 def _summary(cls: type[Pass]) -> str:
-    return (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " ")
+    return (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " ").replace("``", "`")
