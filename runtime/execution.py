@@ -20,6 +20,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from bitfold.runtime.errors import BitfoldError, ModelError, UnsupportedError
+from bitfold.runtime.ort_errors import explained
 
 EMBED_BELOW = 1 << 14
 """Tensors smaller than this many bytes are embedded: shape inference reads the small ones."""
@@ -68,7 +69,7 @@ class Execution:
         try:
             results = self._session.run(wanted, arrays)
         except Exception as error:
-            raise _explained(error, "the model cannot run") from error
+            raise explained(error, "the model cannot run") from error
         return dict(zip(self._outputs, results, strict=True))
 
 
@@ -129,7 +130,7 @@ def open_session(
                 f"the graph without its large weights is over 2 GB: {error}"
             ) from error
         except Exception as error:
-            raise _explained(error, "ONNX Runtime cannot load the model") from error
+            raise explained(error, "ONNX Runtime cannot load the model") from error
     execution = Execution(session, names, renamed)
     execution._arrays = [options, *arrays]  # lent to the session: they must live as long
     return execution
@@ -276,6 +277,7 @@ def _lift_constants(graph: ir.Graph) -> None:
         if tensor.nbytes < EMBED_BELOW or value.is_graph_output():
             continue
         name = value.name
+        value.const_value = None  # naming a value names its tensor, which others share
         value.name = None
         lifted = ir.Value(name=name, const_value=tensor, type=value.type, shape=value.shape)
         value.replace_all_uses_with(lifted)
@@ -331,14 +333,3 @@ def _lend(tensor: ir.TensorProtocol) -> Any | None:
     if array.dtype.type.__module__ == ml_dtypes.__name__ or array.dtype.kind == "V":
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, int(tensor.dtype))
     return ort.OrtValue.ortvalue_from_numpy(array)
-
-
-def _explained(error: Exception, what: str) -> BitfoldError:
-    """ORT's exception as one of ours, its cause in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    cause = lines[0] if lines else type(error).__name__
-    if cause.startswith("[ONNXRuntimeError]"):
-        cause = cause.split(" : ", 3)[-1]
-    if type(error).__name__ in ("NotImplemented", "EPFail") or "is not a registered" in cause:
-        return UnsupportedError(f"{what}: {cause}")
-    return ModelError(f"{what}: {cause}")

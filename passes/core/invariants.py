@@ -12,7 +12,9 @@ from bitfold.runtime.ops import DOMAIN
 _KNOWN_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft", DOMAIN}
 
 
-def check_invariants(model: ir.Model, original: ir.Model | None = None) -> None:
+def check_invariants(
+    model: ir.Model, original: ir.Model | None = None, *, node_names: bool = True
+) -> None:
     """Check ``model``, and that it takes and gives what ``original`` does.
 
     1. Nodes are in topological order, and every value they read exists where they read it.
@@ -21,11 +23,16 @@ def check_invariants(model: ir.Model, original: ir.Model | None = None) -> None:
     4. Every operator is of a known domain or has a function, and its domain an opset import.
     5. Graph inputs and outputs keep their order, names, types and ranks.
 
+    ONNX lets nodes go without a name: ``node_names=False`` leaves theirs unchecked.
+
     Raises:
         ModelError: the first violation: the node, what was expected and what was found.
     """
     for violation in _violations(model, original):
         raise ModelError(violation)
+    if node_names:
+        for violation in _check_node_names(model):
+            raise ModelError(violation)
 
 
 def _violations(model: ir.Model, original: ir.Model | None) -> Iterator[str]:
@@ -37,6 +44,17 @@ def _violations(model: ir.Model, original: ir.Model | None) -> Iterator[str]:
     if original is not None:
         yield from _check_interface("input", original.graph.inputs, model.graph.inputs)
         yield from _check_interface("output", original.graph.outputs, model.graph.outputs)
+
+
+def _check_node_names(model: ir.Model) -> Iterator[str]:
+    for graph in [model.graph, *(function.graph for function in model.functions.values())]:
+        seen: set[str] = set()
+        for node in graph:
+            if not node.name:
+                yield f"a {node.op_type} node: expected a name, found none"
+            elif node.name in seen:
+                yield f"node {node.name!r} ({node.op_type}): expected a unique name, found it twice"
+            seen.add(node.name or "")
 
 
 def _check_graph(
@@ -58,14 +76,8 @@ def _check_graph(
         names[value.name or ""] = "an input"
         defined.add(value)
 
-    nodes: set[str] = set()
     for node in graph:
         label = f"{where}: node {node.name!r} ({node.op_type})"
-        if not node.name:
-            yield f"{label}: expected a name, found none"
-        elif node.name in nodes:
-            yield f"{label}: expected a unique node name, found it twice"
-        nodes.add(node.name or "")
         yield from _check_operator(node, model, imports, label)
         for index, read in enumerate(node.inputs):
             if read is not None and read not in defined:

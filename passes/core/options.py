@@ -89,7 +89,10 @@ def convert(value: Any, kind: Any, where: str) -> Any:
     Raises:
         RecipeError: it does not fit; the message says what was expected and what was found.
     """
-    converted = _try_convert(value, kind)
+    try:
+        converted = _try_convert(value, kind)
+    except RecipeError as error:  # from an option that has options of its own
+        raise RecipeError(f"{where}: {error}", error.hint) from error
     if converted is _MISFIT:
         shown = str(value) if isinstance(value, Word) else repr(value)
         raise RecipeError(f"{where}: expected {describe(kind)}, found {shown}")

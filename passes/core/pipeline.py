@@ -14,10 +14,10 @@ from bitfold.passes.core.context import Context, Feeds
 from bitfold.passes.core.invariants import check_invariants
 from bitfold.passes.core.metadata import versions, write_provenance
 from bitfold.passes.core.noise import within_rounding
-from bitfold.passes.core.recipe import Recipe, as_options, format_pass, format_text
+from bitfold.passes.core.recipe import Recipe, as_options, format_text
 from bitfold.passes.core.report import Divergence, PassEntry, Report
 from bitfold.passes.core.samples import prepare_samples
-from bitfold.passes.core.stage import Stage, same_computation
+from bitfold.passes.core.stage import Stage, same_computation, snapshot
 from bitfold.passes.core.verify import first_difference
 from bitfold.runtime.errors import BitfoldError, RecipeError, VerificationError
 
@@ -83,9 +83,9 @@ class Pipeline:
         """
         started = time.perf_counter()
         report = Report(format_text(self.recipe), self.context.seed, versions())
-        original = model.clone()
+        check_invariants(model, node_names=False)
+        original = snapshot(model)
         ir.passes.common.NameFixPass()(original)
-        check_invariants(original)
         first = Stage(original, (), self.threads)
         if self.verify != "off":
             self.context.progress("sample inputs", 0.0)
@@ -103,7 +103,7 @@ class Pipeline:
             stage = self._checked(item, entry, stage, after)
             entry.verify_seconds = time.perf_counter() - clock
         report.total = self._total(first, stage)
-        result = stage.model.clone() if stage.model is original else stage.model
+        result = snapshot(original) if stage.model is original else stage.model
         write_provenance(result, self.recipe, self.context.seed)
         report.seconds = time.perf_counter() - started
         self.context.progress("done", 1.0)
@@ -111,18 +111,16 @@ class Pipeline:
 
     def _apply(self, item: Pass, entry: PassEntry, before: ir.Model, report: Report) -> ir.Model:
         """Run the pass on a clone of ``before``; the tensors are shared, and never written to."""
-        after = before.clone()
+        after = snapshot(before)
         self.context.entry = entry
         try:
             changed = item.run(after, self.context)
         except Exception as error:
             earlier = ", ".join(e.name for e in report.passes[:-1]) or "no other pass"
-            message = f"pass {format_pass(item)} failed after {earlier}: {error}"
+            message = f"pass {item.name} failed after {earlier}: {error}"
             if isinstance(error, BitfoldError):
                 raise type(error)(message, error.hint) from error
-            message = (
-                f"pass {format_pass(item)} failed after {earlier}: {type(error).__name__}: {error}"
-            )
+            message = f"pass {item.name} failed after {earlier}: {type(error).__name__}: {error}"
             raise BitfoldError(
                 message, hint="this is a fault of the pass, not of the model"
             ) from error
@@ -145,7 +143,7 @@ class Pipeline:
         except BitfoldError as error:
             if item.promise is Promise.LOSSY:
                 raise VerificationError(
-                    f"pass {format_pass(item)} broke the model: {error}", error.hint
+                    f"pass {item.name} broke the model: {error}", error.hint
                 ) from error
             culprit = str(error)
         if culprit is None:
@@ -153,7 +151,7 @@ class Pipeline:
             return after
         entry.status, entry.culprit = "rolled-back", culprit
         entry.changes.clear()
-        message = f"exact pass {format_pass(item)} changed the model's outputs: {culprit}"
+        message = f"exact pass {item.name} changed the model's outputs: {culprit}"
         if self.strict:
             raise VerificationError(message, hint="leave the pass out, or run without strict")
         self.context.progress(f"ROLLED BACK {message}", 0.0)

@@ -1,0 +1,145 @@
+"""Synthesized samples fit the graph; the user's are checked against it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from support.small_models import LM, LM_SHAPES, MLP, MLP_SHAPES, make_model
+
+from bitfold.models.tiny.bert import bert
+from bitfold.models.tiny.cnn import cnn
+from bitfold.models.tiny.decoder import decoder
+from bitfold.models.tiny.vit import vit
+from bitfold.passes.core.context import Context
+from bitfold.passes.core.samples import Sizes, check_feeds, prepare_samples, synthesize
+from bitfold.runtime.errors import CalibrationError, ModelError
+from bitfold.runtime.execution import open_session
+
+
+def prepared(model, seed=0):
+    return prepare_samples(model, Context(seed=seed), open_session(model, optimize=False).run)
+
+
+def test_language_model_inputs():
+    first, second = prepared(make_model(LM, LM_SHAPES))
+    assert first["input_ids"].shape == (1, 16)
+    assert first["past_key_values_0"].shape == (1, 2, 0, 4)
+    assert first["position_ids"].tolist() == [list(range(16))]
+    assert second["past_key_values_0"].shape == (2, 2, 7, 4)
+    assert second["attention_mask"].shape == (2, 12)
+    assert second["attention_mask"].all()
+    assert second["position_ids"][1].tolist() == [7, 8, 9, 10, 11]
+    for feeds in (first, second):
+        ids = feeds["input_ids"]
+        assert ids.min() >= 0
+        assert ids.max() < LM_SHAPES["embedding"][0]
+
+
+def test_seed_decides_and_nothing_else():
+    model = make_model(LM, LM_SHAPES)
+    a, b, c = prepared(model, 1), prepared(model, 1), prepared(model, 2)
+    assert all(np.array_equal(x[k], y[k]) for x, y in zip(a, b, strict=True) for k in x)
+    assert not np.array_equal(a[0]["input_ids"], c[0]["input_ids"])
+
+
+@pytest.mark.parametrize("make", [decoder, bert, vit, cnn])
+def test_tiny_models_get_two_samples_that_fit_and_run(make):
+    model = make(seed=0)
+    samples = prepared(model)
+    assert len(samples) == 2
+    for feeds in samples:
+        check_feeds(model.graph, feeds, "sample")
+        outputs = open_session(model, optimize=False).run(feeds)
+        assert all(np.isfinite(array).all() for array in outputs.values())
+
+
+def test_every_type_of_input():
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+    g (bool flag, float16[n, 3] half, int32[n] few, float[3] gain, uint8[2, n] bytes,
+       int64 count) => (float16[n, 3] a, int32[n] b, float[3] c, uint8[2, n] d, bool e, int64 f) {
+        a = Neg (half)  b = Neg (few)  c = Neg (gain)
+        d = Identity (bytes)  e = Not (flag)  f = Neg (count)
+    }"""
+    model = make_model(text, {})
+    feeds = synthesize(model.graph, Sizes(2, 5, 7), np.random.default_rng(0))
+    assert {name: str(a.dtype) for name, a in feeds.items()} == {
+        "flag": "bool", "half": "float16", "few": "int32", "gain": "float32", "bytes": "uint8",
+        "count": "int64",
+    }  # fmt: skip
+    assert feeds["half"].shape[0] == feeds["few"].shape[0] == feeds["bytes"].shape[1]
+    open_session(model, optimize=False).run(feeds)
+
+
+def test_indices_stay_within_the_shortest_table_behind_casts():
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+    g (int32[n] which) => (float[n, 2] y) {
+        wide = Cast <to = 7> (which)  a = Gather (long, wide)  b = Gather (short, wide)
+        y = Add (a, b)
+    }"""
+    model = make_model(text, {"long": (100, 2), "short": (3, 2)})
+    for seed in range(5):
+        assert all(feeds["which"].max() < 3 for feeds in prepared(model, seed))
+
+
+def test_sizes_that_do_not_run_give_way_to_those_that_do():
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+    g (float[rows, 4] x) => (float[1, 4] y) { y = Reshape (x, one) }"""
+    model = make_model(text, {})
+    one = np.array([1, 4])
+    import onnx_ir as ir
+
+    value = ir.Value(name="one", const_value=ir.tensor(one, name="one"))
+    value.dtype = ir.DataType.INT64
+    value.shape = ir.Shape([2])
+    model.graph[0].replace_input_with(1, value)
+    model.graph.register_initializer(value)
+    samples = prepared(model)  # a batch of two does not fit into one row
+    assert [feeds["x"].shape for feeds in samples] == [(1, 4), (1, 4)]
+
+
+def test_model_that_runs_on_nothing_asks_for_samples():
+    def refuse(feeds):
+        raise ModelError("node 'reshape' failed")
+
+    with pytest.raises(CalibrationError, match="no synthesized input runs: node 'reshape'") as e:
+        prepare_samples(make_model(MLP, MLP_SHAPES), Context(), refuse)
+    assert "pass sample inputs" in e.value.hint
+
+
+def lm_feeds(**changes):
+    feeds = {
+        "input_ids": np.zeros((2, 3), np.int64),
+        "attention_mask": np.ones((2, 3), np.int64),
+        "position_ids": np.zeros((2, 3), np.int64),
+        "past_key_values_0": np.zeros((2, 2, 0, 4), np.float32),
+    }
+    feeds.update(changes)
+    return {name: array for name, array in feeds.items() if array is not None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"input_ids": None}, "expected inputs ['input_ids', 'attention_mask'"),
+        ({"labels": np.zeros(1)}, "found ['input_ids', 'attention_mask', 'position_ids'"),
+        ({"input_ids": np.zeros((2, 3), np.int32)}, "expected type int64, found int32"),
+        ({"input_ids": np.zeros(3, np.int64)}, "expected shape [batch_size,sequence_length]"),
+        ({"past_key_values_0": np.zeros((2, 3, 0, 4), np.float32)}, "expected 2 along axis 1"),
+        ({"position_ids": np.zeros((2, 5), np.int64)}, "expected 3 along axis 1 (sequence_length"),
+        ({"past_key_values_0": np.full((2, 2, 1, 4), np.nan, np.float32)}, "found NaN"),
+        ({"past_key_values_0": np.full((2, 2, 1, 4), np.inf, np.float32)}, "infinity"),
+    ],
+)
+def test_misfits_are_refused_with_expected_and_found(changes, message):
+    model = make_model(LM, LM_SHAPES)
+    check_feeds(model.graph, lm_feeds(), "sample 0")
+    context = Context([lm_feeds(), lm_feeds(**changes)])
+    with pytest.raises(CalibrationError) as caught:
+        prepare_samples(model, context, lambda feeds: None)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("sample 1")
+
+
+def test_fitting_samples_are_taken_as_they_are():
+    given = [lm_feeds()]
+    assert prepare_samples(make_model(LM, LM_SHAPES), Context(given), print) == given
