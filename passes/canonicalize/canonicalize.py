@@ -13,6 +13,7 @@ from bitfold.passes.canonicalize import (
     raise_gelu,
     raise_layer_norm,
     raise_matmul_add,
+    raise_packed_heads,
     raise_rms_norm,
     raise_rope,
     raise_silu,
@@ -35,6 +36,7 @@ RAISES: tuple[tuple[str, tuple[RewriteRule, ...]], ...] = (
     ("gelu", raise_gelu.RULES),
     ("silu", raise_silu.RULES),
     ("rope", raise_rope.RULES),
+    ("attention", raise_packed_heads.RULES),
     ("attention", raise_attention.RULES),
     ("matmul-add", raise_matmul_add.RULES),
 )
@@ -86,8 +88,8 @@ class Canonicalize(Pass):
         for name, rules in RAISES:
             if name not in self.keep:
                 apply_rules(model, rules, entry)
-                if name == "attention":
-                    absorb_cache(model, entry)
+        if "attention" not in self.keep:
+            absorb_cache(model, entry)
         tidy(model)
         after = _census(model)
         entry.note(f"{before.total()} nodes became {after.total()}")

@@ -72,12 +72,10 @@ def clean_up(model: ir.Model, fold_limit: int) -> None:
         common.IdentityEliminationPass()(model)
         common.RemoveUnusedNodesPass()(model)
     tidy(model)
-    # Shapes that are computed (Concat of Shape, as exporters write them) need data propagation.
-    common.ShapeInferencePass(check_type=False, data_prop=True)(model)
 
 
 def tidy(model: ir.Model) -> None:
-    """Lift constants, share equal constants and nodes, drop unused ones, name the nameless."""
+    """Lift and share constants, share equal nodes, drop unused ones, infer names and shapes."""
     steps: list[ir.passes.InPlacePass] = [
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.DeduplicateInitializersPass(),
@@ -87,6 +85,8 @@ def tidy(model: ir.Model) -> None:
         common.RemoveUnusedFunctionsPass(),
         common.RemoveUnusedOpsetsPass(),
         common.NameFixPass(),
+        # Shapes that are computed (Concat of Shape, as exporters write) need data propagation.
+        common.ShapeInferencePass(check_type=False, data_prop=True),
     ]
     for step in steps:
         step(model)

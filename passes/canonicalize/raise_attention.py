@@ -137,7 +137,7 @@ class RaiseAttention(Rule):
                 scale = scale * number if found[tag] == "Mul" else scale / number
         layout = _layout(turned)
         if layout is not None and layout.index("heads") == 2:
-            k = op.Transpose(k, perm=[0, 2, 1, 3])
+            k = _swap_heads(op, k)
         if mask is not None:
             full = _full_queries(mask, q)
             mask = _finite(op, mask, keep_infinite=found["guarded"])
@@ -155,6 +155,15 @@ def _repeat_heads(op: Any, x: Any, axes: str) -> Any:
         ANY_VALUE,
         _allow_other_attributes=True,
     )
+
+
+def _swap_heads(op: Any, k: ir.Value) -> ir.Value:
+    """[batch, sequence, heads, head] to [batch, heads, sequence, head], with its shape known."""
+    turned: ir.Value = op.Transpose(k, perm=[0, 2, 1, 3])
+    if k.shape is not None:
+        turned.shape = ir.Shape([k.shape[axis] for axis in (0, 2, 1, 3)])
+    turned.type = k.type
+    return turned
 
 
 def _finite(op: Any, mask: Any, keep_infinite: bool) -> Any:

@@ -1,7 +1,7 @@
 """Weight math of the fold passes: pure NumPy, no graph in sight.
 
 A weight W is [out, in] or, for convolutions, [out, in/groups, …]; a scale or shift is a vector
-over the input or output channels.  Products are formed in float64 and rounded once.
+over the input or output channels.  Results are rounded once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import numpy as np
 
 def scale_inputs(weight: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """W[N, K] with input channel k multiplied by scale[k]: W · (scale * x) = result · x."""
-    return (weight * scale.astype(np.float64)[None, :]).astype(weight.dtype)
+    # One product is rounded once in any precision: no float64 copy for a scale of W's own type.
+    result: np.ndarray = (weight * scale[None, :]).astype(weight.dtype, copy=False)
+    return result
 
 
 def shift_of_inputs(weight: np.ndarray, shift: np.ndarray) -> np.ndarray:

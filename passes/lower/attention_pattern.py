@@ -59,10 +59,7 @@ def find_attention(model: ir.Model, attention: ir.Node) -> Found | None:
     ([batch, heads, sequence, head]), q_rotary, k_rotary, cos, sin (where it rotates), mask,
     past_key, past_value, mixed, present_key, present_value, out.
     """
-    root: ir.Node | None = attention
-    for op_type in ("Transpose", "Reshape"):
-        users = [user for user, _ in root.outputs[0].uses()] if root is not None else []
-        root = users[0] if len(users) == 1 and users[0].op_type == op_type else None
+    root = end_of_attention(attention)
     if root is None:
         return None
     for pattern in PATTERNS:
@@ -70,6 +67,15 @@ def find_attention(model: ir.Model, attention: ir.Node) -> Found | None:
         if match:
             return dict(match.bindings)
     return None
+
+
+def end_of_attention(attention: ir.Node) -> ir.Node | None:
+    """The Reshape that alone reads the Transpose that alone reads the attention."""
+    node: ir.Node | None = attention
+    for op_type in ("Transpose", "Reshape"):
+        users = [user for user, _ in node.outputs[0].uses()] if node is not None else []
+        node = users[0] if len(users) == 1 and users[0].op_type == op_type else None
+    return node
 
 
 def refusal(attention: ir.Node, found: Found) -> str:

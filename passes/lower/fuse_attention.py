@@ -21,6 +21,7 @@ from bitfold.passes.lower.attention_pattern import (
     refusal,
 )
 from bitfold.passes.lower.decoder_inputs import Roles, mask_roles, rotary_table
+from bitfold.passes.lower.flatten_attention import flatten_attention
 from bitfold.runtime.errors import RecipeError
 
 DOMAIN = "com.microsoft"
@@ -43,6 +44,9 @@ class FuseAttention(Pass):
        Split goes.
     4. Present keys and values may share one buffer with the past ones: the model's metadata says
        ``bitfold.kv_cache = shared-buffer-ok``.
+
+    5. An Attention without a cache stays the standard op, in the form that reads projections
+       [batch, sequence, heads * head] directly.
 
     Left alone, with the reason: a mask that is not causal with the padding of the attention mask
     (found by running that part of the graph), angles that are not a function of the position,
@@ -73,23 +77,26 @@ class FuseAttention(Pass):
             model.metadata_props.get("bitfold.max_positions", DEFAULT_POSITIONS)
         )
         work = _Work(model, context, positions)
-        changed = False
+        changed = fused = False
         for node in list(model.graph):
             if node.op_type != "Attention" or node.domain != "":
                 continue
             site = node.name or str(node.outputs[0].name)
-            reason = work.fuse(node)
+            cached = len(node.inputs) > 5
+            reason = work.fuse(node) if cached else flatten_attention(model, node)
             if reason:
                 context.entry.skipped(site, reason)
                 continue
-            context.entry.changed(site, "attention, cache and rotary embedding are one op")
-            changed = True
+            what = "attention, cache and rotary embedding are one op"
+            context.entry.changed(site, what if cached else "it reads the projections directly")
+            changed, fused = True, fused or cached
         if changed:
+            common.RemoveUnusedNodesPass()(model)
+        if fused:
             context.entry.note(ASSUMPTION)
             context.entry.note(f"rotary tables hold {positions} positions")
             model.graph.opset_imports[DOMAIN] = 1
             model.metadata_props["bitfold.kv_cache"] = "shared-buffer-ok"
-            common.RemoveUnusedNodesPass()(model)
         return changed
 
 
