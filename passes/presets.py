@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bitfold.runtime.errors import RecipeError
 
-FRONT = "canonicalize, fold-batch-norm, fold-norm-gain, merge-siblings, fuse-swiglu"
+FRONT = "canonicalize, fold-batch-norm, merge-siblings, fuse-swiglu"
 BACK = "fuse-attention, fuse-skip-norm, lower"
 
 PRESETS: dict[str, str] = {

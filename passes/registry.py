@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from bitfold.passes.canonicalize.canonicalize import Canonicalize
 from bitfold.passes.core.base import Pass
+from bitfold.passes.fold.fold_batch_norm import FoldBatchNorm
+from bitfold.passes.fold.fold_norm_gain import FoldNormGain
 from bitfold.passes.fuse.fuse_swiglu import FuseSwiGLU
+from bitfold.passes.fuse.merge_siblings import MergeSiblings
+from bitfold.passes.lower.fuse_attention import FuseAttention
+from bitfold.passes.lower.fuse_skip_norm import FuseSkipNorm
 from bitfold.passes.lower.lower import Lower
 from bitfold.passes.quantize.quantize import Quantize
 
 PASSES: list[type[Pass]] = [
+    Canonicalize,
+    FoldBatchNorm,
+    FoldNormGain,
+    MergeSiblings,
     FuseSwiGLU,
     Quantize,
+    FuseAttention,
+    FuseSkipNorm,
     Lower,
 ]
 

@@ -107,6 +107,11 @@ def is_dequantize(node: ir.Node | None) -> bool:
     return node is not None and node.domain == DOMAIN and node.op_type == "DequantizeWeight"
 
 
+def input_at(node: ir.Node, index: int) -> ir.Value | None:
+    """An input of ``node``; None where an optional one is left out, at the end or before it."""
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
 def is_vector(value: ir.Value, length: int) -> bool:
     """Whether ``value`` is a constant float32 vector of ``length`` elements: a plain bias."""
     return (
@@ -142,7 +147,7 @@ def _gemm(node: ir.Node) -> Site | None:
         return None
     out_first = attributes.get_int("transB", 0) == 1
     site = Site(node, "gemm", source, out_first)  # type: ignore[arg-type]
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    bias = input_at(node, 2)
     return site if bias is None or is_vector(bias, site.shape[0]) else None
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from bitfold.passes.analysis.sites import Site, find_sites, is_vector
+from bitfold.passes.analysis.sites import Site, find_sites, input_at, is_vector
 from bitfold.passes.core.context import Context
 from bitfold.passes.lower.packing import pack_weight
 from bitfold.runtime.ops import DOMAIN
@@ -93,8 +93,8 @@ class NativeLowering:
             k,
             attributes.get_int("bits", 8),
             attributes.get_int("group_size", k),
-            zero_points=dequantize.inputs[2] is not None,
-            table=dequantize.inputs[3] is not None,
+            zero_points=input_at(dequantize, 2) is not None,
+            table=input_at(dequantize, 3) is not None,
             paired=paired,
         )
 
@@ -104,7 +104,7 @@ class NativeLowering:
         if key not in self.packed:
             dequantize = site.quantized
             assert dequantize is not None, "only quantized sites are lowered"
-            codes, scales, zeros = (array_of(each) for each in dequantize.inputs[:3])
+            codes, scales, zeros = (array_of(input_at(dequantize, each)) for each in range(3))
             assert codes is not None, "a DequantizeWeight has codes"
             assert scales is not None, "a DequantizeWeight has scales"
             stem = (site.source.name or site.name).removesuffix(".dequantized")
@@ -116,7 +116,7 @@ class NativeLowering:
                 None
                 if packed.zero_points is None
                 else self._initializer(f"{stem}.tiled_zero_points", packed.zero_points),
-                dequantize.inputs[3],
+                input_at(dequantize, 3),
             ]
         return self.packed[key]
 
@@ -169,8 +169,8 @@ def tail_of(site: Site) -> Tail:
     """The bias and SwiGLU that follow a matmul directly and are its output's only use."""
     n, _ = site.shape
     tail = Tail(site.node.outputs[0])
-    if site.kind == "gemm" and len(site.node.inputs) > 2:
-        tail.bias = site.node.inputs[2]
+    if site.kind == "gemm":
+        tail.bias = input_at(site.node, 2)
     follower = only_consumer(tail.last)
     if follower is not None and follower.op_type == "Add" and tail.bias is None:
         other = next((each for each in follower.inputs if each is not tail.last), None)
