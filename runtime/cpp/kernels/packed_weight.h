@@ -18,6 +18,7 @@ struct PackedWeight {
   int32_t tiles;         // T
   int32_t chunks;        // C = ceil(k / 32)
   int32_t offset;        // what `operand` adds to a level to make it a byte
+  int32_t least, most;   // smallest and largest level
   const uint8_t* packed; // [T][C][bits][64]
   const void* scales;    // [T][G][16], f16 or f32
   const int8_t* zero_points;  // [T][G][16] or null

@@ -1,5 +1,7 @@
 #include "weight_inputs.h"
 
+#include <algorithm>
+
 namespace bitfold::ops {
 namespace {
 
@@ -53,6 +55,8 @@ Weight::Weight(const OrtApi* api, const OrtKernelInfo* info, WeightInputs where,
   w.tiles = static_cast<int32_t>(paired ? 2 * ceil_div(w.n / 2, kTile) : ceil_div(w.n, kTile));
   w.chunks = static_cast<int32_t>(ceil_div(w.k, kChunk));
   w.offset = 1 << (w.bits - 1);
+  w.least = -w.offset;
+  w.most = w.offset - 1;
   for (int c = 0; c < 256; c++) w.operand[c] = static_cast<uint8_t>(c);
 
   const Tensor packed = constant_input(api, info, where.packed);
@@ -108,6 +112,8 @@ void Weight::set_table(PackedWeight& w, const Tensor& tensor) const {
   const int8_t* levels = static_cast<const int8_t*>(tensor.data);
   w.has_table = true;
   w.offset = 128;
+  w.least = *std::min_element(levels, levels + tensor.count);
+  w.most = *std::max_element(levels, levels + tensor.count);
   for (int c = 0; c < 1 << w.bits; c++) w.operand[c] = static_cast<uint8_t>(levels[c] + 128);
 }
 

@@ -7,6 +7,9 @@
 
 #include "lowbit_matmul.h"
 
+// Loops over rows and tiles are unrolled early, so that their arrays live in registers.
+#define BITFOLD_UNROLL _Pragma("GCC unroll 16")
+
 namespace bitfold {
 namespace {
 
@@ -67,8 +70,8 @@ inline __m512 scales_at(const PackedWeight* w, int64_t at) {
   return _mm512_loadu_ps((const float*)w->scales + at * kTile);
 }
 
-inline __m512 zeros_at(const PackedWeight* w, int64_t at) {
-  __m128i z = _mm_loadu_si128((const __m128i*)(w->zero_points + at * kTile));
+inline __m512 zeros_at(const int8_t* zero_points, int64_t at) {
+  __m128i z = _mm_loadu_si128((const __m128i*)(zero_points + at * kTile));
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(z));
 }
 
@@ -120,23 +123,53 @@ inline void write(const MatMul* op, const Block* b, int32_t tile, const float* s
   }
 }
 
+// Zero points of one tile that are to be subtracted from its operand bytes, group by group.
+struct Shift {
+  const int8_t* zero_points;  // [G][16], or null
+  int add;                    // what is added to every byte besides
+};
+
+// What is added to the four bytes of each lane: add - zero point.
+inline __m512i shift_bytes(const Shift* shift, int32_t group) {
+  const __m512i add = _mm512_set1_epi32(shift->add);
+  if (!shift->zero_points) return _mm512_shuffle_epi8(add, _mm512_set1_epi32(0));
+  __m512i z = _mm512_cvtepi8_epi32(
+      _mm_loadu_si128((const __m128i*)(shift->zero_points + (int64_t)group * kTile)));
+  const __m512i low_byte = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8,
+                                                                8, 12, 12, 12, 12));
+  return _mm512_shuffle_epi8(_mm512_sub_epi32(add, z), low_byte);
+}
+
+template <int BITS, bool TABLE, int HALF>
+inline void decode_half(const uint8_t* chunk, const uint8_t* table, __m512i shift, uint8_t* out) {
+  out += HALF * 4 * kLine;
+  __m512i u = operands<BITS, TABLE, 4 * HALF>(chunk, table);
+  _mm512_store_si512(out, _mm512_add_epi8(u, shift));
+  u = operands<BITS, TABLE, 4 * HALF + 1>(chunk, table);
+  _mm512_store_si512(out + kLine, _mm512_add_epi8(u, shift));
+  u = operands<BITS, TABLE, 4 * HALF + 2>(chunk, table);
+  _mm512_store_si512(out + 2 * kLine, _mm512_add_epi8(u, shift));
+  u = operands<BITS, TABLE, 4 * HALF + 3>(chunk, table);
+  _mm512_store_si512(out + 3 * kLine, _mm512_add_epi8(u, shift));
+}
+
 // Decode one tile into operand bytes in the layout of 8-bit codes: [C][8][64].
 template <int BITS, bool TABLE>
-void decode(const PackedWeight* w, int32_t tile, uint8_t* out) {
+void decode(const PackedWeight* w, int32_t tile, const Shift* shift, uint8_t* out) {
   const uint8_t* chunk = w->packed + tile * tile_bytes(w);
+  const int64_t group_halves = (w->group_size + 15) / 16;
+  int64_t left = group_halves;  // 16-channel halves until the next group
+  int32_t group = 0;
+  __m512i now = shift_bytes(shift, 0);
   for (int32_t c = 0; c < w->chunks; c++, chunk += BITS * kLine, out += 8 * kLine) {
-    _mm512_store_si512(out, operands<BITS, TABLE, 0>(chunk, w->operand));
-    _mm512_store_si512(out + 64, operands<BITS, TABLE, 1>(chunk, w->operand));
-    _mm512_store_si512(out + 128, operands<BITS, TABLE, 2>(chunk, w->operand));
-    _mm512_store_si512(out + 192, operands<BITS, TABLE, 3>(chunk, w->operand));
-    _mm512_store_si512(out + 256, operands<BITS, TABLE, 4>(chunk, w->operand));
-    _mm512_store_si512(out + 320, operands<BITS, TABLE, 5>(chunk, w->operand));
-    _mm512_store_si512(out + 384, operands<BITS, TABLE, 6>(chunk, w->operand));
-    _mm512_store_si512(out + 448, operands<BITS, TABLE, 7>(chunk, w->operand));
+    decode_half<BITS, TABLE, 0>(chunk, w->operand, now, out);
+    if (--left == 0 && group + 1 < w->groups) now = shift_bytes(shift, ++group), left = group_halves;
+    decode_half<BITS, TABLE, 1>(chunk, w->operand, now, out);
+    if (--left == 0 && group + 1 < w->groups) now = shift_bytes(shift, ++group), left = group_halves;
   }
 }
 
-typedef void (*Decode)(const PackedWeight* w, int32_t tile, uint8_t* out);
+typedef void (*Decode)(const PackedWeight* w, int32_t tile, const Shift* shift, uint8_t* out);
 
 inline Decode decoder(const PackedWeight* w) {
   static const Decode plain[] = {decode<1, false>, decode<2, false>, decode<3, false>,

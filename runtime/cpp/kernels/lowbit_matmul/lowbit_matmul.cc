@@ -58,6 +58,7 @@ void multiply(void* data, size_t index) {
 bool run_matmul(const MatMulKernels* kernels, MatMul op, ParallelFor parallel, void* context) {
   if (op.rows == 0) return true;
   const PackedWeight* w = op.weight;
+  op.offset = kernels->offset(&op);
   op.blocks = static_cast<int32_t>((op.rows + kernels->block_rows - 1) / kernels->block_rows);
   int64_t largest = (op.rows + op.blocks - 1) / op.blocks;
   op.block_stride = block_bytes(w, op.int8, largest);

@@ -5,7 +5,7 @@
 //
 //   acts=int8:  q     int32 [Kpad / 4][rows]  four int8 activations each
 //               scale float [groups][rows]    s_a, NaN for a row that holds a NaN or infinity
-//               start int32 [groups][rows]    -offset * sum of q over the group
+//               start int32 [groups][rows]    -op->offset * sum of q over the group
 //               sum   float [groups][rows]    sum of q over the group
 //   acts=none:  x     float [Kpad][rows]
 //               scale float [1][rows]         1, or NaN for such a row
@@ -19,8 +19,6 @@
 
 namespace bitfold {
 
-enum { kMaxBlockRows = 12 };
-
 struct MatMul {
   const PackedWeight* weight;
   const float* bias;       // [n] or null
@@ -31,6 +29,7 @@ struct MatMul {
   const float* x;          // [rows][k]
   float* y;                // [rows][columns]
   int64_t columns;         // n, or n / 2 with swiglu
+  int32_t offset;          // of the operand bytes that the kernels will multiply
   int32_t blocks;          // of rows, as even as possible
   uint8_t* acts;           // the blocks, `block_stride` bytes apart
   int64_t block_stride;
@@ -76,7 +75,9 @@ static inline Block block_at(const MatMul* op, int32_t index) {
 // One ISA's kernels.
 struct MatMulKernels {
   const char* isa;
-  int32_t block_rows;  // at most kMaxBlockRows
+  int32_t block_rows;
+  // The offset that `quantize` must remove for this number of rows: see MatMul.
+  int32_t (*offset)(const MatMul* op);
   // Prepare one block of X: round it to int8, or only interleave it.
   void (*quantize)(const MatMul* op, int32_t block);
   void (*interleave)(const MatMul* op, int32_t block);

@@ -156,13 +156,15 @@ void multiply(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0, in
   }
 }
 
+int32_t offset(const MatMul* op) { return op->weight->offset; }
+
 int64_t scratch(const MatMul* op) {
   return (op->swiglu ? 2 : 1) * padded_k(op->weight) * kTile;
 }
 
 }  // namespace
 
-const MatMulKernels kMatMulAvx2 = {"avx2",          kBlockRows, quantize_avx2,
+const MatMulKernels kMatMulAvx2 = {"avx2",          kBlockRows, offset,  quantize_avx2,
                                    interleave_avx2, scratch,    multiply};
 
 }  // namespace bitfold

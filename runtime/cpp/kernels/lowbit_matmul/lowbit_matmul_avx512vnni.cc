@@ -1,8 +1,4 @@
 // int8 activations on AVX-512 VNNI: one vpdpbusd multiplies four input channels of 16 outputs.
-//
-// Few rows: lines are decoded in registers on their way to the dot product, several tiles at a
-// time, so that the packed bytes stream in at memory speed.  Many rows: a panel of tiles is
-// decoded once into operand bytes and reused by every block of rows.
 
 #include "avx512.h"
 #include "matmul_avx512.h"
@@ -10,27 +6,26 @@
 namespace bitfold {
 namespace {
 
-template <int R, int NT>
-struct Accumulators {
-  __m512i value[NT][R];
-};
-
 // Add step S of a chunk for NT tiles and R rows; q points at the step's activations.
 template <int BITS, bool TABLE, int R, int NT, int S>
-inline void step(Accumulators<R, NT>& acc, const uint8_t* chunk, int64_t stride,
-                 const int32_t* q, const uint8_t* table) {
+inline __attribute__((always_inline)) void step(__m512i (&acc)[NT][R], const uint8_t* chunk,
+                                                int64_t stride, const int32_t* q,
+                                                const uint8_t* table) {
   __m512i u[NT];
+  BITFOLD_UNROLL
   for (int t = 0; t < NT; t++) u[t] = operands<BITS, TABLE, S>(chunk + t * stride, table);
+  BITFOLD_UNROLL
   for (int r = 0; r < R; r++) {
-    __m512i a = _mm512_set1_epi32(q[r]);
-    for (int t = 0; t < NT; t++)
-      acc.value[t][r] = _mm512_dpbusd_epi32(acc.value[t][r], u[t], a);
+    const __m512i a = _mm512_set1_epi32(q[r]);
+    BITFOLD_UNROLL
+    for (int t = 0; t < NT; t++) acc[t][r] = _mm512_dpbusd_epi32(acc[t][r], u[t], a);
   }
 }
 
 template <int BITS, bool TABLE, int R, int NT, int HALF>
-inline void half_chunk(Accumulators<R, NT>& acc, const uint8_t* chunk, int64_t stride,
-                       const int32_t* q, const uint8_t* table) {
+inline __attribute__((always_inline)) void half_chunk(__m512i (&acc)[NT][R],
+                                                      const uint8_t* chunk, int64_t stride,
+                                                      const int32_t* q, const uint8_t* table) {
   step<BITS, TABLE, R, NT, 4 * HALF>(acc, chunk, stride, q, table);
   step<BITS, TABLE, R, NT, 4 * HALF + 1>(acc, chunk, stride, q + R, table);
   step<BITS, TABLE, R, NT, 4 * HALF + 2>(acc, chunk, stride, q + 2 * R, table);
@@ -39,21 +34,30 @@ inline void half_chunk(Accumulators<R, NT>& acc, const uint8_t* chunk, int64_t s
 
 // Sums [NT][R][16] of NT tiles, the first of which is `tile` and lies at `bytes`.
 template <int BITS, bool TABLE, int R, int NT>
-void dot(const MatMul* op, const Block* b, int32_t tile, const uint8_t* bytes, float* sums) {
+void dot(const MatMul* op, const Block* b, int32_t tile, const uint8_t* bytes,
+         const int8_t* zero_points, float* sums) {
   const PackedWeight* w = op->weight;
   const int64_t stride = (int64_t)w->chunks * BITS * kLine;
   const int64_t halves = (w->k + 15) / 16, group_halves = (w->group_size + 15) / 16;
   const int32_t* q = b->q;
+  const float *scale_a = b->scale, *sum_a = b->sum;
+  const int32_t* start = b->start;
   __m512 total[NT][R];
+  BITFOLD_UNROLL
   for (int t = 0; t < NT; t++)
+    BITFOLD_UNROLL
     for (int r = 0; r < R; r++) total[t][r] = _mm512_setzero_ps();
 
   int64_t half = 0;
-  for (int32_t g = 0; g < w->groups; g++) {
-    Accumulators<R, NT> acc;
-    for (int r = 0; r < R; r++)
-      for (int t = 0; t < NT; t++) acc.value[t][r] = _mm512_set1_epi32(b->start[g * R + r]);
-    int64_t end = half + group_halves < halves ? half + group_halves : halves;
+  for (int32_t g = 0; g < w->groups; g++, start += R, scale_a += R, sum_a += R) {
+    __m512i acc[NT][R];
+    BITFOLD_UNROLL
+    for (int r = 0; r < R; r++) {
+      const __m512i from = _mm512_set1_epi32(start[r]);
+      BITFOLD_UNROLL
+      for (int t = 0; t < NT; t++) acc[t][r] = from;
+    }
+    const int64_t end = half + group_halves < halves ? half + group_halves : halves;
     if (half < end && (half & 1)) {
       half_chunk<BITS, TABLE, R, NT, 1>(acc, bytes, stride, q, w->operand);
       bytes += BITS * kLine, q += 4 * R, half++;
@@ -67,63 +71,67 @@ void dot(const MatMul* op, const Block* b, int32_t tile, const uint8_t* bytes, f
       half_chunk<BITS, TABLE, R, NT, 0>(acc, bytes, stride, q, w->operand);
       q += 4 * R, half++;
     }
+    BITFOLD_UNROLL
     for (int t = 0; t < NT; t++) {
       const int64_t at = (int64_t)(tile + t) * w->groups + g;
       const __m512 scale = scales_at(w, at);
-      if (w->zero_points) {
-        const __m512 zero = zeros_at(w, at);
-        for (int r = 0; r < R; r++) {
-          __m512 part = _mm512_fnmadd_ps(zero, _mm512_set1_ps(b->sum[g * R + r]),
-                                         _mm512_cvtepi32_ps(acc.value[t][r]));
-          total[t][r] = _mm512_fmadd_ps(_mm512_mul_ps(part, scale),
-                                        _mm512_set1_ps(b->scale[g * R + r]), total[t][r]);
-        }
-      } else {
-        for (int r = 0; r < R; r++)
-          total[t][r] =
-              _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(acc.value[t][r]), scale),
-                              _mm512_set1_ps(b->scale[g * R + r]), total[t][r]);
+      const __m512 zero = zero_points ? zeros_at(zero_points, at) : _mm512_setzero_ps();
+      BITFOLD_UNROLL
+      for (int r = 0; r < R; r++) {
+        __m512 part = _mm512_cvtepi32_ps(acc[t][r]);
+        if (zero_points) part = _mm512_fnmadd_ps(zero, _mm512_set1_ps(sum_a[r]), part);
+        total[t][r] = _mm512_fmadd_ps(_mm512_mul_ps(part, scale), _mm512_set1_ps(scale_a[r]),
+                                      total[t][r]);
       }
     }
   }
+  BITFOLD_UNROLL
   for (int t = 0; t < NT; t++)
+    BITFOLD_UNROLL
     for (int r = 0; r < R; r++) _mm512_storeu_ps(sums + (t * R + r) * kTile, total[t][r]);
 }
 
-// [rows - 1][tiles in flight > 1]: rows 1 and 2 keep four and two tiles in flight.
+// Few rows: 4 tiles of one row in flight, 2 of more.
+constexpr int kFusedSingle = 4;
+
 template <int BITS, bool TABLE>
 struct Fused {
-  static constexpr Dot kMany[kFusedRows] = {dot<BITS, TABLE, 1, 4>, dot<BITS, TABLE, 2, 2>,
-                                            dot<BITS, TABLE, 3, 2>, dot<BITS, TABLE, 4, 2>};
-  static constexpr Dot kOne[kFusedRows] = {dot<BITS, TABLE, 1, 1>, dot<BITS, TABLE, 2, 1>,
-                                           dot<BITS, TABLE, 3, 1>, dot<BITS, TABLE, 4, 1>};
+  static constexpr Dot kDots[kBlockRows] = {
+      dot<BITS, TABLE, 1, kFusedSingle>, dot<BITS, TABLE, 2, 2>, dot<BITS, TABLE, 3, 2>,
+      dot<BITS, TABLE, 4, 2>,            dot<BITS, TABLE, 5, 2>, dot<BITS, TABLE, 6, 2>};
 };
 
-template <int BITS, bool TABLE>
-FusedDots fused() {
-  return {Fused<BITS, TABLE>::kMany, Fused<BITS, TABLE>::kOne};
+const Dot kOne[kBlockRows] = {dot<8, false, 1, 1>, dot<8, false, 2, 1>, dot<8, false, 3, 1>,
+                              dot<8, false, 4, 1>, dot<8, false, 5, 1>, dot<8, false, 6, 1>};
+const Dot kTwo[kBlockRows] = {dot<8, false, 1, 2>, dot<8, false, 2, 2>, dot<8, false, 3, 2>,
+                              dot<8, false, 4, 2>, dot<8, false, 5, 2>, dot<8, false, 6, 2>};
+
+// Longer tables take several look-ups: they always go by way of a panel.
+const Dot* fused(const PackedWeight* w) {
+  static const Dot* const plain[] = {Fused<1, false>::kDots, Fused<2, false>::kDots,
+                                     Fused<3, false>::kDots, Fused<4, false>::kDots,
+                                     Fused<5, false>::kDots, Fused<6, false>::kDots,
+                                     Fused<7, false>::kDots, Fused<8, false>::kDots};
+  static const Dot* const table[] = {Fused<1, true>::kDots, Fused<2, true>::kDots,
+                                     Fused<3, true>::kDots, Fused<4, true>::kDots};
+  if (!w->has_table) return plain[w->bits - 1];
+  return w->bits <= 4 ? table[w->bits - 1] : nullptr;
 }
 
-FusedDots fused_dots(const PackedWeight* w) {
-  static const FusedDots plain[] = {fused<1, false>(), fused<2, false>(), fused<3, false>(),
-                                    fused<4, false>(), fused<5, false>(), fused<6, false>(),
-                                    fused<7, false>(), fused<8, false>()};
-  static const FusedDots table[] = {fused<1, true>(), fused<2, true>(), fused<3, true>(),
-                                    fused<4, true>(), fused<5, true>(), fused<6, true>(),
-                                    fused<7, true>(), fused<8, true>()};
-  return (w->has_table ? table : plain)[w->bits - 1];
+void multiply(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0, int32_t block1,
+              uint8_t* scratch) {
+  if (!op->int8) return multiply_float_avx512(op, tile0, tile1, block0, block1, scratch);
+  const Dots dots = {fused(op->weight), kFusedSingle, kOne, kTwo};
+  multiply_tiles(op, tile0, tile1, block0, block1, scratch, &dots);
 }
 
-const Dot kPanelDots[kMaxBlockRows] = {
-    dot<8, false, 1, 1>, dot<8, false, 2, 1>,  dot<8, false, 3, 1>,  dot<8, false, 4, 1>,
-    dot<8, false, 5, 1>, dot<8, false, 6, 1>,  dot<8, false, 7, 1>,  dot<8, false, 8, 1>,
-    dot<8, false, 9, 1>, dot<8, false, 10, 1>, dot<8, false, 11, 1>, dot<8, false, 12, 1>};
+int32_t offset(const MatMul* op) { return folds(op) ? 128 : op->weight->offset; }
+
+int64_t scratch(const MatMul* op) { return 2 * padded_k(op->weight) * kTile; }
 
 }  // namespace
 
-void multiply_int8_avx512(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0,
-                          int32_t block1, uint8_t* scratch) {
-  multiply_tiles(op, tile0, tile1, block0, block1, scratch, fused_dots(op->weight), kPanelDots);
-}
+const MatMulKernels kMatMulAvx512Vnni = {"avx512vnni",      kBlockRows, offset,  quantize_avx512,
+                                         interleave_avx512, scratch,    multiply};
 
 }  // namespace bitfold

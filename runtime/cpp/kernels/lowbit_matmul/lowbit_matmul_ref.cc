@@ -42,7 +42,7 @@ void quantize(const MatMul* op, int32_t index) {
         sum += value;
       }
       b.scale[g * b.rows + r] = broken ? NAN : amax < kTiny ? 0 : amax / 127.0f;
-      b.start[g * b.rows + r] = -w->offset * sum;
+      b.start[g * b.rows + r] = -op->offset * sum;
       b.sum[g * b.rows + r] = (float)sum;
     }
   }
@@ -122,10 +122,13 @@ void multiply(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0, in
   }
 }
 
+int32_t offset(const MatMul* op) { return op->weight->offset; }
+
 int64_t scratch(const MatMul*) { return 0; }
 
 }  // namespace
 
-const MatMulKernels kMatMulRef = {"ref", 4, quantize, interleave, scratch, multiply};
+const MatMulKernels kMatMulRef = {"ref",      4,       offset,  quantize,
+                                  interleave, scratch, multiply};
 
 }  // namespace bitfold

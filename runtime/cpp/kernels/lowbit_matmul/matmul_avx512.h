@@ -1,43 +1,76 @@
 // The walk over tiles and row blocks that the int8 and the float kernels for AVX-512 share.
+//
+// Tiles go two at a time: an activation that is broadcast once is multiplied by both.  Up to
+// kFusedRows rows, codes are decoded in registers on their way to the product, and the packed
+// bytes stream in at memory speed.  Above, two tiles are decoded into a panel of operand bytes
+// that all blocks of rows reuse, zero points subtracted.
 #pragma once
 
 #include "avx512.h"
 
 namespace bitfold {
 
+constexpr int kBlockRows = 6;
+constexpr int kFusedRows = 12;
+
 void quantize_avx512(const MatMul* op, int32_t block);
 void interleave_avx512(const MatMul* op, int32_t block);
-void multiply_int8_avx512(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0,
-                          int32_t block1, uint8_t* scratch);
 void multiply_float_avx512(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0,
                            int32_t block1, uint8_t* scratch);
 
 namespace {
 
-constexpr int kFusedRows = 4;         // up to here lines are decoded in registers
-constexpr int kMostTiles = 8;         // of a panel
-constexpr int64_t kPanelBytes = 64 << 10;
-
 // Sums [tiles][rows][16] of a few tiles, from their bytes (packed, or a decoded panel).
+// zero_points is [T][G][16], or null when the bytes already hold them.
 typedef void (*Dot)(const MatMul* op, const Block* b, int32_t tile, const uint8_t* bytes,
-                    float* sums);
+                    const int8_t* zero_points, float* sums);
 
-struct FusedDots {
-  const Dot* many;  // [kFusedRows], for `tiles_in_flight` tiles
-  const Dot* one;   // [kFusedRows], for one tile
+struct Dots {
+  const Dot* fused;      // [kBlockRows], from packed bytes; null: only by way of a panel
+  int32_t fused_single;  // tiles that fused[0] takes at a time, two for all others
+  const Dot* one;        // [kBlockRows], one tile of a panel
+  const Dot* two;        // [kBlockRows], two tiles of a panel
 };
 
-inline int tiles_in_flight(int rows) { return rows == 1 ? 4 : 2; }
-
-// Tiles that are decoded together: a few, so that a block of rows is read once for all of them.
-inline int32_t panel_tiles(const MatMul* op) {
-  int64_t fit = kPanelBytes / (padded_k(op->weight) * kTile);
-  int64_t tiles = fit < 1 ? 1 : fit > kMostTiles ? kMostTiles : fit;
-  return (int32_t)(op->swiglu ? round_up(tiles, 2) : tiles);
+// Whether the panel takes up zero points, and operand bytes are levels + 128.
+inline bool folds(const MatMul* op) {
+  return op->rows > kFusedRows && op->weight->zero_points && !is_decoded(op->weight);
 }
 
-inline int64_t scratch_avx512(const MatMul* op) {
-  return panel_tiles(op) * padded_k(op->weight) * kTile;
+// Whether every level of a tile less its zero point fits in eight bits.
+inline bool tile_folds(const PackedWeight* w, const int8_t* zero_points) {
+  __m128i low = _mm_set1_epi8(127), high = _mm_set1_epi8(-128);
+  for (int32_t g = 0; g < w->groups; g++) {
+    const __m128i z = _mm_loadu_si128((const __m128i*)(zero_points + (int64_t)g * kTile));
+    low = _mm_min_epi8(low, z);
+    high = _mm_max_epi8(high, z);
+  }
+  const int32_t least = _mm512_reduce_min_epi32(_mm512_cvtepi8_epi32(low));
+  const int32_t most = _mm512_reduce_max_epi32(_mm512_cvtepi8_epi32(high));
+  return w->least - most >= -128 && w->most - least <= 127;
+}
+
+// A pair of tiles, or one: their bytes and zero points.
+struct Panel {
+  const uint8_t* bytes;
+  const int8_t* zero_points;
+};
+
+// Decode `tiles` tiles into `scratch`, or point at them where they need no decoding.
+inline Panel decode_panel(const MatMul* op, Decode decode_tile, int32_t tile, int32_t tiles,
+                          uint8_t* scratch) {
+  const PackedWeight* w = op->weight;
+  if (is_decoded(w)) return {w->packed + tile * tile_bytes(w), w->zero_points};
+  const int64_t zeros = (int64_t)w->groups * kTile;
+  bool folded = folds(op);
+  for (int32_t t = 0; t < tiles && folded; t++)
+    folded = tile_folds(w, w->zero_points + (tile + t) * zeros);
+  for (int32_t t = 0; t < tiles; t++) {
+    const Shift shift = {folded ? w->zero_points + (tile + t) * zeros : nullptr,
+                         op->offset - w->offset};
+    decode_tile(w, tile + t, &shift, scratch + t * padded_k(w) * kTile);
+  }
+  return {scratch, folded ? nullptr : w->zero_points};
 }
 
 inline void write_all(const MatMul* op, const Block* b, int32_t tile, int32_t tiles,
@@ -47,55 +80,30 @@ inline void write_all(const MatMul* op, const Block* b, int32_t tile, int32_t ti
     write(op, b, tile + t, sums + t * each, sums + (t + by - 1) * each);
 }
 
-inline void multiply_fused(const MatMul* op, int32_t tile0, int32_t tile1, const Block* b,
-                           FusedDots dots) {
-  alignas(64) float sums[4 * kFusedRows * kTile];
-  const int64_t bytes = tile_bytes(op->weight);
-  const int32_t many = tiles_in_flight(b->rows);
-  int32_t tile = tile0;
-  for (; tile + many <= tile1; tile += many) {
-    dots.many[b->rows - 1](op, b, tile, op->weight->packed + tile * bytes, sums);
-    write_all(op, b, tile, many, sums);
-  }
-  const int32_t by = op->swiglu ? 2 : 1;
-  for (; tile < tile1; tile += by) {
-    for (int32_t t = 0; t < by; t++)
-      dots.one[b->rows - 1](op, b, tile + t, op->weight->packed + (tile + t) * bytes,
-                            sums + t * b->rows * kTile);
-    write_all(op, b, tile, by, sums);
-  }
-}
-
 inline void multiply_tiles(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0,
-                    int32_t block1, uint8_t* scratch, FusedDots fused, const Dot* panel_dots) {
+                           int32_t block1, uint8_t* scratch, const Dots* dots) {
   const PackedWeight* w = op->weight;
-  if (block1 - block0 == 1) {
-    Block b = block_at(op, block0);
-    if (b.rows <= kFusedRows) {
-      multiply_fused(op, tile0, tile1, &b, fused);
-      return;
-    }
+  alignas(64) float sums[2 * kBlockRows * kTile];
+  int32_t tile = tile0;
+  if (op->rows <= kFusedRows && dots->fused) {
+    const int32_t by = op->rows == 1 ? dots->fused_single : 2;
+    for (; tile + by <= tile1; tile += by)
+      for (int32_t index = block0; index < block1; index++) {
+        const Block b = block_at(op, index);
+        dots->fused[b.rows - 1](op, &b, tile, w->packed + tile * tile_bytes(w), w->zero_points,
+                                sums);
+        write_all(op, &b, tile, by, sums);
+      }
   }
-  alignas(64) float sums[2 * kMaxBlockRows * kTile];
-  const int64_t bytes = padded_k(w) * kTile;
-  const int32_t most = panel_tiles(op), by = op->swiglu ? 2 : 1;
   const Decode decode_tile = decoder(w);
-  for (int32_t tile = tile0; tile < tile1; tile += most) {
-    const int32_t tiles = tile1 - tile < most ? tile1 - tile : most;
-    const uint8_t* panel = scratch;
-    if (is_decoded(w)) {
-      panel = w->packed + tile * bytes;
-    } else {
-      for (int32_t t = 0; t < tiles; t++) decode_tile(w, tile + t, scratch + t * bytes);
-    }
+  for (; tile < tile1; tile += 2) {
+    const int32_t tiles = tile1 - tile < 2 ? 1 : 2;
+    const Panel panel = decode_panel(op, decode_tile, tile, tiles, scratch);
     for (int32_t index = block0; index < block1; index++) {
       const Block b = block_at(op, index);
-      for (int32_t t = 0; t < tiles; t += by) {
-        for (int32_t p = 0; p < by; p++)
-          panel_dots[b.rows - 1](op, &b, tile + t + p, panel + (t + p) * bytes,
-                                 sums + p * b.rows * kTile);
-        write_all(op, &b, tile + t, by, sums);
-      }
+      (tiles == 2 ? dots->two : dots->one)[b.rows - 1](op, &b, tile, panel.bytes,
+                                                       panel.zero_points, sums);
+      write_all(op, &b, tile, tiles, sums);
     }
   }
 }

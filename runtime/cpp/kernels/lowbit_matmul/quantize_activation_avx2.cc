@@ -90,7 +90,7 @@ void quantize_avx2(const MatMul* op, int32_t index) {
             sums, round_8(x + k0 + i, count - i, inverse, q + (k0 + i) / 4 * rows, rows));
       const int32_t sum = sum_lanes(sums);
       block.scale[g * rows + r] = amax < kTiny ? 0 : amax / 127.0f;
-      block.start[g * rows + r] = -w->offset * sum;
+      block.start[g * rows + r] = -op->offset * sum;
       block.sum[g * rows + r] = (float)sum;
     }
     for (int64_t i = round_up(w->k, 8) / 4; i < padded_k(w) / 4; i++) q[i * rows] = 0;

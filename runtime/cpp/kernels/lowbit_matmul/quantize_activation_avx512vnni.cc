@@ -100,7 +100,7 @@ void quantize_avx512(const MatMul* op, int32_t index) {
                                                q + (k0 + i) / 4 * rows, rows));
       const int32_t sum = _mm512_reduce_add_epi32(sums);
       block.scale[g * rows + r] = amax < kTiny ? 0 : amax / 127.0f;
-      block.start[g * rows + r] = -w->offset * sum;
+      block.start[g * rows + r] = -op->offset * sum;
       block.sum[g * rows + r] = (float)sum;
     }
     // The channels that fill the last chunk: round_16 wrote up to a multiple of 16.
@@ -129,18 +129,5 @@ void interleave_avx512(const MatMul* op, int32_t index) {
     }
   }
 }
-
-namespace {
-
-void multiply(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0, int32_t block1,
-              uint8_t* scratch) {
-  (op->int8 ? multiply_int8_avx512 : multiply_float_avx512)(op, tile0, tile1, block0, block1,
-                                                            scratch);
-}
-
-}  // namespace
-
-const MatMulKernels kMatMulAvx512Vnni = {"avx512vnni",      kMaxBlockRows,  quantize_avx512,
-                                         interleave_avx512, scratch_avx512, multiply};
 
 }  // namespace bitfold
