@@ -43,6 +43,7 @@ class Quantize(Pass):
         acts: ``int8`` to quantize inputs on the fly, ``none`` to keep them float.
         act_granularity: an activation scale per row and weight group, or per row (token).
         embeddings: number format of embedding tables; empty for the weights' format.
+        embedding_group: group size of embedding tables; none for the weights'.
         exclude: globs of site or weight names to leave in float.
     """
 
@@ -57,6 +58,7 @@ class Quantize(Pass):
     acts: Literal["int8", "none"] = "int8"
     act_granularity: Literal["group", "token"] = "group"
     embeddings: str = ""
+    embedding_group: int | None = None
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -65,11 +67,13 @@ class Quantize(Pass):
 
     def scheme(self, embedding: bool) -> QuantScheme:
         """The scheme of ordinary sites, or of embedding tables."""
-        table = embedding and bool(self.embeddings)
-        number = self.embeddings if table else self.weights
+        number, group = self.weights, self.group
+        if embedding:
+            number = self.embeddings or number
+            group = group if self.embedding_group is None else self.embedding_group
         # At 8 bits a zero point buys next to nothing.
         symmetric = self.symmetric or number in ("int8", "ternary")
-        weight = WeightScheme(number, self.group, symmetric, self.scales)
+        weight = WeightScheme(number, group, symmetric, self.scales)
         return QuantScheme(weight, self.acts, self.act_granularity)
 
     def run(self, model: ir.Model, context: Context) -> bool:
@@ -79,7 +83,9 @@ class Quantize(Pass):
             context.progress(f"quantizing {sites[0].name}", done / len(sources))
             scheme = self.scheme(any(site.kind == "gather" for site in sites))
             weight = finite_weight(sites[0])
-            quantized = round_to_nearest(weight, scheme.weight, self.ranges)
+            # At 8 bits clipping buys next to nothing either, and the search takes time.
+            ranges = "minmax" if scheme.weight.number.bits == 8 else self.ranges
+            quantized = round_to_nearest(weight, scheme.weight, ranges)
             quality = signal_to_noise(weight, quantized)
             inserter.insert(source, sites, quantized, scheme)
             for site in sites:

@@ -28,7 +28,7 @@ def clips(number: Format) -> np.ndarray:
     the largest magnitude.
     """
     lowest = 0.5 if len(number.levels) > 4 else 0.2
-    return np.linspace(1.0, lowest, 21, dtype=np.float32)
+    return np.linspace(1.0, lowest, 13, dtype=np.float32)
 
 
 def min_max_ranges(grouped: np.ndarray, number: Format, symmetric: bool) -> Range:
