@@ -187,7 +187,14 @@ class Pipeline:
             return None
         lossy = any(item.promise is Promise.LOSSY for item in self.recipe)
         every = lossy or self.verify == "full"
-        return _divergence(first, last, range(len(first.samples) if every else 1))
+        try:
+            return _divergence(first, last, range(len(first.samples) if every else 1))
+        except BitfoldError as error:
+            # The fast level checks an exact pass on one sample only.
+            raise VerificationError(
+                f"the result does not run on every sample: {error}",
+                hint="verify=full finds the pass that broke it",
+            ) from error
 
 
 def _divergence(before: Stage, after: Stage, indices: Sequence[int]) -> Divergence:

@@ -30,8 +30,15 @@ class Sizes:
     other: int = 8
 
 
-_FALLBACKS = ((Sizes(1, 16, 0), Sizes(1, 8, 0, image=224)), (Sizes(2, 5, 7), Sizes(1, 1, 7)))
+_FALLBACKS = ((Sizes(1, 16, 0), Sizes(1, 8, 0, image=224)), (Sizes(2, 5, 0), Sizes(1, 5, 0)))
 """For each of the two samples, sizes to try in turn until the model runs."""
+
+_WITH_PAST = ((Sizes(1, 16, 0),), (Sizes(1, 5, 7), Sizes(1, 1, 7)), (Sizes(2, 1, 7),))
+"""The same for models with a key/value cache: a prompt, its continuation, and a step of a batch.
+
+Several new tokens after a cache in a batch of several are left out: fused attention operators
+do not take them, and generation never asks for them.
+"""
 
 
 def prepare_samples(
@@ -39,8 +46,9 @@ def prepare_samples(
 ) -> list[Feeds]:
     """The context's samples after a check, or synthesized ones that ``run`` takes.
 
-    The first synthesized sample is one sequence (or image); the second a batch of two with,
-    where the model has a key/value cache, a past.  The values depend on the context's seed.
+    The first synthesized sample is one sequence (or image), the second a batch of two.  A model
+    with a key/value cache gets a prompt, its continuation, and one step of a batch of two.  The
+    values depend on the context's seed.
 
     Args:
         run: runs the model once; raises a BitfoldError where the feeds do not work.
@@ -54,7 +62,8 @@ def prepare_samples(
         return list(context.samples)
     samples: list[Feeds] = []
     failure: BitfoldError | None = None
-    for number, candidates in enumerate(_FALLBACKS):
+    has_past = any(_is_past(value) for value in model.graph.inputs)
+    for number, candidates in enumerate(_WITH_PAST if has_past else _FALLBACKS):
         for sizes in candidates:
             feeds = synthesize(model.graph, sizes, context.rng(f"sample {number}"))
             if any(_same_feeds(feeds, other) for other in samples):
