@@ -149,6 +149,13 @@ def resident_bytes() -> int:
 
 def peak_bytes() -> int:
     """Bytes of this process that were in memory at its peak; mapped weights count when read."""
+    # Not ru_maxrss where there is a choice: on Linux it starts at what the parent process had.
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
     try:
         import resource
     except ImportError:  # not on Windows

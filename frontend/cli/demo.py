@@ -84,7 +84,7 @@ def print_demo(result: DemoResult) -> None:
     )
     table = make_table("", *(row.name for row in result.rows), right="123456789")
     table.add_row("file", *(_with_ratio(row, "bytes", size(row.bytes)) for row in result.rows))
-    table.add_row("perplexity", *(number(row.perplexity) for row in result.rows))
+    table.add_row("perplexity", *(f"{row.perplexity:.2f}" for row in result.rows))
     table.add_row("mean KL to float", *(number(row.kl, 3) for row in result.rows))
     table.add_row("same top-1 as float", *(percent(row.top1) for row in result.rows))
     for key, label, digits in (
@@ -102,7 +102,7 @@ def print_demo(result: DemoResult) -> None:
     table.add_row("conversion, s", *seconds)
     print_table(table)
     for row in result.rows:
-        click.echo(f"{row.name:>6}: {result.prompt}{row.text}")
+        click.echo(f"{row.name:>6}: {' '.join((result.prompt + row.text).split())}")
     click.echo(
         f"\nPerplexity and KL are of {result.chunks} chunks of 512 tokens ({result.text}): "
         "a part, to save time; `bitfold eval` scores all of it."

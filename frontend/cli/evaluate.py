@@ -113,9 +113,9 @@ def _print_score(result: EvalResult) -> None:
     )
     table = make_table("model", "perplexity", "mean KL", "same top-1", right="123")
     if result.reference is not None:
-        table.add_row(short(result.reference), number(score.reference_perplexity))
+        table.add_row(short(result.reference), f"{score.reference_perplexity or 0:.2f}")
     table.add_row(
-        short(result.model), number(score.perplexity), number(score.kl, 3), percent(score.top1)
+        short(result.model), f"{score.perplexity:.2f}", number(score.kl, 3), percent(score.top1)
     )
     print_table(table)
 

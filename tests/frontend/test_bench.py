@@ -13,6 +13,7 @@ from support.language_models import write_attention_model, write_llama
 
 from bitfold.frontend.bench import bench, model_bytes
 from bitfold.frontend.bench_process import BenchProcess
+from bitfold.models.llama import LlamaConfig
 from bitfold.models.tiny import TINY, sample_feeds
 from bitfold.runtime.errors import BitfoldError, CalibrationError, ModelError, UnsupportedError
 from bitfold.runtime.errors import VerificationError as BadOutput
@@ -70,6 +71,16 @@ def test_other_models_have_a_latency(tmp_path: Path, name: str) -> None:
     assert result.models[0].latency_ms > 0
     assert result.divergence is not None
     assert result.divergence.max_error == 0
+
+
+def test_peak_memory_is_the_models_own(tmp_path: Path) -> None:
+    big = LlamaConfig(layers=1, dim=256, heads=4, kv_heads=4, head_dim=64, ffn=256, vocab=60000)
+    paths = [write_llama(tmp_path / "big.onnx", config=big), write_llama(tmp_path / "small.onnx")]
+    ballast = np.ones(100_000_000)  # this process's memory is not the other's
+    result = bench(*paths, threads=1, prefill=4, decode=2, rounds=1)
+    first, second = result.models
+    assert first.peak_bytes > second.peak_bytes + 50_000_000
+    assert second.peak_bytes < ballast.nbytes
 
 
 def test_nan_is_not_timed(tmp_path: Path) -> None:
