@@ -32,14 +32,21 @@ inline __attribute__((always_inline)) void half_chunk(__m512i (&acc)[NT][R],
   step<BITS, TABLE, R, NT, 4 * HALF + 3>(acc, chunk, stride, q + 3 * R, table);
 }
 
-// Sums [NT][R][16] of NT tiles, the first of which is `tile` and lies at `bytes`.
-template <int BITS, bool TABLE, int R, int NT>
+// Packed bytes are fetched into L2 ahead of their use: those of the next tiles, or, where tiles
+// are long, those a few pages on.
+constexpr int64_t kMostAhead = 128 << 10;
+constexpr int64_t kFarAhead = 4 << 10;
+
+// Sums [NT][R][16] of NT tiles, the first of which is `tile` and lies at `bytes`; STREAM when
+// these come from memory.
+template <int BITS, bool TABLE, bool STREAM, int R, int NT>
 void dot(const MatMul* op, const Block* b, int32_t tile, const uint8_t* bytes,
          const int8_t* zero_points, float* sums) {
   const PackedWeight* w = op->weight;
   const int64_t stride = (int64_t)w->chunks * BITS * kLine;
   const int64_t halves = (w->k + 15) / 16, group_halves = (w->group_size + 15) / 16;
   const int32_t* q = b->q;
+  const int64_t ahead = NT * stride <= kMostAhead ? NT * stride : kFarAhead;
   const float *scale_a = b->scale, *sum_a = b->sum;
   const int32_t* start = b->start;
   __m512 total[NT][R];
@@ -63,6 +70,13 @@ void dot(const MatMul* op, const Block* b, int32_t tile, const uint8_t* bytes,
       bytes += BITS * kLine, q += 4 * R, half++;
     }
     for (; half + 2 <= end; half += 2) {
+      if (STREAM) {
+        BITFOLD_UNROLL
+        for (int t = 0; t < NT; t++)
+          BITFOLD_UNROLL
+          for (int line = 0; line < BITS; line++)
+            _mm_prefetch((const char*)(bytes + t * stride + line * kLine + ahead), _MM_HINT_T1);
+      }
       half_chunk<BITS, TABLE, R, NT, 0>(acc, bytes, stride, q, w->operand);
       half_chunk<BITS, TABLE, R, NT, 1>(acc, bytes, stride, q + 4 * R, w->operand);
       bytes += BITS * kLine, q += 8 * R;
@@ -91,20 +105,19 @@ void dot(const MatMul* op, const Block* b, int32_t tile, const uint8_t* bytes,
     for (int r = 0; r < R; r++) _mm512_storeu_ps(sums + (t * R + r) * kTile, total[t][r]);
 }
 
-// Few rows: 4 tiles of one row in flight, 2 of more.
-constexpr int kFusedSingle = 4;
-
 template <int BITS, bool TABLE>
 struct Fused {
   static constexpr Dot kDots[kBlockRows] = {
-      dot<BITS, TABLE, 1, kFusedSingle>, dot<BITS, TABLE, 2, 2>, dot<BITS, TABLE, 3, 2>,
-      dot<BITS, TABLE, 4, 2>,            dot<BITS, TABLE, 5, 2>, dot<BITS, TABLE, 6, 2>};
+      dot<BITS, TABLE, true, 1, 2>, dot<BITS, TABLE, true, 2, 2>, dot<BITS, TABLE, true, 3, 2>,
+      dot<BITS, TABLE, true, 4, 2>, dot<BITS, TABLE, true, 5, 2>, dot<BITS, TABLE, true, 6, 2>};
 };
 
-const Dot kOne[kBlockRows] = {dot<8, false, 1, 1>, dot<8, false, 2, 1>, dot<8, false, 3, 1>,
-                              dot<8, false, 4, 1>, dot<8, false, 5, 1>, dot<8, false, 6, 1>};
-const Dot kTwo[kBlockRows] = {dot<8, false, 1, 2>, dot<8, false, 2, 2>, dot<8, false, 3, 2>,
-                              dot<8, false, 4, 2>, dot<8, false, 5, 2>, dot<8, false, 6, 2>};
+template <int NT>
+struct OfPanel {
+  static constexpr Dot kDots[kBlockRows] = {
+      dot<8, false, false, 1, NT>, dot<8, false, false, 2, NT>, dot<8, false, false, 3, NT>,
+      dot<8, false, false, 4, NT>, dot<8, false, false, 5, NT>, dot<8, false, false, 6, NT>};
+};
 
 // Longer tables take several look-ups: they always go by way of a panel.
 const Dot* fused(const PackedWeight* w) {
@@ -121,7 +134,7 @@ const Dot* fused(const PackedWeight* w) {
 void multiply(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0, int32_t block1,
               uint8_t* scratch) {
   if (!op->int8) return multiply_float_avx512(op, tile0, tile1, block0, block1, scratch);
-  const Dots dots = {fused(op->weight), kFusedSingle, kOne, kTwo};
+  const Dots dots = {fused(op->weight), OfPanel<1>::kDots, OfPanel<2>::kDots};
   multiply_tiles(op, tile0, tile1, block0, block1, scratch, &dots);
 }
 

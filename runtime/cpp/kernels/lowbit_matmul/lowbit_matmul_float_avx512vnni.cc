@@ -115,7 +115,7 @@ const Dot* fused(const PackedWeight* w) {
 
 void multiply_float_avx512(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0,
                            int32_t block1, uint8_t* scratch) {
-  const Dots dots = {fused(op->weight), 2, kOne, Fused<8, false>::kDots};
+  const Dots dots = {fused(op->weight), kOne, Fused<8, false>::kDots};
   multiply_tiles(op, tile0, tile1, block0, block1, scratch, &dots);
 }
 

@@ -26,10 +26,9 @@ typedef void (*Dot)(const MatMul* op, const Block* b, int32_t tile, const uint8_
                     const int8_t* zero_points, float* sums);
 
 struct Dots {
-  const Dot* fused;      // [kBlockRows], from packed bytes; null: only by way of a panel
-  int32_t fused_single;  // tiles that fused[0] takes at a time, two for all others
-  const Dot* one;        // [kBlockRows], one tile of a panel
-  const Dot* two;        // [kBlockRows], two tiles of a panel
+  const Dot* fused;  // [kBlockRows], two tiles of packed bytes; null: only by way of a panel
+  const Dot* one;    // [kBlockRows], one tile of a panel
+  const Dot* two;    // [kBlockRows], two tiles of a panel
 };
 
 // Whether the panel takes up zero points, and operand bytes are levels + 128.
@@ -86,13 +85,12 @@ inline void multiply_tiles(const MatMul* op, int32_t tile0, int32_t tile1, int32
   alignas(64) float sums[2 * kBlockRows * kTile];
   int32_t tile = tile0;
   if (op->rows <= kFusedRows && dots->fused) {
-    const int32_t by = op->rows == 1 ? dots->fused_single : 2;
-    for (; tile + by <= tile1; tile += by)
+    for (; tile + 2 <= tile1; tile += 2)
       for (int32_t index = block0; index < block1; index++) {
         const Block b = block_at(op, index);
         dots->fused[b.rows - 1](op, &b, tile, w->packed + tile * tile_bytes(w), w->zero_points,
                                 sums);
-        write_all(op, &b, tile, by, sums);
+        write_all(op, &b, tile, 2, sums);
       }
   }
   const Decode decode_tile = decoder(w);
