@@ -57,6 +57,8 @@ def clean_up(model: ir.Model, fold_limit: int) -> None:
         common.InlinePass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.LiftSubgraphInitializersToMainGraphPass(),
+        # Shapes that are computed (Concat of Shape, as exporters write) need data propagation.
+        common.ShapeInferencePass(check_type=False, data_prop=True),
     ]
     for step in steps:
         step(model)
@@ -85,7 +87,6 @@ def tidy(model: ir.Model) -> None:
         common.RemoveUnusedFunctionsPass(),
         common.RemoveUnusedOpsetsPass(),
         common.NameFixPass(),
-        # Shapes that are computed (Concat of Shape, as exporters write) need data propagation.
         common.ShapeInferencePass(check_type=False, data_prop=True),
     ]
     for step in steps:

@@ -37,20 +37,18 @@ def convert_opset(model: ir.Model, target: int) -> int:
     if found == target:
         return found
     names = [value.name for value in model.graph.outputs]
+    reasons = _Reasons()
+    hint = "export the model again with a newer opset"
     try:
-        with _Quiet("onnxscript.version_converter"):
+        with reasons:
             version_converter.convert_version(model, target, fallback=True)
     except (RuntimeError, PassError) as error:
         raise UnsupportedError(
-            f"the model cannot be brought from opset {found} to {target}: {error}",
-            hint="export the model again with a newer opset",
+            f"the model cannot be brought from opset {found} to {target}: {error}", hint
         ) from error
-    reached = model.opset_imports.get("")
-    if reached != target:
+    if model.opset_imports.get("") != target:
         raise UnsupportedError(
-            f"the model cannot be brought from opset {found} to {target}: "
-            f"an operator has no conversion (stopped at {reached})",
-            hint="export the model again with a newer opset",
+            f"the model cannot be brought from opset {found} to {target}: {reasons}", hint
         )
     for value, name in zip(model.graph.outputs, names, strict=True):
         value.name = name
@@ -59,15 +57,25 @@ def convert_opset(model: ir.Model, target: int) -> int:
     return found
 
 
-class _Quiet:
-    """Keep a library's warnings off the terminal: failure is reported by raising."""
+class _Reasons(logging.Handler):
+    """Why the converter gave up: it only logs that.  Nothing reaches the terminal meanwhile."""
 
-    def __init__(self, logger: str) -> None:
-        self._logger = logging.getLogger(logger)
-        self._level = self._logger.level
+    def __init__(self) -> None:
+        super().__init__()
+        self._logger = logging.getLogger("onnxscript.version_converter")
+        self._text = "an operator has no conversion"
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1] is not None:
+            self._text = str(record.exc_info[1])
 
     def __enter__(self) -> None:
-        self._logger.setLevel(logging.CRITICAL)
+        self._propagate, self._logger.propagate = self._logger.propagate, False
+        self._logger.addHandler(self)
 
     def __exit__(self, *_: object) -> None:
-        self._logger.setLevel(self._level)
+        self._logger.removeHandler(self)
+        self._logger.propagate = self._propagate
+
+    def __str__(self) -> str:
+        return self._text

@@ -85,6 +85,7 @@ class RaiseAttention(Rule):
         mask: ir.Value | None = None,
         **found: Any,
     ) -> MatchResult:
+        q = _unscaled(q, found)
         softmax = probs.producer()
         if softmax is None or softmax.attributes.get_int("axis", -1) not in (-1, 3):
             return decline("the softmax is not over the last axis", probs)
@@ -108,7 +109,7 @@ class RaiseAttention(Rule):
         if heads % kv_heads:
             return decline(f"{heads} query heads do not divide by {kv_heads}", q, k)
         for tag, name in (("q_scaled", "q_scale"), ("k_scaled", "k_scale"), ("scaled", "scale")):
-            number = scalar(found.get(name)) if found.get(tag) else 1.0
+            number = _factor(found, tag, name)
             if number is None or not number > 0 or not math.isfinite(number):
                 return decline("the scale is not a positive constant", found.get(name))
         if found["guarded"] and not is_scalar(found["zero"], 0):
@@ -130,11 +131,12 @@ class RaiseAttention(Rule):
         mask: ir.Value | None = None,
         **found: Any,
     ) -> Any:
+        q = _unscaled(q, found)
         scale = 1.0
         for tag, name in (("q_scaled", "q_scale"), ("k_scaled", "k_scale"), ("scaled", "scale")):
-            number = scalar(found.get(name))
-            if found.get(tag) and number is not None:
-                scale = scale * number if found[tag] == "Mul" else scale / number
+            number = _factor(found, tag, name)
+            assert number is not None  # check looked
+            scale = scale / number if found.get(tag) == "Div" else scale * number
         layout = _layout(turned)
         if layout is not None and layout.index("heads") == 2:
             k = _swap_heads(op, k)
@@ -155,6 +157,20 @@ def _repeat_heads(op: Any, x: Any, axes: str) -> Any:
         ANY_VALUE,
         _allow_other_attributes=True,
     )
+
+
+def _unscaled(q: ir.Value, found: dict[str, Any]) -> ir.Value:
+    """The query itself: in ``scale * q`` the matcher takes the first factor for q."""
+    if found.get("q_scaled") == "Mul" and scalar(q) is not None:
+        swapped: ir.Value = found["q_scale"]
+        found["q_scale"] = q
+        return swapped
+    return q
+
+
+def _factor(found: dict[str, Any], tag: str, name: str) -> float | None:
+    """The constant that a factor multiplies or divides by; 1 where there is none."""
+    return scalar(found.get(name)) if found.get(tag) else 1.0
 
 
 def _swap_heads(op: Any, k: ir.Value) -> ir.Value:

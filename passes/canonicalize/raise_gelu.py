@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult, RewriteRule
-from onnxscript.rewriter.pattern import OrValue
+from onnxscript.rewriter.pattern import Constant, OrValue
 
 from bitfold.passes.canonicalize.rules import Rule, decline, either, is_scalar
 
@@ -36,7 +36,9 @@ class RaiseGeluErf(Rule):
         super().__init__("Gelu raised from its erf form")
         self._form = form
 
-    def pattern(self, op: Any, x: Any, half: Any, one: Any, root: Any, inverse_root: Any) -> Any:
+    def pattern(self, op: Any, x: Any, half: Any, one: Any, root: Any) -> Any:
+        # A variable could take x for the constant; the matcher would not come back to it.
+        inverse_root = OrValue([Constant(math.sqrt(0.5)), Constant([math.sqrt(0.5)])])
         scaled = OrValue([op.Div(x, root), either(op.Mul, x, inverse_root)])
         return _outer(op, self._form, x, either(op.Add, op.Erf(scaled), one), half)
 
@@ -46,14 +48,11 @@ class RaiseGeluErf(Rule):
         half: ir.Value,
         one: ir.Value,
         root: ir.Value | None = None,
-        inverse_root: ir.Value | None = None,
         **_: Any,
     ) -> MatchResult:
         wanted = [(half, 0.5), (one, 1.0)]
         if root is not None:
             wanted.append((root, math.sqrt(2)))
-        if inverse_root is not None:
-            wanted.append((inverse_root, math.sqrt(0.5)))
         for value, number in wanted:
             if not is_scalar(value, number):
                 return decline(f"{value.name} is not {number:.6g}", value)
