@@ -15,6 +15,9 @@ Outputs = Mapping[str, np.ndarray]
 LOGITS_MIN_CLASSES = 16
 """An unnamed float output counts as logits when its last axis is at least this long."""
 
+_FILL = 1e3
+"""Masks are filled with values below minus this."""
+
 _BLOCK = 1 << 20
 """Elements handled at once."""
 
@@ -52,6 +55,25 @@ def moved(reference: np.ndarray, candidate: np.ndarray) -> Moved:
         same = np.array_equal(reference, candidate)
         return Moved(0.0, 0.0) if same else Moved(math.inf, math.inf)
     return _sums(reference, candidate).moved()
+
+
+def moved_beside_mask(reference: np.ndarray, candidate: np.ndarray) -> Moved:
+    """As :func:`moved`, but a mask's fill does not set the scale.
+
+    Attention scores are masked with -10,000, -1e9 or the lowest float.  Relative to these, no
+    other element ever moves: where the most negative elements stand far apart from all others,
+    both parts are compared on their own, and the worse counts.
+    """
+    reference, candidate = np.asarray(reference), np.asarray(candidate)
+    if reference.shape == candidate.shape and is_float(reference) and reference.size:
+        lowest = float(np.nanmin(reference))
+        fill = reference < lowest / 2
+        if lowest < -_FILL and not fill.all():
+            rest = reference[~fill]
+            if float(np.nanmax(np.abs(rest))) * 100 < -lowest:
+                parts = moved(rest, candidate[~fill]), moved(reference[fill], candidate[fill])
+                return max(parts, key=lambda part: part.max_error)
+    return moved(reference, candidate)
 
 
 @dataclass

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from bitfold.passes.core.compare import is_float
 from bitfold.passes.core.context import Context, Feeds
+from bitfold.passes.core.generated import generate_samples
 from bitfold.runtime.errors import BitfoldError, CalibrationError
 
 _TRANSPARENT = {"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Clip", "Expand"}
@@ -42,13 +43,14 @@ do not take them, and generation never asks for them.
 
 
 def prepare_samples(
-    model: ir.Model, context: Context, run: Callable[[Feeds], object]
+    model: ir.Model, context: Context, run: Callable[[Feeds], Mapping[str, np.ndarray]]
 ) -> list[Feeds]:
     """The context's samples after a check, or synthesized ones that ``run`` takes.
 
     The first synthesized sample is one sequence (or image), the second a batch of two.  A model
-    with a key/value cache gets a prompt, its continuation, and one step of a batch of two.  The
-    values depend on the context's seed.
+    with a key/value cache gets a prompt, its continuation, and one step of a batch of two.  A
+    causal language model writes its own (:mod:`~bitfold.passes.core.generated`).  The values
+    depend on the context's seed.
 
     Args:
         run: runs the model once; raises a BitfoldError where the feeds do not work.
@@ -60,7 +62,9 @@ def prepare_samples(
         for number, feeds in enumerate(context.samples):
             check_feeds(model.graph, feeds, f"sample {number}")
         return list(context.samples)
-    samples: list[Feeds] = []
+    samples = _written_by_model(model, context, run)
+    if samples:
+        return samples
     failure: BitfoldError | None = None
     has_past = any(_is_past(value) for value in model.graph.inputs)
     for number, candidates in enumerate(_WITH_PAST if has_past else _FALLBACKS):
@@ -77,6 +81,21 @@ def prepare_samples(
             break
     if not samples:
         raise CalibrationError(f"no synthesized input runs: {failure}", hint=_HINT)
+    return samples
+
+
+def _written_by_model(
+    model: ir.Model, context: Context, run: Callable[[Feeds], Mapping[str, np.ndarray]]
+) -> list[Feeds]:
+    """Samples that a causal language model generates; none for other models."""
+    cached = any(_is_past(value) for value in model.graph.inputs)
+    prompt = synthesize(model.graph, Sizes(1, 16, 0), context.rng("sample 0"))
+    try:
+        samples = generate_samples(prompt, cached, run) or []
+        for feeds in samples[1:]:
+            run(feeds)
+    except BitfoldError:
+        return []  # random inputs of other sizes may still do
     return samples
 
 

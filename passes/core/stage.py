@@ -32,9 +32,11 @@ class Stage:
             self._execution = open_session(self.model, threads=self.threads, optimize=False)
         return self._execution.run(feeds)
 
-    def try_out(self, feeds: Feeds) -> None:
+    def try_out(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """Run ``feeds`` before it is a sample, and keep the outputs for when it becomes one."""
-        self._tried.append((feeds, self.run(feeds)))
+        outputs = self.run(feeds)
+        self._tried.append((feeds, outputs))
+        return outputs
 
     def take_samples(self, samples: Sequence[Feeds]) -> None:
         """Set the samples, some of which :meth:`try_out` may have run."""

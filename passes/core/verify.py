@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from bitfold.passes.core.compare import compare_outputs, is_float, moved
+from bitfold.passes.core.compare import compare_outputs, is_float, moved_beside_mask
 from bitfold.passes.core.context import Feeds
 from bitfold.passes.core.noise import rounding_floor
 from bitfold.passes.core.report import Divergence
@@ -184,7 +184,7 @@ def _compare_chunk(
     for name in names:
         if not isinstance(expected[name], np.ndarray) or not isinstance(found[name], np.ndarray):
             continue
-        errors[name] = moved(expected[name], found[name]).max_error
+        errors[name] = moved_beside_mask(expected[name], found[name]).max_error
         if is_float(expected[name]):
             floats.add(name)
         nbytes += expected[name].nbytes + found[name].nbytes

@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax, rel_entr, softmax
 
-from bitfold.passes.core.compare import compare_outputs, kl_divergence, logits_name, moved
+from bitfold.passes.core.compare import (
+    compare_outputs,
+    kl_divergence,
+    logits_name,
+    moved,
+    moved_beside_mask,
+)
 
 
 def arrays(seed, shape=(3, 5, 40)):
@@ -133,3 +139,15 @@ def test_zero_reference_and_empty_outputs():
 def test_nothing_to_compare():
     with pytest.raises(ValueError, match="found none"):
         compare_outputs([])
+
+
+@pytest.mark.parametrize("fill", [-1e4, -1e9, float(np.finfo(np.float32).min), -np.inf])
+def test_mask_does_not_hide_what_moves_beside_it(fill):
+    scores = np.random.default_rng(0).standard_normal((2, 8, 8)).astype(np.float32)
+    mask = np.where(np.tri(8, dtype=bool), 0, fill).astype(np.float32)
+    a, b = scores + mask, 1.01 * scores + mask
+    assert moved_beside_mask(a, b).max_error == pytest.approx(0.01, rel=0.2)
+    assert moved_beside_mask(a, a).max_error == 0
+    assert moved_beside_mask(a, scores).max_error >= 0.5
+    # Without a mask it is the plain measure.
+    assert moved_beside_mask(scores, 1.01 * scores) == moved(scores, 1.01 * scores)

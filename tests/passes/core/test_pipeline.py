@@ -349,7 +349,7 @@ def test_language_model_with_a_cache_is_checked_with_and_without_a_past():
         make_model(LM, LM_SHAPES)
     )
     assert report.passes[0].status == "applied"
-    assert [feeds["past_key_values_0"].shape[2] for feeds in context.samples] == [0, 7, 7]
+    assert [feeds["past_key_values_0"].shape[2] for feeds in context.samples] == [0, 12, 12]
 
 
 def test_broken_model_and_wrong_samples_are_refused_at_once():

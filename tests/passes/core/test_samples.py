@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 import pytest
-from support.small_models import LM, LM_SHAPES, MLP, MLP_SHAPES, make_model
+from support.small_models import LM, LM_SHAPES, MLP, MLP_SHAPES, make_model, replace_weight
 
 from bitfold.models.tiny.bert import bert
 from bitfold.models.tiny.cnn import cnn
@@ -22,16 +23,16 @@ def prepared(model, seed=0):
 
 def test_language_model_inputs():
     first, second, third = prepared(make_model(LM, LM_SHAPES))
-    assert first["input_ids"].shape == (1, 16)
+    assert first["input_ids"].shape == (1, 12)
     assert first["past_key_values_0"].shape == (1, 2, 0, 4)
-    assert first["position_ids"].tolist() == [list(range(16))]
-    assert second["past_key_values_0"].shape == (1, 2, 7, 4)
-    assert second["attention_mask"].shape == (1, 12)
+    assert first["position_ids"].tolist() == [list(range(12))]
+    assert second["past_key_values_0"].shape == (1, 2, 12, 4)
+    assert second["attention_mask"].shape == (1, 16)
     assert second["attention_mask"].all()
-    assert second["position_ids"].tolist() == [[7, 8, 9, 10, 11]]
-    assert third["past_key_values_0"].shape == (2, 2, 7, 4)
-    assert third["attention_mask"].shape == (2, 8)
-    assert third["position_ids"].tolist() == [[7], [7]]
+    assert second["position_ids"].tolist() == [[12, 13, 14, 15]]
+    assert third["past_key_values_0"].shape == (2, 2, 12, 4)
+    assert third["attention_mask"].shape == (2, 13)
+    assert third["position_ids"].tolist() == [[12], [12]]
     for feeds in (first, second, third):
         ids = feeds["input_ids"]
         assert ids.min() >= 0
@@ -89,8 +90,6 @@ def test_sizes_that_do_not_run_give_way_to_those_that_do():
     g (float[rows, 4] x) => (float[1, 4] y) { y = Reshape (x, one) }"""
     model = make_model(text, {})
     one = np.array([1, 4])
-    import onnx_ir as ir
-
     value = ir.Value(name="one", const_value=ir.tensor(one, name="one"))
     value.dtype = ir.DataType.INT64
     value.shape = ir.Shape([2])
@@ -146,3 +145,35 @@ def test_misfits_are_refused_with_expected_and_found(changes, message):
 def test_fitting_samples_are_taken_as_they_are():
     given = [lm_feeds()]
     assert prepare_samples(make_model(LM, LM_SHAPES), Context(given), print) == given
+
+
+def test_language_model_writes_its_own_samples_and_cache():
+    model = make_model(LM, LM_SHAPES)
+    execution = open_session(model, optimize=False)
+    prompt, continuation, step = prepared(model)
+    left = execution.run(prompt)["present_0"]
+    assert np.array_equal(continuation["past_key_values_0"], left)
+    assert np.array_equal(step["past_key_values_0"], np.concatenate([left, left]))
+    # The continuation from the cache is what one run over all tokens gives.
+    whole = {
+        "input_ids": np.concatenate([prompt["input_ids"], continuation["input_ids"]], axis=1),
+        "attention_mask": continuation["attention_mask"],
+        "position_ids": np.arange(16)[None],
+        "past_key_values_0": prompt["past_key_values_0"],
+    }
+    keys = execution.run(whole)["present_0"]
+    np.testing.assert_allclose(execution.run(continuation)["present_0"], keys, atol=1e-6)
+
+
+def test_generated_tokens_follow_the_model_s_distribution():
+    """A head that gives all probability to the next number makes the model count."""
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+    g (int64[b, s] input_ids) => (float[b, s, 40] logits) {
+        h = Gather (table, input_ids)  logits = MatMul (h, head)
+    }"""
+    model = make_model(text, {"table": (40, 40), "head": (40, 40)})
+    replace_weight(model, "table", np.eye(40))
+    replace_weight(model, "head", 100 * np.roll(np.eye(40), 1, axis=1))
+    (feeds,) = prepared(model)
+    ids = feeds["input_ids"][0]
+    assert np.array_equal(np.diff(ids) % 40, np.ones(len(ids) - 1))

@@ -1,0 +1,182 @@
+"""Naming the first node that differs; telling rounding from error."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from support.small_models import (
+    MLP,
+    MLP_SHAPES,
+    NORMED,
+    NORMED_SHAPES,
+    make_model,
+    replace_weight,
+    weight,
+)
+
+from bitfold.models.tiny.decoder import decoder
+from bitfold.passes.core import verify
+from bitfold.passes.core.context import Context
+from bitfold.passes.core.noise import rounding_floor, rounding_noise, within_rounding
+from bitfold.passes.core.samples import prepare_samples
+from bitfold.passes.core.stage import same_computation, snapshot
+from bitfold.passes.core.verify import first_difference, verify_models
+from bitfold.runtime.errors import VerificationError
+from bitfold.runtime.execution import open_session
+
+FEEDS = {"x": np.random.default_rng(0).standard_normal((4, 24)).astype(np.float32)}
+
+
+def test_equal_models_do_not_differ():
+    model = make_model(MLP, MLP_SHAPES)
+    assert first_difference(model, snapshot(model), FEEDS) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "node"),
+    [("w_up", "matmul_0"), ("b_up", "add_1"), ("w_down", "matmul_3"), ("w_head", "matmul_5")],
+)
+@pytest.mark.parametrize("chunk", [1, 256 << 20])
+def test_node_of_each_changed_weight_is_named(name, node, chunk, monkeypatch):
+    monkeypatch.setattr(verify, "CHUNK_BYTES", chunk)
+    model = make_model(MLP, MLP_SHAPES)
+    wrong = snapshot(model)
+    replace_weight(wrong, name, weight(model, name) + 0.01)
+    difference = first_difference(model, wrong, FEEDS)
+    assert difference.node == node
+    assert difference.error > 1e-4
+    assert difference.added == ()
+
+
+def test_every_matmul_of_a_decoder_is_found():
+    model = decoder(0)
+    (feeds, *_) = prepare_samples(model, Context(), open_session(model, optimize=False).run)
+    for node in model.graph:
+        if node.op_type != "MatMul" or node.inputs[1].const_value is None:
+            continue
+        wrong = snapshot(model)
+        name = node.inputs[1].name
+        replace_weight(wrong, name, weight(model, name) * 1.01)
+        found = first_difference(model, wrong, feeds)
+        readers = {user.name for user, _ in model.graph.initializers[name].uses()}
+        assert found.node in readers, name
+
+
+def test_new_nodes_on_the_way_are_told():
+    model = make_model(MLP, MLP_SHAPES)
+    wrong = snapshot(model)
+    relu = next(node for node in wrong.graph if node.op_type == "Relu")
+    down = next(node for node in wrong.graph if node.name == "matmul_3")
+    one = ir.node("Sigmoid", [relu.outputs[0]], name="new_gate")
+    two = ir.node("Mul", [relu.outputs[0], one.outputs[0]], name="new_product")
+    one.outputs[0].name, two.outputs[0].name = "gate", "gated"
+    wrong.graph.insert_before(down, [one, two])
+    down.replace_input_with(0, two.outputs[0])
+    difference = first_difference(model, wrong, FEEDS)
+    assert difference.node == "matmul_3"
+    assert difference.added == ("new_gate", "new_product")
+    assert "through the new nodes new_gate, new_product" in str(difference)
+
+
+def test_change_that_all_readers_undo_is_no_difference():
+    model = make_model(NORMED, NORMED_SHAPES)
+    folded = snapshot(model)
+    gain = weight(model, "gain")
+    for name in ("w_a", "w_b"):
+        replace_weight(folded, name, gain[:, None] * weight(model, name))
+    replace_weight(folded, "gain", np.ones_like(gain))
+    assert first_difference(model, folded, FEEDS) is None
+    # The norm itself is to blame once a reader other than a matched one sees the change.
+    replace_weight(folded, "w_a", weight(model, "w_a"))
+    assert first_difference(model, folded, FEEDS).node == "matmul_1"
+
+
+def test_rounding_is_told_from_error():
+    model = make_model(MLP, MLP_SHAPES)
+    expected = open_session(model, optimize=False).run(FEEDS)
+    floor = rounding_floor(model)
+    assert 1e-6 < floor < 1e-4
+    for factor, kept in ((1 + 1e-7, True), (1 + 1e-3, False)):
+        other = snapshot(model)
+        replace_weight(other, "w_head", weight(model, "w_head") * np.float32(factor))
+        found = open_session(other, optimize=False).run(FEEDS)
+        assert (within_rounding(model, FEEDS, expected, found, None) is None) is kept
+
+
+def test_noise_of_a_model_that_rounds_on_purpose_is_measured():
+    """Codes at the edge of two levels fall either way: no floor would cover that."""
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+    g (float[n, 24] x) => (float[n, 24] y) {
+        a = MatMul (x, w)  scaled = Mul (a, gain)  codes = Round (scaled)  y = MatMul (codes, v)
+    }"""
+    model = make_model(text, {"w": (24, 24), "gain": (24,), "v": (24, 24)})
+    # Products that are exactly half a step: the smallest nudge decides.
+    replace_weight(model, "w", np.eye(24))
+    replace_weight(model, "gain", np.ones(24))
+    feeds = {"x": np.random.default_rng(0).integers(-8, 8, (64, 24)).astype(np.float32) + 0.5}
+    outputs = open_session(model, optimize=False).run(feeds)
+    noise = rounding_noise(model, feeds, outputs)
+    assert noise["y"].max_error > 100 * rounding_floor(model)
+    nudged = snapshot(model)
+    replace_weight(nudged, "gain", np.full(24, 1 + 2.0**-23))
+    found = open_session(nudged, optimize=False).run(feeds)
+    assert within_rounding(model, feeds, outputs, found, None) is None
+    replace_weight(nudged, "v", weight(model, "v") * -1)
+    found = open_session(nudged, optimize=False).run(feeds)
+    assert within_rounding(model, feeds, outputs, found, None) is not None
+
+
+def test_half_precision_has_a_wider_floor_within_bounds():
+    wide = make_model(MLP, MLP_SHAPES)
+    half = snapshot(wide)
+    for node in half.graph:
+        node.outputs[0].dtype = ir.DataType.FLOAT16
+    assert rounding_floor(wide) < rounding_floor(half) <= 1e-2
+
+
+def test_verify_models_measures_and_refuses_lost_outputs():
+    model = make_model(MLP, MLP_SHAPES)
+    other = snapshot(model)
+    replace_weight(other, "w_head", weight(model, "w_head") * 1.01)
+    divergence = verify_models(model, other, [FEEDS, FEEDS])
+    assert divergence.sqnr_db == pytest.approx(40, abs=0.01)
+    other.graph.outputs[0].name = "scores"
+    with pytest.raises(VerificationError, match=r"expected outputs \['logits'\].*\['scores'\]"):
+        verify_models(model, other, [FEEDS])
+
+
+def test_snapshots_share_tensors_and_nothing_else():
+    model = make_model(MLP, MLP_SHAPES)
+    copy = snapshot(model)
+    assert same_computation(model, copy)
+    tensor = model.graph.initializers["w_up"].const_value
+    assert copy.graph.initializers["w_up"].const_value is tensor
+    copy.graph.outputs[0].dtype = ir.DataType.FLOAT16
+    copy.graph.outputs[0].shape = ir.Shape([1])
+    copy.graph[0].name = "other"
+    assert model.graph.outputs[0].dtype == ir.DataType.FLOAT
+    assert model.graph.outputs[0].shape.rank() == 2
+    assert model.graph[0].name == "matmul_0"
+
+
+def test_same_computation_sees_every_change():
+    def changed(edit):
+        model = make_model(MLP, MLP_SHAPES)
+        copy = snapshot(model)
+        edit(copy)
+        return not same_computation(model, copy)
+
+    def swap_inputs(model):
+        node = model.graph[4]
+        a, b = node.inputs
+        node.replace_input_with(0, b)
+        node.replace_input_with(1, a)
+
+    assert changed(swap_inputs)
+    assert changed(lambda m: replace_weight(m, "w_up", weight(m, "w_up")))
+    assert changed(lambda m: m.graph[2].attributes.add(ir.AttrInt64("axis", 1)))
+    assert changed(lambda m: setattr(m.graph[2], "op_type", "Abs"))
+    assert changed(lambda m: m.graph.opset_imports.update({"": 22}))
+    assert not changed(lambda m: m.metadata_props.update({"a": "b"}))
+    assert not changed(lambda m: setattr(m.graph[2], "name", "other"))
