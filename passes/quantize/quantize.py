@@ -35,7 +35,7 @@ class Quantize(Pass):
        tiny weights, and tables of rotary angles.
 
     Attributes:
-        weights: number format of the weights (``bitfold passes quantize`` lists them).
+        weights: number format of the weights: int2 to int8, or ternary.
         group: input channels that share a scale; 0 for one scale per output channel.
         symmetric: leave out zero points.
         ranges: ``mse`` for the least squared error, ``minmax`` to cover every value.
@@ -43,7 +43,7 @@ class Quantize(Pass):
         acts: ``int8`` to quantize inputs on the fly, ``none`` to keep them float.
         act_granularity: an activation scale per row and weight group, or per row (token).
         embeddings: number format of embedding tables; empty for the weights' format.
-        embedding_group: group size of embedding tables; none for the weights'.
+        embedding_group: group size of embedding tables; ``none`` for the weights' own.
         exclude: globs of site or weight names to leave in float.
     """
 
