@@ -95,7 +95,7 @@ def _into_producer(
     elif node.op_type == "ConvTranspose":
         scaled = scale_conv_transpose_outputs(weight, scale, node.attributes.get_int("group", 1))
     else:
-        if source.shape is None or len(source.shape) != 2:
+        if node.op_type == "MatMul" and (source.shape is None or len(source.shape) != 2):
             return None, f"{source.name} is not known to be a matrix"
         # Stored [in, out]: output channels are the columns, which scale_inputs scales.
         in_first = _in_first(node)
@@ -136,7 +136,7 @@ def _into_consumer(
         moved = shift_of_conv_inputs(weight, shift, groups)
         scaled = scale_conv_inputs(weight, scale, groups)
     else:
-        if output.shape is None or len(output.shape) != 2:
+        if node.op_type == "MatMul" and (output.shape is None or len(output.shape) != 2):
             return None, f"{output.name} is not known to be a matrix"
         in_first = _in_first(node)
         rows = weight.T if in_first else weight

@@ -51,6 +51,9 @@ PATTERNS = (Pattern(_with_rotary), Pattern(_without_rotary))
 
 Found = dict[str, ir.Value]
 
+ROTARY_MULTIPLE = 16
+"""With do_rotary, ORT's op takes head sizes that are multiples of this."""
+
 
 def find_attention(model: ir.Model, attention: ir.Node) -> Found | None:
     """Match a pattern around ``attention`` from the Reshape that ends it: its values by name.
@@ -90,6 +93,8 @@ def refusal(attention: ir.Node, found: Found) -> str:
         sizes.add(heads[1])
     if len(sizes) != 1:
         return "the heads of query, key and value differ in size"
+    if "cos" in found and sizes.pop() % ROTARY_MULTIPLE:
+        return f"the op rotates heads of a multiple of {ROTARY_MULTIPLE} only"
     for name in ("q_rotary", "k_rotary"):
         node = found[name].producer() if name in found else None
         if node is not None and node.attributes.get_int("rotary_embedding_dim", 0) != 0:

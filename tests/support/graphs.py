@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import onnx_ir as ir
+from onnx_ir.passes.common import ShapeInferencePass
 
 from bitfold.passes.core.base import Pass
 from bitfold.passes.core.context import Context
@@ -26,6 +27,7 @@ def parse(text: str, opset: int = 23, **constants: np.ndarray) -> ir.Model:
         value.type = ir.TensorType(value.const_value.dtype)
         value.shape = ir.Shape(np.shape(array))
         model.graph.register_initializer(value)
+    ShapeInferencePass()(model)
     return model
 
 

@@ -239,5 +239,5 @@ def test_golden_mlp():
 
 def test_an_operator_that_cannot_be_converted_is_named():
     model = parse("g (float[b, 6] x) => (float[b, 6] y) { y = Frobnicate(x) }", opset=12)
-    with pytest.raises(UnsupportedError, match="opset 12 to 23.*Frobnicate"):
+    with pytest.raises(UnsupportedError, match=r"opset 12 to 23.*Frobnicate"):
         apply(Canonicalize(), model)

@@ -23,6 +23,7 @@ SCALARS = (
     + number("one", 1.0)
     + number("half", 0.5)
     + number("three", 3.0)
+    + number("four", 4.0)
     + number("eps", 1e-5)
     + number("root2", ROOT)
     + number("inv_root2", 1 / ROOT)
@@ -73,7 +74,7 @@ def test_every_spelling_of_rms_norm_is_raised(square, normal, scale):
     ("body", "constants", "reason"),
     [
         (
-            "sq = Pow(x, three)\nm = ReduceMean(sq, last)\nme = Add(m, eps)\nr = Sqrt(me)\n"
+            "sq = Pow(x, four)\nm = ReduceMean(sq, last)\nme = Add(m, eps)\nr = Sqrt(me)\n"
             "n = Div(x, r)\ny = Mul(n, gain)",
             {"gain": GAIN},
             "the power is not 2",
@@ -93,9 +94,6 @@ def test_every_spelling_of_rms_norm_is_raised(square, normal, scale):
     ],
 )
 def test_what_is_nearly_an_rms_norm_stays_and_is_reported(body, constants, reason):
-    if "three" in body:
-        body = body.replace("r = Sqrt(me)", "ab = Abs(me)\nr = Sqrt(ab)")
-        reason = ""  # Abs breaks the pattern itself: nothing nearly matched
     found, entry = canonicalized(body, **constants)
     assert "RMSNormalization" not in found
     assert reason in "".join(skip.text for skip in entry.skips)
@@ -187,7 +185,7 @@ def test_silu_takes_its_normal_form(body):
     apply(Canonicalize(), model)
     mul = model.graph[-1]
     assert census(model) == {"Sigmoid": 1, "Mul": 1}
-    assert [value.name for value in mul.inputs][0] == "x"
+    assert mul.inputs[0].name == "x"
     assert mul.inputs[1].producer().op_type == "Sigmoid"
     assert_same(before, run(model, feeds))
 

@@ -116,7 +116,8 @@ def test_rows_that_are_masked_whole_stay_uniform(value):
 def test_the_guard_against_nan_is_kept(value):
     text = attention().replace(
         "y = MatMul(p, v)",
-        "zero = Constant<value_float = 0.0>()\nn = IsNaN(p)\nw = Where(n, zero, p)\ny = MatMul(w, v)",
+        "zero = Constant<value_float = 0.0>()\nn = IsNaN(p)\n"
+        "w = Where(n, zero, p)\ny = MatMul(w, v)",
     )
     feeds = inputs()
     feeds["mask"] = np.zeros((B, 1, S, T), np.float32)
