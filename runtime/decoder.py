@@ -76,6 +76,7 @@ class Decoder:
         self._outputs = ["logits", *self._pairs.values()]
         self._binding = session.ort.io_binding()
         self._logits: Any = None
+        self._feeds: dict[str, np.ndarray] = {}
         self._cache: dict[str, Any] = {}
         self._buffers: dict[str, np.ndarray] = {}
         if self.mode is CacheMode.SHARED:
@@ -164,8 +165,9 @@ class Decoder:
         return self._outputs
 
     def _bind(self, name: str, array: np.ndarray) -> None:
-        array = np.ascontiguousarray(array, self._inputs[name].dtype)
-        self._binding.bind_ortvalue_input(name, _ortvalue(array))
+        # The binding does not keep an array alive that ORT only borrows: the decoder has to.
+        self._feeds[name] = np.ascontiguousarray(array, self._inputs[name].dtype)
+        self._binding.bind_ortvalue_input(name, _ortvalue(self._feeds[name]))
 
     def _empty(self, past: str, length: int) -> np.ndarray:
         value = self._inputs[past]
@@ -243,5 +245,5 @@ def _present_of(value: ValueInfo, match: re.Match[str], outputs: set[str], name:
 
 
 def _ortvalue(array: np.ndarray) -> Any:
-    """An ORT value over the array's own memory."""
+    """An ORT value over the array's own memory, which must outlive it."""
     return ort.OrtValue.ortvalue_from_numpy(array)
