@@ -165,7 +165,7 @@ class Decoder:
         return self._outputs
 
     def _bind(self, name: str, array: np.ndarray) -> None:
-        # The binding does not keep an array alive that ORT only borrows: the decoder has to.
+        # ORT borrows the array; that its bindings keep it alive is so in new versions only.
         self._feeds[name] = np.ascontiguousarray(array, self._inputs[name].dtype)
         self._binding.bind_ortvalue_input(name, _ortvalue(self._feeds[name]))
 
