@@ -22,6 +22,9 @@ from bitfold.runtime.decoder import Decoder, cache_pairs, is_language_model
 from bitfold.runtime.errors import BitfoldError, VerificationError
 from bitfold.runtime.session import Session
 
+LEAST_CORRELATION = 0.7
+"""Between the logits with and without a cache: rounding leaves more than this, a fault less."""
+
 
 class Worker:
     """Loads a model and times it.
@@ -118,14 +121,22 @@ class Worker:
         """Write the tokens' logits [S, vocab] to an npz file.
 
         Returns how far the same tokens taken one at a time end up from that, relative to the
-        largest logit: the cache at work.
+        largest logit: the cache at work.  Rounding alone moves a low-bit model's logits by some
+        percent, because it flips codes.
+
+        Raises:
+            VerificationError: they have nothing to do with each other.
         """
         self.decoder.reset()
         whole = self.decoder.step(tokens)[0].copy()
         self.decoder.reset()
-        last = whole[-1]
         for token in tokens:
             last = self.decoder.step([token])[0, -1]
+        if np.corrcoef(whole[-1], last)[0, 1] < LEAST_CORRELATION:
+            raise VerificationError(
+                f"{self.session.path.name}: token by token the logits of the last of {len(tokens)} "
+                "tokens are not those of the whole text: the key/value cache is broken"
+            )
         np.savez(file, logits=whole)
         return float(np.abs(last - whole[-1]).max() / max(float(np.abs(whole[-1]).max()), 1e-30))
 

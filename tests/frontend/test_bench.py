@@ -95,6 +95,20 @@ def test_nan_is_not_timed(tmp_path: Path) -> None:
         bench(path, threads=1, prefill=4, decode=2, rounds=1)
 
 
+def test_a_broken_cache_is_not_timed(tmp_path: Path) -> None:
+    path = write_llama(tmp_path / "llama.onnx")
+    model = onnx.load(path)
+    for node in model.graph.node:
+        for index, name in enumerate(node.output):
+            if name == "present.0.key":
+                node.output[index] = "inner"
+        node.input[:] = ["inner" if name == "present.0.key" else name for name in node.input]
+    model.graph.node.append(onnx.helper.make_node("Neg", ["inner"], ["present.0.key"]))
+    onnx.save(model, path)
+    with pytest.raises(BadOutput, match="cache"):
+        bench(path, threads=1, prefill=20, decode=2, rounds=1)
+
+
 def test_errors_come_back_from_the_process(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("no model")
     with pytest.raises(ModelError):
