@@ -61,6 +61,9 @@ def causal_feeds(model: ir.Model, tokens: np.ndarray, past: Feeds) -> Feeds:
     }
     for value in model.graph.inputs:
         if value.name is not None and value.name not in feeds and value.shape is not None:
-            heads, size = value.shape[1], value.shape[3]
-            feeds[value.name] = np.zeros((1, int(heads), 0, int(size)), np.float32)
+            _, heads, _, size = value.shape
+            empty = [1, heads if isinstance(heads, int) else 1, 0, size]
+            feeds[value.name] = np.zeros(
+                [d if isinstance(d, int) else 0 for d in empty], np.float32
+            )
     return {value.name: feeds[value.name] for value in model.graph.inputs if value.name}

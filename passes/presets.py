@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from bitfold.runtime.errors import RecipeError
 
-EXACT = (
-    "canonicalize, fold-batch-norm, merge-siblings, fuse-swiglu, fuse-attention, fuse-skip-norm"
-)
 # Norm gains stay where they are: they cost nothing there, and folded into the weights they
 # leave the activations' outliers unscaled, which costs accuracy at low activation bits.
+EXACT = "canonicalize, fold-batch-norm, merge-siblings, fuse-swiglu, fuse-attention, fuse-skip-norm"
 
 PRESETS: dict[str, str] = {
     "w8a8": f"{EXACT}, quantize{{weights=int8 group=64}}, lower",

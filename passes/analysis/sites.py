@@ -49,9 +49,10 @@ class Site:
     @property
     def shape(self) -> tuple[int, int]:
         """(N, K): output and input channels.  For a Gather, rows and their length."""
-        dims = [int(each) for each in self.source.shape or ()]
+        assert self.source.shape is not None, "a site's weight has a shape"
+        dims = self.source.shape.numpy()
         if self.kind == "conv":
-            return dims[0], int(np.prod(dims[1:]))
+            return dims[0], int(np.prod(dims[1:], dtype=np.int64))
         return (dims[0], dims[1]) if self.out_first else (dims[1], dims[0])
 
     @property

@@ -29,15 +29,14 @@ class FuseSwiGLU(Pass):
         def check(op: Any, both: ir.Value, gate: ir.Value, **_: Any) -> MatchResult:
             result = MatchResult()
             if not halves(gate.producer()):
-                name = gate.producer().name if gate.producer() else gate.name
-                context.entry.skipped(name or "(unnamed)", "the Split is not into two halves")
+                context.entry.skipped(gate.name or "(unnamed)", "the Split is not into two halves")
                 return result.fail("the Split is not into two halves of the last axis")
             context.entry.changed(both.name or "(unnamed)", "its SwiGLU is one operator")
             return result
 
         rules = [
-            RewriteRule(pattern, replacement, check, name=f"SwiGLU{number}")
-            for number, pattern in enumerate((split_by_count, split_by_sizes))
+            RewriteRule(split_by_count, replacement, check, name="SwiGLU"),
+            RewriteRule(split_by_sizes, replacement, check, name="SwiGLU of sizes"),
         ]
         count = RewriteRuleSet(rules, commute=True).apply_to_model(model)
         if count:

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import onnx_ir as ir
+from onnx_ir.passes.common import (
+    RemoveUnusedFunctionsPass,
+    RemoveUnusedNodesPass,
+    RemoveUnusedOpsetsPass,
+)
 
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
@@ -31,7 +36,6 @@ class Lower(Pass):
 
     def run(self, model: ir.Model, context: Context) -> bool:
         changed = lower_to_native(model, context)
-        ir.passes.common.RemoveUnusedNodesPass()(model)
-        ir.passes.common.RemoveUnusedFunctionsPass()(model)
-        ir.passes.common.RemoveUnusedOpsetsPass()(model)
+        for cleanup in (RemoveUnusedNodesPass, RemoveUnusedFunctionsPass, RemoveUnusedOpsetsPass):
+            cleanup()(model)
         return changed

@@ -184,7 +184,7 @@ def tail_of(site: Site) -> Tail:
 
 def only_consumer(value: ir.Value) -> ir.Node | None:
     """The one node that uses ``value``; None if several do or it leaves the graph."""
-    uses = value.uses()
+    uses = list(value.uses())
     return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
 
 

@@ -101,7 +101,7 @@ class SiteInserter:
             name = f"{data.name}.quantize_g{group_size}"
             node = call(self.model, function, [data], attributes, name)
             value = node.outputs[0]
-            value.name, value.dtype, value.shape = f"{name}d", data.dtype, data.shape
+            value.name, value.type, value.shape = f"{name}d", data.type, data.shape
             owner.insert_before(site.node, node)
             self.activations[key] = value
         return self.activations[key]
