@@ -44,7 +44,7 @@ def print_table(table: Table) -> None:
 
     # Piped output is for other programs: it must not be cut at 80 columns.
     width = None if sys.stdout.isatty() else 200
-    Console(file=sys.stdout, width=width).print(table)
+    Console(file=sys.stdout, width=width, markup=False, highlight=False).print(table)
 
 
 def make_table(*columns: str, title: str | None = None, right: str = "") -> Table:
