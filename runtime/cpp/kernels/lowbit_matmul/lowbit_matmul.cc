@@ -12,7 +12,7 @@ namespace {
 
 // Work below this many byte-sized steps (weight bytes read, or eight multiply-adds) is done
 // by the calling thread: waking another one costs as much.
-constexpr int64_t kWorthAThread = 128 << 10;
+constexpr int64_t kWorthAThread = 384 << 10;
 // Rows of prepared activations that a task goes over should stay in a core's L2.
 constexpr int64_t kActBytes = 384 << 10;
 constexpr int64_t kMaxTasks = 32;

@@ -10,6 +10,7 @@ namespace bitfold {
 namespace {
 
 constexpr float kTiny = 1e-30f;
+constexpr int kBlockRows = 1;  // a row's activations lie one after the other
 
 // Largest |x|, or NaN when any value is NaN or infinite.
 float reach(const float* x, int64_t count) {
@@ -70,65 +71,66 @@ void interleave(const MatMul* op, int32_t index) {
   }
 }
 
-// One output: row r of a block times lane `lane` of a tile.
-float dot(const MatMul* op, const Block* b, int32_t r, int32_t tile, int32_t lane) {
-  const PackedWeight* w = op->weight;
+// The operand bytes of one lane of a tile, [k].
+void decode_lane(const PackedWeight* w, int32_t tile, int32_t lane, uint8_t* operands) {
   const uint8_t* packed = w->packed + tile * tile_bytes(w);
+  for (int64_t k = 0; k < w->k; k++) operands[k] = w->operand[code_at(w, packed, k, lane)];
+}
+
+// One output: the row of a block times one lane of a tile.
+float dot(const MatMul* op, const Block* b, int32_t tile, int32_t lane, const uint8_t* operands) {
+  const PackedWeight* w = op->weight;
+  const int8_t* q = (const int8_t*)b->q;
   float total = 0;
   for (int32_t g = 0; g < w->groups; g++) {
-    int64_t k0 = (int64_t)g * w->group_size;
-    int64_t k1 = k0 + w->group_size < w->k ? k0 + w->group_size : w->k;
-    int64_t at = ((int64_t)tile * w->groups + g) * kTile + lane;
-    float zero = w->zero_points ? w->zero_points[at] : 0;
-    float sum = b->sum[g * b->rows + r];
+    const int64_t k0 = (int64_t)g * w->group_size;
+    const int64_t k1 = k0 + w->group_size < w->k ? k0 + w->group_size : w->k;
+    const int64_t at = ((int64_t)tile * w->groups + g) * kTile + lane;
+    const float zero = w->zero_points ? w->zero_points[at] : 0;
     float part;
     if (op->int8) {
-      const int8_t* q = (const int8_t*)b->q;
-      int32_t exact = b->start[g * b->rows + r];
-      for (int64_t k = k0; k < k1; k++)
-        exact += w->operand[code_at(w, packed, k, lane)] *
-                 q[(k / 4 * b->rows + r) * 4 + k % 4];
-      part = ((float)exact - zero * sum) * scale_at(w, at) * b->scale[g * b->rows + r];
+      int32_t exact = b->start[g];
+      for (int64_t k = k0; k < k1; k++) exact += operands[k] * q[k];
+      part = ((float)exact - zero * b->sum[g]) * scale_at(w, at) * b->scale[g];
     } else {
       float inexact = 0;
-      for (int64_t k = k0; k < k1; k++)
-        inexact += (float)(w->operand[code_at(w, packed, k, lane)] - w->offset) *
-                   b->x[k * b->rows + r];
-      part = (inexact - zero * sum) * scale_at(w, at);
+      for (int64_t k = k0; k < k1; k++) inexact += (float)(operands[k] - w->offset) * b->x[k];
+      part = (inexact - zero * b->sum[g]) * scale_at(w, at);
     }
     total += part;
   }
-  return op->int8 ? total : total * b->scale[r];
+  return op->int8 ? total : total * b->scale[0];
 }
 
 void multiply(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0, int32_t block1,
-              uint8_t*) {
-  for (int32_t index = block0; index < block1; index++) {
-    Block b = block_at(op, index);
-    for (int32_t tile = tile0; tile < tile1; tile += op->swiglu ? 2 : 1)
-      for (int32_t lane = 0; lane < kTile; lane++) {
-        int64_t n = (int64_t)(op->swiglu ? tile / 2 : tile) * kTile + lane;
-        if (n >= op->columns) break;
-        for (int32_t r = 0; r < b.rows; r++) {
-          float value = dot(op, &b, r, tile, lane) + (op->bias ? op->bias[n] : 0);
-          if (op->swiglu) {
-            float up = dot(op, &b, r, tile + 1, lane);
-            if (op->bias) up += op->bias[op->columns + n];
-            value = value / (1 + expf(-value)) * up;
-          }
-          op->y[(b.first + r) * op->columns + n] = value;
+              uint8_t* operands) {
+  uint8_t* up_operands = operands + op->weight->k;
+  for (int32_t tile = tile0; tile < tile1; tile += op->swiglu ? 2 : 1)
+    for (int32_t lane = 0; lane < kTile; lane++) {
+      const int64_t n = (int64_t)(op->swiglu ? tile / 2 : tile) * kTile + lane;
+      if (n >= op->columns) break;
+      decode_lane(op->weight, tile, lane, operands);
+      if (op->swiglu) decode_lane(op->weight, tile + 1, lane, up_operands);
+      for (int32_t index = block0; index < block1; index++) {
+        const Block b = block_at(op, index);
+        float value = dot(op, &b, tile, lane, operands) + (op->bias ? op->bias[n] : 0);
+        if (op->swiglu) {
+          float up = dot(op, &b, tile + 1, lane, up_operands);
+          if (op->bias) up += op->bias[op->columns + n];
+          value = value / (1 + expf(-value)) * up;
         }
+        op->y[b.first * op->columns + n] = value;
       }
-  }
+    }
 }
 
 int32_t offset(const MatMul* op) { return op->weight->offset; }
 
-int64_t scratch(const MatMul*) { return 0; }
+int64_t scratch(const MatMul* op) { return 2 * op->weight->k; }
 
 }  // namespace
 
-const MatMulKernels kMatMulRef = {"ref",      4,       offset,  quantize,
-                                  interleave, scratch, multiply};
+const MatMulKernels kMatMulRef = {"ref",      kBlockRows, offset,  quantize,
+                                  interleave, scratch,    multiply};
 
 }  // namespace bitfold

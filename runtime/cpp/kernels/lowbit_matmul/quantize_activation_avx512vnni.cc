@@ -31,12 +31,6 @@ inline int32_t reach_bits(const float* x, int64_t count) {
   return _mm512_reduce_max_epi32(most);
 }
 
-inline float as_float(int32_t bits) {
-  float value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
 // Mark row r of a block as broken: it holds a NaN or an infinity.
 void poison(const PackedWeight* w, Block* b, int32_t r) {
   for (int64_t i = 0; i < padded_k(w) / 4; i++) b->q[i * b->rows + r] = 0;
@@ -47,12 +41,12 @@ void poison(const PackedWeight* w, Block* b, int32_t r) {
   }
 }
 
-// Round up to 16 inputs, write them as four interleaved int32, return them for the sum.
-inline __m512i round_16(const float* x, __mmask16 lanes, __m512 inverse, int32_t* q,
-                        int32_t rows) {
-  __m512i value = _mm512_cvt_roundps_epi32(_mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, x), inverse),
-                                           _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  __m128i bytes = _mm512_cvtepi32_epi8(value);
+// Round up to 16 inputs and write them as four interleaved int32.  Returns their sum, each
+// byte raised by 128, in two parts.
+inline __m128i round_16(__m512 x, __m512 inverse, int32_t* q, int64_t rows) {
+  const __m512i value = _mm512_cvt_roundps_epi32(
+      _mm512_mul_ps(x, inverse), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m128i bytes = _mm512_cvtepi32_epi8(value);
   if (rows == 1) {
     _mm_storeu_si128((__m128i*)q, bytes);
   } else {
@@ -61,51 +55,70 @@ inline __m512i round_16(const float* x, __mmask16 lanes, __m512 inverse, int32_t
     q[2 * rows] = _mm_extract_epi32(bytes, 2);
     q[3 * rows] = _mm_extract_epi32(bytes, 3);
   }
-  return value;
+  return _mm_sad_epu8(_mm_xor_si128(bytes, _mm_set1_epi8((char)0x80)), _mm_setzero_si128());
+}
+
+// Turn the largest magnitudes [count] into scales, in place, and their inverses.  Whole vectors:
+// both arrays are padded to 64 bytes.
+inline void scales_of(float* reach, float* inverses, int64_t count) {
+  const __m512 top = _mm512_set1_ps(127);
+  for (int64_t i = 0; i < count; i += 16) {
+    const __m512 amax = _mm512_loadu_ps(reach + i);
+    const __mmask16 alive = _mm512_cmp_ps_mask(amax, _mm512_set1_ps(kTiny), _CMP_GE_OQ);
+    _mm512_storeu_ps(inverses + i, _mm512_maskz_div_ps(alive, top, amax));
+    _mm512_storeu_ps(reach + i, _mm512_maskz_div_ps(alive, amax, top));
+  }
 }
 
 }  // namespace
 
+// Three passes over a block: the reach of every row and group, then all scales at once, then
+// the codes.  Meanwhile b.scale holds the reach, and b.sum the inverses.
 void quantize_avx512(const MatMul* op, int32_t index) {
   const PackedWeight* w = op->weight;
-  Block block = block_at(op, index);
-  const int32_t rows = block.rows;
-  const bool whole = op->act_group_size >= w->k;
+  Block b = block_at(op, index);
+  const int32_t groups = w->groups, offset = op->offset;
+  const int64_t rows = b.rows;
+  const int64_t k = w->k, size = w->group_size, padded = padded_k(w);
+  const bool whole = op->act_group_size >= k;
+  bool broken[kBlockRows] = {};
   for (int32_t r = 0; r < rows; r++) {
-    const float* x = op->x + (block.first + r) * w->k;
-    int32_t* q = block.q + r;
-    float row_reach = 0;
-    if (whole) {
-      int32_t bits = reach_bits(x, w->k);
-      if (bits >= kInfinity) {
-        poison(w, &block, r);
-        continue;
-      }
-      row_reach = as_float(bits);
+    const float* x = op->x + (b.first + r) * k;
+    int32_t reach = whole ? reach_bits(x, k) : 0;
+    int32_t most = reach;
+    int64_t k0 = 0;
+    for (int32_t g = 0; g < groups; g++, k0 += size) {
+      if (!whole) reach = reach_bits(x + k0, size < k - k0 ? size : k - k0);
+      most = reach > most ? reach : most;
+      memcpy(b.scale + g * rows + r, &reach, sizeof reach);
     }
-    bool broken = false;
-    for (int32_t g = 0; g < w->groups; g++) {
-      const int64_t k0 = (int64_t)g * w->group_size;
-      const int64_t count = w->group_size < w->k - k0 ? w->group_size : w->k - k0;
-      float amax = row_reach;
-      if (!whole) {
-        int32_t bits = reach_bits(x + k0, count);
-        broken |= bits >= kInfinity;
-        amax = as_float(bits);
+    broken[r] = most >= kInfinity;
+  }
+  scales_of(b.scale, b.sum, groups * rows);
+  for (int32_t r = 0; r < rows; r++) {
+    const float* x = op->x + (b.first + r) * k;
+    int32_t* q = b.q + r;
+    int64_t k0 = 0;
+    for (int32_t g = 0; g < groups; g++, k0 += size) {
+      const int64_t count = size < k - k0 ? size : k - k0;
+      const __m512 inverse = _mm512_set1_ps(b.sum[g * rows + r]);
+      __m128i sums = _mm_setzero_si128();
+      const float *from = x + k0, *end = from + count;
+      for (; from + 16 <= end; from += 16, q += 4 * rows)
+        sums = _mm_add_epi32(sums, round_16(_mm512_loadu_ps(from), inverse, q, rows));
+      if (from < end) {
+        const __m512 rest = _mm512_maskz_loadu_ps(lanes_left(end - from), from);
+        sums = _mm_add_epi32(sums, round_16(rest, inverse, q, rows));
+        q += 4 * rows;
       }
-      const __m512 inverse = _mm512_set1_ps(amax < kTiny ? 0 : 127.0f / amax);
-      __m512i sums = _mm512_setzero_si512();
-      for (int64_t i = 0; i < count; i += 16)
-        sums = _mm512_add_epi32(sums, round_16(x + k0 + i, lanes_left(count - i), inverse,
-                                               q + (k0 + i) / 4 * rows, rows));
-      const int32_t sum = _mm512_reduce_add_epi32(sums);
-      block.scale[g * rows + r] = amax < kTiny ? 0 : amax / 127.0f;
-      block.start[g * rows + r] = -op->offset * sum;
-      block.sum[g * rows + r] = (float)sum;
+      const int32_t sum = _mm_cvtsi128_si32(sums) + _mm_extract_epi32(sums, 2) -
+                          128 * (int32_t)round_up(count, 16);
+      b.start[g * rows + r] = -offset * sum;
+      b.sum[g * rows + r] = (float)sum;
     }
     // The channels that fill the last chunk: round_16 wrote up to a multiple of 16.
-    for (int64_t i = round_up(w->k, 16) / 4; i < padded_k(w) / 4; i++) q[i * rows] = 0;
-    if (broken) poison(w, &block, r);
+    for (int64_t i = round_up(k, 16) / 4; i < padded / 4; i++, q += rows) *q = 0;
+    if (broken[r]) poison(w, &b, r);
   }
 }
 

@@ -1,0 +1,126 @@
+"""Nodes that the operators refuse: bad attributes, truncated weights, indices out of range."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from support.lowbit_nodes import (
+    Case,
+    gather_attributes,
+    gather_model,
+    matmul_model,
+    matmul_session,
+    session,
+)
+
+CASE = Case(40, 96, 4, 32, act_group=32, zero_points=True, table=True, bias=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layout": 2}, "'layout': expected 1, found 2"),
+        ({"bits": 0}, "'bits': expected 1 to 8, found 0"),
+        ({"bits": 9}, "'bits': expected 1 to 8, found 9"),
+        ({"N": 0}, "'N': expected 1 to"),
+        ({"N": -40}, "'N': expected 1 to"),
+        ({"N": 1 << 40}, "'N': expected 1 to"),
+        ({"K": 0}, "'K': expected 1 to"),
+        ({"K": 1 << 62}, "'K': expected 1 to"),
+        ({"group_size": 0}, "'group_size': expected 1 to 96, found 0"),
+        ({"group_size": -32}, "'group_size'"),
+        ({"group_size": 24}, "'group_size': expected K = 96 or a multiple of 16, found 24"),
+        ({"group_size": 112}, "'group_size': expected 1 to 96, found 112"),
+        ({"act_group_size": 48}, "'act_group_size': expected K = 96 or group_size = 32"),
+        ({"acts": "int4"}, "'acts': expected 'none' or 'int8', found 'int4'"),
+        ({"activation": "gelu"}, "'activation': expected 'none' or 'swiglu', found 'gelu'"),
+        ({"N": 41, "activation": "swiglu"}, "'N': expected an even number for swiglu, found 41"),
+        ({"N": 64}, "packed: expected 3072 elements, found 2304"),
+        ({"K": 128, "act_group_size": 128}, "packed: expected 3072 elements"),
+        ({"bits": 5}, "packed: expected 2880 elements"),
+        ({"group_size": 16, "act_group_size": 16}, "scales: expected 288 elements, found 144"),
+    ],
+)
+def test_attributes(change: dict[str, Any], message: str) -> None:
+    model = matmul_model({**CASE.attributes(), **change}, CASE.weights())
+    with pytest.raises(Exception, match="LowBitMatMul: ") as caught:
+        session(model)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["N", "K", "bits", "group_size", "layout", "acts", "activation"])
+def test_missing_attribute(name: str) -> None:
+    attributes = {key: value for key, value in CASE.attributes().items() if key != name}
+    with pytest.raises(Exception, match=f"attribute '{name}', found none"):
+        session(matmul_model(attributes, CASE.weights()))
+
+
+@pytest.mark.parametrize("name", ["packed", "scales", "zero_points", "table", "bias"])
+@pytest.mark.parametrize("keep", [0, -1])
+def test_truncated_weight(name: str, keep: int) -> None:
+    """Refused when the session opens, or, where the weight is fed, when it runs."""
+    weights = CASE.weights()
+    weights[name] = weights[name].reshape(-1)[:keep]
+    with pytest.raises(Exception, match=f"LowBitMatMul: {name}: expected"):
+        session(matmul_model(CASE.attributes(), weights))
+    fed = session(matmul_model(CASE.attributes(), weights, constant=False))
+    with pytest.raises(Exception, match=f"{name}: expected"):
+        fed.run(None, {"X": CASE.rows(2), **weights})
+
+
+def test_scales_of_another_type() -> None:
+    weights = CASE.weights()
+    weights["scales"] = weights["scales"].astype(np.float64)
+    with pytest.raises(Exception, match="scales: expected type float16 or float32"):
+        session(matmul_model(CASE.attributes(), weights))
+
+
+def test_group_that_could_overflow() -> None:
+    """127 * 255 * K must stay below 2**31."""
+    case = Case(1, 65552, 1)
+    with pytest.raises(Exception, match="'group_size': expected at most 65536"):
+        matmul_session(case)
+
+
+def test_largest_group_is_exact() -> None:
+    """The extreme codes and activations of the longest group do not overflow."""
+    case = Case(16, 65536, 8, f16=False)
+    weights = case.weights()
+    weights["scales"][:] = 1
+    for code in (0, 255):
+        weights["packed"][:] = code
+        y = session(matmul_model(case.attributes(), weights)).run(
+            None, {"X": np.ones((1, case.k), np.float32)}
+        )[0]
+        np.testing.assert_allclose(y, (code - 128) * case.k, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(), (2, 95), (96, 2)])
+def test_rows_of_another_width(shape: tuple[int, ...]) -> None:
+    with pytest.raises(Exception, match="X: expected a last dimension of K = 96"):
+        matmul_session(CASE).run(None, {"X": np.zeros(shape, np.float32)})
+
+
+def test_weights_that_are_fed() -> None:
+    weights = CASE.weights()
+    fed = session(matmul_model(CASE.attributes(), weights, constant=False))
+    x = CASE.rows(3)
+    y = fed.run(None, {"X": x, **weights})[0]
+    assert y.tobytes() == matmul_session(CASE).run(None, {"X": x})[0].tobytes()
+
+
+@pytest.mark.parametrize("index", [40, -41, 1 << 40, -(1 << 62)])
+def test_index_out_of_range(index: int) -> None:
+    inputs = {k: v for k, v in CASE.weights().items() if k != "bias"}
+    run = session(gather_model(gather_attributes(CASE), inputs))
+    with pytest.raises(Exception, match="indices: expected -40 to 39"):
+        run.run(None, {"indices": np.array([0, index])})
+
+
+def test_gather_refuses_truncated_weights() -> None:
+    inputs = {k: v for k, v in CASE.weights().items() if k != "bias"}
+    inputs["packed"] = inputs["packed"][:-64]
+    with pytest.raises(Exception, match="LowBitGather: packed: expected 2304 elements"):
+        session(gather_model(gather_attributes(CASE), inputs))

@@ -1,0 +1,193 @@
+"""Checks of the kernels of one ISA; run as a process, since the ISA is chosen at load.
+
+``python -m support.kernel_checks NAME`` runs one of ``CHECKS`` and prints a JSON list of
+failures, then the ISA that was active.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import onnxruntime as ort
+from onnx import TensorProto
+from support.guard_pages import BEHIND, guarded_copy
+from support.lowbit_nodes import (
+    Case,
+    gather_attributes,
+    gather_expected,
+    gather_model,
+    matmul_model,
+    matmul_session,
+    session,
+)
+
+from bitfold.runtime.op_library import isa
+
+TOLERANCE = 3e-6
+"""Largest error relative to the largest output: float32 rounding of a few dozen groups."""
+
+SHAPES = [(1, 1, 0), (5, 3, 0), (16, 32, 32), (17, 33, 16), (33, 70, 32), (31, 100, 16)]
+SHAPES += [(50, 200, 48), (20, 333, 0), (96, 576, 64), (48, 576, 32), (40, 300, 128), (64, 150, 64)]
+ROWS = [1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 31]
+
+
+def cases(bits: int) -> Iterator[Case]:
+    """Shapes and options for one width of codes; each option meets several shapes."""
+    for index, (n, k, group) in enumerate(SHAPES):
+        base = Case(n, k, bits, group, act_group=group, seed=index)
+        yield base
+        yield replace(base, zero_points=True, f16=False, act_group=0)
+        yield replace(base, table=True, zero_points=index % 2 == 0, bias=True)
+        yield replace(base, acts="none", zero_points=index % 2 == 1, table=index % 3 == 0)
+        yield replace(base, n=2 * n, activation="swiglu", bias=True, zero_points=True)
+        # Zero points so large that levels less them do not fit in a byte.
+        yield replace(base, zero_points=True, zero_range=127, f16=False)
+
+
+def mismatch(y: np.ndarray, expected: np.ndarray) -> str:
+    """What is wrong with ``y``, or an empty string."""
+    if y.shape != expected.shape:
+        return f"shape {y.shape}, expected {expected.shape}"
+    if (np.isnan(y) != np.isnan(expected)).any():
+        return "NaN where none is expected, or none where one is"
+    error = np.nanmax(np.abs(y - expected), initial=0)
+    limit = TOLERANCE * np.nanmax(np.abs(expected), initial=1e-3)
+    return f"error {error:.3g}, limit {limit:.3g}" if error > limit else ""
+
+
+def every_format() -> Iterator[str]:
+    """Every width, group, option and number of rows against the oracle."""
+    for bits in range(1, 9):
+        for case in cases(bits):
+            inputs = case.weights()
+            run = session(matmul_model(case.attributes(), inputs))
+            x = case.rows(max(ROWS))
+            expected = case.expected(x, inputs)
+            for m in ROWS:
+                wrong = mismatch(run.run(None, {"X": x[:m]})[0], expected[:m])
+                if wrong:
+                    yield f"{case} M={m}: {wrong}"
+
+
+def odd_shapes() -> Iterator[str]:
+    """Every N, K and M from 1 on, one at a time; batch dimensions; no rows at all."""
+    for size in range(1, 40):
+        for case in (Case(size, 64, 4, 32, act_group=32), Case(20, size, 3, zero_points=True)):
+            run, x = matmul_session(case), case.rows(size)
+            wrong = mismatch(run.run(None, {"X": x})[0], case.expected(x, case.weights()))
+            if wrong:
+                yield f"{case} M={size}: {wrong}"
+    case = Case(24, 48, 4, 16, act_group=16)
+    run, x = matmul_session(case), case.rows(6).reshape(2, 3, 48)
+    if mismatch(run.run(None, {"X": x})[0], case.expected(x, case.weights())):
+        yield "X [2, 3, K]"
+    if run.run(None, {"X": np.zeros((2, 0, 48), np.float32)})[0].shape != (2, 0, 24):
+        yield "X [2, 0, K]"
+
+
+def broken_rows() -> Iterator[str]:
+    """NaN and infinity spoil their own rows only; zeros, tiny and huge rows are right."""
+    for acts, act_group in (("int8", 0), ("int8", 32), ("none", 0)):
+        case = Case(40, 100, 4, 32, acts=acts, act_group=act_group, zero_points=True)
+        run, inputs = matmul_session(case), case.weights()
+        for m in (1, 4, 20):
+            x = case.rows(m)
+            x[0, 99] = np.nan
+            if m > 1:
+                x[1, 40], x[2, 0], x[3] = np.inf, -np.inf, 0
+            if m > 4:
+                x[4] *= 1e-32
+                x[5] *= 1e30
+                x[6, :32] = 0
+            wrong = mismatch(run.run(None, {"X": x})[0], case.expected(x, inputs))
+            if wrong:
+                yield f"{case} M={m}: {wrong}"
+            scaled = x[4:5].astype(np.float32)
+            if m > 4 and acts == "int8" and run.run(None, {"X": scaled})[0].any():
+                yield f"{case}: rows below 1e-30 become zeros"
+
+
+def threads() -> Iterator[str]:
+    """The same bits for any number of threads, and from several callers at once."""
+    for case in (
+        Case(1000, 576, 4, 32, act_group=32, zero_points=True),
+        Case(1024, 320, 3, 64, act_group=64, activation="swiglu", bias=True),
+        Case(500, 257, 8, acts="none"),
+    ):
+        runs = [matmul_session(case, count) for count in (1, 2, 3)]
+        for m in (1, 7, 8, 100, 300):
+            x = case.rows(m)
+            first, *others = [run.run(None, {"X": x})[0].tobytes() for run in runs]
+            if any(other != first for other in others):
+                yield f"{case} M={m}: bits depend on the number of threads"
+            shared = runs[1]
+
+            def call(_: int, shared: ort.InferenceSession = shared, x: np.ndarray = x) -> bytes:
+                return bytes(shared.run(None, {"X": x})[0].tobytes())
+
+            with ThreadPoolExecutor(4) as pool:
+                at_once = pool.map(call, range(8))
+                if any(each != first for each in at_once):
+                    yield f"{case} M={m}: concurrent calls disturb each other"
+
+
+def guard_pages() -> Iterator[str]:
+    """Inputs and output that end, or begin, at a page that must not be touched."""
+    for bits in range(1, 9):
+        for case in (
+            Case(33, 70, bits, 32, act_group=32, zero_points=True, bias=True),
+            Case(16, 35, bits, table=True, f16=False),
+            Case(34, 100, bits, 48, acts="none", zero_points=True),
+            Case(36, 64, bits, 16, act_group=16, activation="swiglu", zero_points=True),
+        ):
+            inputs = case.weights()
+            run = session(matmul_model(case.attributes(), inputs, constant=False))
+            for m in (1, 3, 9, 14):
+                x = case.rows(m)
+                expected = case.expected(x, inputs)
+                for side in BEHIND:
+                    fed = {k: guarded_copy(v, side) for k, v in {"X": x, **inputs}.items()}
+                    y = guarded_copy(np.zeros(expected.shape, np.float32), side)
+                    bound = run.io_binding()
+                    for name, array in fed.items():
+                        bound.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+                    bound.bind_ortvalue_output("Y", ort.OrtValue.ortvalue_from_numpy(y))
+                    run.run_with_iobinding(bound)
+                    wrong = mismatch(y, expected)
+                    if wrong:
+                        yield f"{case} M={m} {side}: {wrong}"
+
+
+def gather() -> Iterator[str]:
+    """``LowBitGather`` of every width, group and index type."""
+    for bits in range(1, 9):
+        for n, k, group in SHAPES:
+            base = Case(n, k, bits, group)
+            for case in (base, replace(base, zero_points=True, f16=False, table=bits % 2 == 0)):
+                inputs = case.weights()
+                for index_type, dtype in (
+                    (TensorProto.INT64, np.int64),
+                    (TensorProto.INT32, np.int32),
+                ):
+                    run = session(gather_model(gather_attributes(case), inputs, index_type), 2)
+                    rng = np.random.default_rng(n)
+                    for shape in ((), (1,), (0,), (3, 50)):
+                        indices = rng.integers(-n, n, shape).astype(dtype)
+                        y = run.run(None, {"indices": np.asarray(indices)})[0]
+                        if not np.array_equal(y, gather_expected(case, inputs, indices)):
+                            yield f"{case} indices {dtype.__name__} {shape}"
+
+
+CHECKS: dict[str, Callable[[], Iterator[str]]] = {
+    check.__name__: check
+    for check in (every_format, odd_shapes, broken_rows, threads, guard_pages, gather)
+}
+
+
+if __name__ == "__main__":
+    print(json.dumps({"failures": list(CHECKS[sys.argv[1]]()), "isa": isa()}))

@@ -1,0 +1,182 @@
+"""Random nodes of bitfold's low-bit operators, as ONNX models, beside their oracles' answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+from bitfold.runtime.layouts.tiles import TILE, pack_codes, tile_groups
+from bitfold.runtime.op_library import op_library_path
+from bitfold.runtime.reference.lowbit_gather import lowbit_gather
+from bitfold.runtime.reference.lowbit_matmul import lowbit_matmul
+
+MATMUL_INPUTS = ("packed", "scales", "zero_points", "table", "bias")
+GATHER_INPUTS = ("packed", "scales", "zero_points", "table")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration of ``LowBitMatMul``; ``group`` and ``act_group`` 0 stand for K."""
+
+    n: int
+    k: int
+    bits: int
+    group: int = 0
+    acts: str = "int8"
+    act_group: int = 0
+    activation: str = "none"
+    f16: bool = True
+    zero_points: bool = False
+    table: bool = False
+    bias: bool = False
+    seed: int = 0
+    zero_range: int = 7
+
+    @property
+    def group_size(self) -> int:
+        """Input channels a group."""
+        return self.group or self.k
+
+    def attributes(self) -> dict[str, Any]:
+        """The node's attributes."""
+        return {
+            "N": self.n,
+            "K": self.k,
+            "bits": self.bits,
+            "group_size": self.group_size,
+            "layout": 1,
+            "acts": self.acts,
+            "act_group_size": self.act_group or self.k,
+            "activation": self.activation,
+        }
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """The node's inputs but X, random but for the seed."""
+        rng = np.random.default_rng(self.seed)
+        groups = -(-self.k // self.group_size)
+        codes = rng.integers(0, 1 << self.bits, (self.n, self.k)).astype(np.uint8)
+        scales = rng.uniform(0.005, 0.02, (self.n, groups))
+        scales = scales.astype(np.float16 if self.f16 else np.float32)
+        zeros = rng.integers(-self.zero_range, self.zero_range + 1, scales.shape).astype(np.int8)
+        if self.activation == "swiglu":
+            codes, scales, zeros = (interleaved(each) for each in (codes, scales, zeros))
+        inputs = {"packed": pack_codes(codes, self.bits), "scales": tile_groups(scales)}
+        if self.zero_points:
+            inputs["zero_points"] = tile_groups(zeros)
+        if self.table:
+            inputs["table"] = rng.integers(-128, 128, 1 << self.bits).astype(np.int8)
+        if self.bias:
+            inputs["bias"] = rng.standard_normal(self.n).astype(np.float32)
+        return inputs
+
+    def rows(self, m: int) -> np.ndarray:
+        """X float32 [m, K]."""
+        return np.random.default_rng(self.seed + m).standard_normal((m, self.k), np.float32)
+
+    def expected(self, x: np.ndarray, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        """The oracle's Y, float64."""
+        return lowbit_matmul(
+            x,
+            **inputs,
+            n=self.n,
+            k=self.k,
+            bits=self.bits,
+            group_size=self.group_size,
+            acts=self.acts,
+            act_group_size=self.act_group,
+            activation=self.activation,
+        )
+
+
+def interleaved(rows: np.ndarray) -> np.ndarray:
+    """Rows of gate and up [N, ...], as ``swiglu`` tiles them: [16 T, ...]."""
+    half = len(rows) // 2
+    tiles = -(-half // TILE)
+    apart = np.zeros((2, tiles * TILE, *rows.shape[1:]), rows.dtype)
+    apart[0, :half], apart[1, :half] = rows[:half], rows[half:]
+    tiled = apart.reshape(2, tiles, TILE, *rows.shape[1:]).swapaxes(0, 1)
+    return tiled.reshape(2 * tiles * TILE, *rows.shape[1:])
+
+
+def matmul_model(
+    attributes: dict[str, Any], inputs: dict[str, np.ndarray], constant: bool = True
+) -> onnx.ModelProto:
+    """A model of one ``LowBitMatMul``; its inputs but X are initializers, or fed as well."""
+    names = ["X", *(name if name in inputs else "" for name in MATMUL_INPUTS)]
+    x = helper.make_tensor_value_info("X", TensorProto.FLOAT, None)
+    return _model("LowBitMatMul", names, x, attributes, inputs, constant)
+
+
+def gather_model(
+    attributes: dict[str, Any], inputs: dict[str, np.ndarray], index_type: int = TensorProto.INT64
+) -> onnx.ModelProto:
+    """A model of one ``LowBitGather`` with the graph input ``indices``."""
+    names = [*(name if name in inputs else "" for name in GATHER_INPUTS), "indices"]
+    indices = helper.make_tensor_value_info("indices", index_type, None)
+    return _model("LowBitGather", names, indices, attributes, inputs, True)
+
+
+def _model(
+    op: str,
+    names: list[str],
+    fed: onnx.ValueInfoProto,
+    attributes: dict[str, Any],
+    inputs: dict[str, np.ndarray],
+    constant: bool,
+) -> onnx.ModelProto:
+    while not names[-1]:
+        names.pop()
+    node = helper.make_node(op, names, ["Y"], name="node", domain="bitfold", **attributes)
+    y = helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)
+    weights = [numpy_helper.from_array(array, name) for name, array in inputs.items()]
+    shapes = [
+        helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        for tensor in weights
+    ]
+    graph = helper.make_graph(
+        [node], "g", [fed, *([] if constant else shapes)], [y], weights if constant else []
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("bitfold", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+def session(model: onnx.ModelProto, threads: int = 1) -> ort.InferenceSession:
+    """Open a model in ORT with bitfold's operator library."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.register_custom_ops_library(str(op_library_path()))
+    return ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def matmul_session(case: Case, threads: int = 1) -> ort.InferenceSession:
+    """A session for one case."""
+    return session(matmul_model(case.attributes(), case.weights()), threads)
+
+
+def gather_expected(case: Case, inputs: dict[str, np.ndarray], indices: np.ndarray) -> np.ndarray:
+    """The oracle's rows."""
+    return lowbit_gather(
+        inputs["packed"],
+        inputs["scales"],
+        inputs.get("zero_points"),
+        inputs.get("table"),
+        indices,
+        n=case.n,
+        k=case.k,
+        bits=case.bits,
+        group_size=case.group_size,
+    )
+
+
+def gather_attributes(case: Case) -> dict[str, Any]:
+    """A ``LowBitGather`` node's attributes."""
+    return {key: case.attributes()[key] for key in ("N", "K", "bits", "group_size", "layout")}
