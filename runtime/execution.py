@@ -70,7 +70,9 @@ class Execution:
             results = self._session.run(wanted, arrays)
         except Exception as error:
             raise explained(error, "the model cannot run") from error
-        return dict(zip(self._outputs, results, strict=True))
+        # A result lies in the session's arena and would keep all of it alive: take copies.
+        copies = [np.array(r) if isinstance(r, np.ndarray) else r for r in results]
+        return dict(zip(self._outputs, copies, strict=True))
 
 
 def open_session(
@@ -80,7 +82,7 @@ def open_session(
     threads: int = 0,
     op_library: bool = True,
     optimize: bool = True,
-    prepack: bool | None = None,
+    copy_weights: bool | None = None,
 ) -> Execution:
     """Load ``model`` in ORT on the CPU; the model itself is not touched.
 
@@ -92,8 +94,8 @@ def open_session(
             built; without it ORT runs the function bodies that the nodes carry.
         optimize: let ORT rewrite the graph: faster to run, but slower to open, and weights that
             it folds are copied.
-        prepack: let ORT copy weights into the order its kernels like; as ``optimize`` by
-            default.  With neither, no weight is copied at all.
+        copy_weights: let ORT fold constants and bring weights into the order that its kernels
+            like; as ``optimize`` by default.  With neither, no weight is copied at all.
 
     Raises:
         ModelError: ORT refuses the model, or an output does not exist.
@@ -105,7 +107,8 @@ def open_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
-    if not (optimize if prepack is None else prepack):
+    copy_weights = optimize if copy_weights is None else copy_weights
+    if not copy_weights:
         options.add_session_config_entry("session.disable_prepacking", "1")
     if not optimize:
         # Planning reuse ahead takes a second on 2,500 nodes; buffers are freed as it goes anyway.
@@ -123,7 +126,10 @@ def open_session(
         proto = ir.to_proto(copy)
         try:
             session = ort.InferenceSession(
-                proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+                proto.SerializeToString(),
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=None if copy_weights else ["ConstantFolding"],
             )
         except ValueError as error:  # protobuf's own limit
             raise UnsupportedError(

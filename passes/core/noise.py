@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -20,6 +21,9 @@ attentions of a 2,100-node decoder moved its outputs by 8 times epsilon times sq
 
 NOISE_MARGIN = 8.0
 """An exact pass may move outputs this many times as far as the measured rounding noise does."""
+
+CHAOS = 10.0
+"""A model is chaotic where rounding noise is this many times as large as rounding's floor."""
 
 _EPSILON = {
     ir.DataType.DOUBLE: 2.0**-52,
@@ -69,14 +73,27 @@ def rounding_noise(model: ir.Model, feeds: Feeds, outputs: Outputs) -> dict[str,
             step = rng.integers(-1, 2, array.shape).astype(array.dtype)
             nudged = array * (1 + step * array.dtype.type(_EPSILON[tensor.dtype]))
             value.const_value = ir.tensor(nudged.astype(array.dtype), name=tensor.name)
-    found = open_session(shaken, optimize=True, prepack=False).run(feeds)
+    found = open_session(shaken, optimize=True, copy_weights=False).run(feeds)
     return {name: moved(array, found[name]) for name, array in outputs.items()}
 
 
-def within_rounding(
+@dataclass(frozen=True)
+class Judgement:
+    """What the outputs say about an exact pass.
+
+    Attributes:
+        reason: the first output that moved too far; None where none did.
+        chaotic: rounding alone moves the outputs so far that they prove little either way.
+    """
+
+    reason: str | None = None
+    chaotic: bool = False
+
+
+def judge_outputs(
     model: ir.Model, feeds: Feeds, expected: Outputs, found: Outputs, tolerance: float | None
-) -> str | None:
-    """Whether an exact pass kept its promise: None, or the first output that moved too far.
+) -> Judgement:
+    """Whether an exact pass kept its promise, as far as the outputs tell.
 
     An output may move by ``tolerance`` of its largest magnitude where one is given.  Otherwise
     it may move by :func:`rounding_floor`; past that, :func:`rounding_noise` is measured, and it
@@ -90,26 +107,27 @@ def within_rounding(
     suspects = {}
     for name, array in expected.items():
         if name not in found:
-            return f"output {name!r} is missing"
+            return Judgement(f"output {name!r} is missing")
         apart = moved(array, found[name])
         if apart.max_error > limit:
             suspects[name] = apart
-    if not suspects:
-        return None
-    noise: dict[str, Moved] = {}
-    if tolerance is None and any(math.isfinite(a.max_error) for a in suspects.values()):
-        noise = rounding_noise(model, feeds, expected)
-    for name, apart in suspects.items():
         if not math.isfinite(apart.max_error):
-            return f"output {name!r} has other values that are not finite, or another shape"
+            reason = f"output {name!r} has other values that are not finite, or another shape"
+            return Judgement(reason)
+    if not suspects:
+        return Judgement()
+    noise: dict[str, Moved] = {}
+    if tolerance is None:
+        noise = rounding_noise(model, feeds, expected)
+    chaotic = any(own.max_error > CHAOS * limit for own in noise.values())
+    for name, apart in suspects.items():
         own = noise.get(name, Moved(0.0, 0.0))
-        if not math.isfinite(own.max_error):
-            own = Moved(0.0, 0.0)
         allowed = max(limit, NOISE_MARGIN * own.max_error)
         allowed_rms = max(limit, NOISE_MARGIN * own.rms_error)
         if apart.max_error > allowed or apart.rms_error > allowed_rms:
-            return (
+            reason = (
                 f"output {name!r} moved by {apart.max_error:.2g} of its largest value, "
                 f"expected at most {allowed:.2g}"
             )
-    return None
+            return Judgement(reason, chaotic)
+    return Judgement(None, chaotic)

@@ -18,7 +18,8 @@ from support.small_models import (
 from bitfold.models.tiny.decoder import decoder
 from bitfold.passes.core import verify
 from bitfold.passes.core.context import Context
-from bitfold.passes.core.noise import rounding_floor, rounding_noise, within_rounding
+from bitfold.passes.core.local_check import local_difference
+from bitfold.passes.core.noise import judge_outputs, rounding_floor, rounding_noise
 from bitfold.passes.core.samples import prepare_samples
 from bitfold.passes.core.stage import same_computation, snapshot
 from bitfold.passes.core.verify import first_difference, verify_models
@@ -101,7 +102,7 @@ def test_rounding_is_told_from_error():
         other = snapshot(model)
         replace_weight(other, "w_head", weight(model, "w_head") * np.float32(factor))
         found = open_session(other, optimize=False).run(FEEDS)
-        assert (within_rounding(model, FEEDS, expected, found, None) is None) is kept
+        assert (judge_outputs(model, FEEDS, expected, found, None).reason is None) is kept
 
 
 def test_noise_of_a_model_that_rounds_on_purpose_is_measured():
@@ -121,10 +122,15 @@ def test_noise_of_a_model_that_rounds_on_purpose_is_measured():
     nudged = snapshot(model)
     replace_weight(nudged, "gain", np.full(24, 1 + 2.0**-23))
     found = open_session(nudged, optimize=False).run(feeds)
-    assert within_rounding(model, feeds, outputs, found, None) is None
-    replace_weight(nudged, "v", weight(model, "v") * -1)
+    judgement = judge_outputs(model, feeds, outputs, found, None)
+    assert judgement.reason is None
+    assert judgement.chaotic
+    assert local_difference(model, nudged, feeds) is None
+    # An error far below the noise is found piece by piece.
+    replace_weight(nudged, "v", weight(model, "v") * 1.01)
     found = open_session(nudged, optimize=False).run(feeds)
-    assert within_rounding(model, feeds, outputs, found, None) is not None
+    assert judge_outputs(model, feeds, outputs, found, None).reason is None
+    assert local_difference(model, nudged, feeds).value == "y"
 
 
 def test_half_precision_has_a_wider_floor_within_bounds():
