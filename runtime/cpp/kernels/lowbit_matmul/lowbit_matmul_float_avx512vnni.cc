@@ -95,13 +95,16 @@ void dot(const MatMul* op, const Block* b, int32_t tile, const uint8_t* bytes,
 
 template <int BITS, bool TABLE>
 struct Fused {
-  static constexpr Dot kDots[kBlockRows] = {dot<BITS, TABLE, 1, 2>, dot<BITS, TABLE, 2, 2>,
+  static constexpr Dot kDots[kBlockRows] = {dot<BITS, TABLE, 1, 1>, dot<BITS, TABLE, 2, 2>,
                                             dot<BITS, TABLE, 3, 2>, dot<BITS, TABLE, 4, 2>,
                                             dot<BITS, TABLE, 5, 2>, dot<BITS, TABLE, 6, 2>};
 };
 
 const Dot kOne[kBlockRows] = {dot<8, false, 1, 1>, dot<8, false, 2, 1>, dot<8, false, 3, 1>,
                               dot<8, false, 4, 1>, dot<8, false, 5, 1>, dot<8, false, 6, 1>};
+
+const Dot kTwo[kBlockRows] = {dot<8, false, 1, 2>, dot<8, false, 2, 2>, dot<8, false, 3, 2>,
+                              dot<8, false, 4, 2>, dot<8, false, 5, 2>, dot<8, false, 6, 2>};
 
 // The common widths; others always go by way of a panel.
 const Dot* fused(const PackedWeight* w) {
@@ -115,7 +118,7 @@ const Dot* fused(const PackedWeight* w) {
 
 void multiply_float_avx512(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0,
                            int32_t block1, uint8_t* scratch) {
-  const Dots dots = {fused(op->weight), kOne, Fused<8, false>::kDots};
+  const Dots dots = {fused(op->weight), kOne, kTwo};
   multiply_tiles(op, tile0, tile1, block0, block1, scratch, &dots);
 }
 

@@ -26,7 +26,9 @@ typedef void (*Dot)(const MatMul* op, const Block* b, int32_t tile, const uint8_
                     const int8_t* zero_points, float* sums);
 
 struct Dots {
-  const Dot* fused;  // [kBlockRows], two tiles of packed bytes; null: only by way of a panel
+  // [kBlockRows], packed bytes of one tile for one row, of two for more; null: only by way of a
+  // panel.
+  const Dot* fused;
   const Dot* one;    // [kBlockRows], one tile of a panel
   const Dot* two;    // [kBlockRows], two tiles of a panel
 };
@@ -85,13 +87,20 @@ inline void multiply_tiles(const MatMul* op, int32_t tile0, int32_t tile1, int32
   alignas(64) float sums[2 * kBlockRows * kTile];
   int32_t tile = tile0;
   if (op->rows <= kFusedRows && dots->fused) {
-    for (; tile + 2 <= tile1; tile += 2)
+    const bool single = op->rows == 1;
+    for (int32_t tiles = 2; tile < tile1; tile += tiles) {
+      if (tile + 1 == tile1) {
+        if (!single) break;  // the last tile of an odd number goes by way of a panel
+        tiles = 1;
+      }
       for (int32_t index = block0; index < block1; index++) {
         const Block b = block_at(op, index);
-        dots->fused[b.rows - 1](op, &b, tile, w->packed + tile * tile_bytes(w), w->zero_points,
-                                sums);
-        write_all(op, &b, tile, 2, sums);
+        for (int32_t t = 0; t < (single ? tiles : 1); t++)
+          dots->fused[b.rows - 1](op, &b, tile + t, w->packed + (tile + t) * tile_bytes(w),
+                                  w->zero_points, sums + t * kTile);
+        write_all(op, &b, tile, tiles, sums);
       }
+    }
   }
   const Decode decode_tile = decoder(w);
   for (; tile < tile1; tile += 2) {
