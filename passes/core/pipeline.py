@@ -183,7 +183,9 @@ class Pipeline:
                 after.close()
                 where = local_difference(before.model, after.model, feeds)
                 if where is None:
-                    entry.note("checked piece by piece: rounding alone moves the outputs far")
+                    note = "checked piece by piece: rounding alone moves the outputs far"
+                    if note not in entry.notes:
+                        entry.note(note)
                     continue
             elif verdict.reason is not None:
                 after.close()
