@@ -23,7 +23,7 @@ inline __attribute__((always_inline)) void step(__m512i (&acc)[kSplit<R, NT>][NT
   for (int r = 0; r < R; r++) {
     const __m512i a = _mm512_set1_epi32(q[r]);
     BITFOLD_UNROLL
-    for (int t = 0; t < NT; t++) 
+    for (int t = 0; t < NT; t++)
       acc[kPart][t][r] = _mm512_dpbusd_epi32(acc[kPart][t][r], u[t], a);
   }
 }
