@@ -11,7 +11,7 @@ import onnx_ir.passes.common as common
 
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
-from bitfold.passes.fold.rewire import add_bias, constant, set_input, vector
+from bitfold.passes.core.rewire import add_bias, constant, set_input, vector
 from bitfold.passes.fold.weights import (
     batch_norm_affine,
     scale_conv_inputs,

@@ -12,7 +12,7 @@ import onnx_ir.passes.common as common
 from bitfold.passes.analysis.sites import Site, site_of
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
-from bitfold.passes.fold.rewire import add_bias, constant, set_input, shared_initializer, vector
+from bitfold.passes.core.rewire import add_bias, constant, set_input, shared_initializer, vector
 from bitfold.passes.fold.weights import scale_inputs, shift_of_inputs
 
 NORMS = ("RMSNormalization", "LayerNormalization")

@@ -13,7 +13,7 @@ import onnx_ir.passes.common as common
 from bitfold.passes.analysis.sites import Site, site_of
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
-from bitfold.passes.fold.rewire import bias_add, constant, new_initializer
+from bitfold.passes.core.rewire import bias_add, constant, new_initializer
 from bitfold.passes.fuse.roles import role
 from bitfold.runtime.errors import RecipeError
 

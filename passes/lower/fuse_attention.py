@@ -11,7 +11,7 @@ import onnx_ir.passes.common as common
 
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
-from bitfold.passes.fold.rewire import new_initializer
+from bitfold.passes.core.rewire import new_initializer
 from bitfold.passes.lower.attention_pattern import (
     Found,
     find_attention,

@@ -10,7 +10,7 @@ from onnxscript.rewriter.pattern import Pattern
 
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
-from bitfold.passes.fold.rewire import vector
+from bitfold.passes.core.rewire import vector
 
 DOMAIN = "com.microsoft"
 

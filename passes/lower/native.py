@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import Site, find_sites, input_at, is_vector
 from bitfold.passes.core.context import Context
+from bitfold.passes.core.rewire import new_initializer
 from bitfold.passes.lower.packing import pack_weight
 from bitfold.runtime.ops import DOMAIN
 from bitfold.runtime.ops.body import call
@@ -121,15 +122,7 @@ class NativeLowering:
         return self.packed[key]
 
     def _initializer(self, name: str, array: np.ndarray) -> ir.Value:
-        tensor = self.context.tensor(array, name)
-        value = ir.Value(
-            name=name,
-            type=ir.TensorType(tensor.dtype),
-            shape=ir.Shape(array.shape),
-            const_value=tensor,
-        )
-        self.model.graph.register_initializer(value)
-        return value
+        return new_initializer(self.model.graph, self.context, array, name)
 
     def _replace(self, anchor: ir.Node, last: ir.Value, node: ir.Node) -> None:
         """Put ``node`` where ``last`` was computed and give its output that value's name."""

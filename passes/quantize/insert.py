@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import Site
 from bitfold.passes.core.context import Context
+from bitfold.passes.core.rewire import new_initializer
 from bitfold.passes.quantize.rounding import QuantizedWeight
 from bitfold.runtime.formats.scheme import QuantScheme
 from bitfold.runtime.ops.body import call
@@ -117,15 +118,7 @@ class SiteInserter:
         return None if array is None else self._initializer(name, array)
 
     def _initializer(self, name: str, array: np.ndarray) -> ir.Value:
-        tensor = self.context.tensor(array, name)
-        value = ir.Value(
-            name=name,
-            type=ir.TensorType(tensor.dtype),
-            shape=ir.Shape(array.shape),
-            const_value=tensor,
-        )
-        self.model.graph.register_initializer(value)
-        return value
+        return new_initializer(self.model.graph, self.context, array, name)
 
 
 def drop_initializer(value: ir.Value) -> None:

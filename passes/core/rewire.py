@@ -1,4 +1,4 @@
-"""Small graph surgery that the fold and fuse passes share: replace a weight, add a bias."""
+"""Small graph surgery that passes share: replace a weight, add a bias."""
 
 from __future__ import annotations
 
