@@ -12,9 +12,6 @@ from bitfold.passes.core.report import Divergence
 
 Outputs = Mapping[str, np.ndarray]
 
-LOGITS_MIN_CLASSES = 16
-"""An unnamed float output counts as logits when its last axis is at least this long."""
-
 _FILL = 1e3
 """Masks are filled with values below minus this."""
 
@@ -181,15 +178,13 @@ def compare_outputs(pairs: Iterable[tuple[Outputs, Outputs]]) -> Divergence:
 
 
 def logits_name(outputs: Outputs) -> str | None:
-    """The output that holds logits: one named so, else the first float output if it looks so."""
-    floats = [name for name, array in outputs.items() if is_float(np.asarray(array))]
-    for name in floats:
-        if "logits" in name.lower() and outputs[name].ndim >= 2:
+    """The output that holds logits, told by its name; None where there is none.
+
+    Shape alone does not tell logits from hidden states, whose KL means nothing.
+    """
+    for name, array in outputs.items():
+        if "logits" in name.lower() and is_float(np.asarray(array)) and array.ndim >= 2:
             return name
-    if floats:
-        first = outputs[floats[0]]
-        if first.ndim >= 2 and first.shape[-1] >= LOGITS_MIN_CLASSES:
-            return floats[0]
     return None
 
 

@@ -36,7 +36,7 @@ def test_equal_outputs():
 @given(st.integers(0, 1000), st.sampled_from([(1, 17), (3, 5, 40), (130, 16), (2, 1, 300)]))
 def test_against_scipy(seed, shape):
     a, b = arrays(seed, shape)
-    found = compare_outputs([({"y": a}, {"y": b})])
+    found = compare_outputs([({"logits": a}, {"logits": b})])
     x, y = a.astype(np.float64), b.astype(np.float64)
     assert found.sqnr_db == pytest.approx(10 * np.log10((x**2).sum() / ((x - y) ** 2).sum()))
     cosine = (x * y).sum() / np.linalg.norm(x) / np.linalg.norm(y)
@@ -49,10 +49,10 @@ def test_against_scipy(seed, shape):
 
 def test_blocks_change_nothing(monkeypatch):
     a, b = arrays(3, (11, 13, 17))
-    whole = compare_outputs([({"y": a}, {"y": b})])
+    whole = compare_outputs([({"logits": a}, {"logits": b})])
     monkeypatch.setattr("bitfold.passes.core.compare._BLOCK", 100)
     monkeypatch.setattr("bitfold.passes.core.compare._ROWS", 7)
-    parts = compare_outputs([({"y": a}, {"y": b})])
+    parts = compare_outputs([({"logits": a}, {"logits": b})])
     assert parts.sqnr_db == pytest.approx(whole.sqnr_db)
     assert parts.kl == pytest.approx(whole.kl)
     assert parts.cosine == pytest.approx(whole.cosine)
@@ -61,9 +61,11 @@ def test_blocks_change_nothing(monkeypatch):
 def test_worst_output_and_mean_over_all_positions():
     a, b = arrays(1, (4, 20))
     c, d = arrays(2, (12, 20))
-    both = compare_outputs([({"y": a, "z": a}, {"y": a, "z": b}), ({"y": c}, {"y": d})])
+    both = compare_outputs(
+        [({"logits": a, "z": a}, {"logits": a, "z": b}), ({"logits": c}, {"logits": d})]
+    )
     only_z = compare_outputs([({"z": a}, {"z": b})])
-    only_y = compare_outputs([({"y": np.vstack([a, c])}, {"y": np.vstack([a, d])})])
+    only_y = compare_outputs([({"logits": np.vstack([a, c])}, {"logits": np.vstack([a, d])})])
     assert both.sqnr_db == pytest.approx(min(only_z.sqnr_db, only_y.sqnr_db))
     assert both.kl == pytest.approx(only_y.kl)
 
@@ -84,7 +86,7 @@ def test_nan_and_infinity_in_the_same_place_are_no_change():
     for array in (a, b):
         array[0, 0] = np.nan
         array[1, 2, 3] = -np.inf
-    divergence = compare_outputs([({"y": a}, {"y": b})])
+    divergence = compare_outputs([({"logits": a}, {"logits": b})])
     assert 0 < divergence.max_error < 1
     assert math.isfinite(divergence.sqnr_db)
     assert math.isfinite(divergence.kl)
@@ -118,13 +120,12 @@ def test_integers_and_booleans_agree_or_do_not():
 
 
 def test_what_counts_as_logits():
-    wide, narrow = np.zeros((2, 16), np.float32), np.zeros((2, 15), np.float32)
-    assert logits_name({"y": wide}) == "y"
-    assert logits_name({"y": narrow}) is None
-    assert logits_name({"y": narrow, "z": wide}) is None
-    assert logits_name({"y": wide, "my_logits": narrow}) == "my_logits"
-    assert logits_name({"ids": np.zeros((2, 16), np.int64)}) is None
-    assert logits_name({"y": np.zeros(16, np.float32)}) is None
+    array = np.zeros((2, 16), np.float32)
+    assert logits_name({"last_hidden_state": array}) is None
+    assert logits_name({"y": array, "my_logits": array}) == "my_logits"
+    assert logits_name({"Logits": array}) == "Logits"
+    assert logits_name({"logits": np.zeros((2, 16), np.int64)}) is None
+    assert logits_name({"logits": np.zeros(16, np.float32)}) is None
 
 
 def test_zero_reference_and_empty_outputs():
