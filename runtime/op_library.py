@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import bitfold.runtime
@@ -29,18 +31,32 @@ def op_library_path() -> Path:
                 hint=f"correct {ENVIRONMENT}, or unset it to use the installed library",
             )
         return Path(named)
-    # An editable installation has the sources in one folder and the library in another.
-    for folder in bitfold.runtime.__path__:
+    folders = list(dict.fromkeys(_folders()))
+    for folder in folders:
         for name in NAMES:
-            path = Path(folder) / "lib" / name
-            if path.is_file():
-                return path
+            if (folder / name).is_file():
+                return folder / name
     raise UnsupportedError(
         "expected bitfold's operator library, found none in "
-        + ", ".join(str(Path(folder) / "lib") for folder in bitfold.runtime.__path__),
+        + ", ".join(str(folder) for folder in folders),
         hint="install bitfold with pip, which builds it (a C++17 compiler is needed), or build "
         f"it with CMake and set {ENVIRONMENT} to its path",
     )
+
+
+def _folders() -> Iterator[Path]:
+    """Where the library may be: the sources and what is installed can lie in two places.
+
+    They do in an editable installation, and in a checkout that Python was started in: it then
+    hides the installed package, but has no library of its own.
+    """
+    for folder in bitfold.runtime.__path__:
+        yield Path(folder) / "lib"
+    try:
+        installed = distribution("bitfold")
+    except PackageNotFoundError:
+        return
+    yield Path(str(installed.locate_file("bitfold/runtime/lib")))
 
 
 def isa() -> str:

@@ -6,7 +6,9 @@ import ctypes
 import os
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -31,6 +33,7 @@ def test_library_in_any_folder_of_the_package(
     monkeypatch.delenv(op_library.ENVIRONMENT, raising=False)
     folders = [tmp_path / "sources", tmp_path / "installed"]
     monkeypatch.setattr(bitfold.runtime, "__path__", [str(folder) for folder in folders])
+    monkeypatch.setattr(op_library, "distribution", not_installed)
     with pytest.raises(UnsupportedError, match="found none in") as caught:
         op_library.op_library_path()
     assert op_library.ENVIRONMENT in caught.value.hint
@@ -38,6 +41,23 @@ def test_library_in_any_folder_of_the_package(
     library.parent.mkdir(parents=True)
     library.touch()
     assert op_library.op_library_path() == library
+
+
+def test_a_checkout_that_hides_the_installed_package_uses_its_library(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv(op_library.ENVIRONMENT, raising=False)
+    monkeypatch.setattr(bitfold.runtime, "__path__", [str(tmp_path / "checkout")])
+    installed = SimpleNamespace(locate_file=lambda path: tmp_path / "site" / path)
+    monkeypatch.setattr(op_library, "distribution", lambda name: installed)
+    library = tmp_path / "site" / "bitfold" / "runtime" / "lib" / "libbitfold_ops.so"
+    library.parent.mkdir(parents=True)
+    library.touch()
+    assert op_library.op_library_path() == library
+
+
+def not_installed(name: str) -> None:
+    raise PackageNotFoundError(name)
 
 
 def in_process(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
