@@ -98,7 +98,7 @@ def site_of(node: ir.Node) -> Site | None:
             return Site(node, "gather", source, out_first=True)  # type: ignore[arg-type]
     if node.op_type == "Conv":
         source = node.inputs[1]
-        if source is not None and source.is_initializer():
+        if source is not None and is_constant(source):
             return Site(node, "conv", source, out_first=True)
     return None
 
@@ -113,10 +113,15 @@ def input_at(node: ir.Node, index: int) -> ir.Value | None:
     return node.inputs[index] if index < len(node.inputs) else None
 
 
+def is_constant(value: ir.Value) -> bool:
+    """Whether ``value`` is an initializer that no one can override from outside."""
+    return value.is_initializer() and value.const_value is not None and not value.is_graph_input()
+
+
 def is_vector(value: ir.Value, length: int) -> bool:
     """Whether ``value`` is a constant float32 vector of ``length`` elements: a plain bias."""
     return (
-        value.is_initializer()
+        is_constant(value)
         and value.const_value is not None
         and value.dtype == ir.DataType.FLOAT
         and tuple(value.const_value.shape) == (length,)
@@ -155,6 +160,4 @@ def _gemm(node: ir.Node) -> Site | None:
 def _is_weight(value: ir.Value | None, rank: int) -> bool:
     if value is None or value.shape is None or len(value.shape) != rank:
         return False
-    return is_dequantize(value.producer()) or (
-        value.is_initializer() and value.const_value is not None
-    )
+    return is_dequantize(value.producer()) or is_constant(value)

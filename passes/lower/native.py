@@ -164,21 +164,28 @@ def tail_of(site: Site) -> Tail:
     tail = Tail(site.node.outputs[0])
     if site.kind == "gemm":
         tail.bias = input_at(site.node, 2)
-    follower = only_consumer(tail.last)
-    if follower is not None and follower.op_type == "Add" and tail.bias is None:
+    follower = only_consumer(tail.last, site.node.graph)
+    if follower is not None and is_op(follower, "Add") and tail.bias is None:
         other = next((each for each in follower.inputs if each is not tail.last), None)
         if other is not None and is_vector(other, n):
             tail.bias, tail.last = other, follower.outputs[0]
-            follower = only_consumer(tail.last)
-    if follower is not None and follower.domain == DOMAIN and follower.op_type == "SwiGLU":
+            follower = only_consumer(tail.last, site.node.graph)
+    if follower is not None and is_op(follower, "SwiGLU", DOMAIN):
         tail.swiglu, tail.last = True, follower.outputs[0]
     return tail
 
 
-def only_consumer(value: ir.Value) -> ir.Node | None:
-    """The one node that uses ``value``; None if several do or it leaves the graph."""
+def only_consumer(value: ir.Value, graph: object) -> ir.Node | None:
+    """The one node that uses ``value``; None if several do, or one outside of ``graph``."""
     uses = list(value.uses())
-    return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
+    if len(uses) != 1 or value.is_graph_output() or uses[0].node.graph is not graph:
+        return None
+    return uses[0].node
+
+
+def is_op(node: ir.Node, op_type: str, domain: str = "") -> bool:
+    """Whether ``node`` is the operator ``op_type`` of ``domain``."""
+    return node.op_type == op_type and node.domain == domain
 
 
 def array_of(value: ir.Value | None) -> np.ndarray | None:

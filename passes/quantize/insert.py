@@ -33,7 +33,10 @@ class SiteInserter:
         scheme: QuantScheme,
     ) -> None:
         """Make ``sites``, which share the weight ``source``, use ``quantized`` instead."""
-        weight = self._dequantize(source, quantized)
+        stem = source.name or sites[0].name
+        if f"{stem}.codes" in self.model.graph.initializers:
+            stem += ".turned"  # the same weight in its other orientation
+        weight = self._dequantize(stem, quantized)
         turned: ir.Value | None = None
         for site in sites:
             if site.kind == "gather":
@@ -57,15 +60,15 @@ class SiteInserter:
         if not source.uses() and not source.is_graph_output():
             drop_initializer(source)
 
-    def _dequantize(self, source: ir.Value, quantized: QuantizedWeight) -> ir.Value:
+    def _dequantize(self, stem: str, quantized: QuantizedWeight) -> ir.Value:
         n, k = quantized.codes.shape
         number = quantized.scheme.number
         table = number.table()
         inputs = [
-            self._initializer(f"{source.name}.codes", quantized.codes),
-            self._initializer(f"{source.name}.scales", quantized.scales),
-            self._optional(f"{source.name}.zero_points", quantized.zero_points),
-            self._optional(f"{source.name}.table", table),
+            self._initializer(f"{stem}.codes", quantized.codes),
+            self._initializer(f"{stem}.scales", quantized.scales),
+            self._optional(f"{stem}.zero_points", quantized.zero_points),
+            self._optional(f"{stem}.table", table),
         ]
         function = dequantize_weight(
             k,
@@ -75,8 +78,8 @@ class SiteInserter:
             table is not None,
         )
         attributes = dequantize_attributes(quantized.group_size, number.bits)
-        node = call(self.model, function, inputs, attributes, f"{source.name}.dequantize")
-        return self._first(node, f"{source.name}.dequantized", [n, k])
+        node = call(self.model, function, inputs, attributes, f"{stem}.dequantize")
+        return self._first(node, f"{stem}.dequantized", [n, k])
 
     def _transpose(self, weight: ir.Value) -> ir.Value:
         node = ir.Node(
@@ -103,7 +106,11 @@ class SiteInserter:
             node = call(self.model, function, [data], attributes, name)
             value = node.outputs[0]
             value.name, value.type, value.shape = f"{name}d", data.type, data.shape
-            owner.insert_before(site.node, node)
+            producer = data.producer()
+            if producer is not None and producer.graph is owner:
+                owner.insert_after(producer, node)
+            else:
+                owner.insert_before(owner[0], node)
             self.activations[key] = value
         return self.activations[key]
 

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import onnx_ir as ir
 
+from bitfold.passes.analysis.near_misses import near_miss
 from bitfold.passes.analysis.sites import Site, find_sites
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
@@ -93,14 +94,21 @@ class Quantize(Pass):
         return bool(sources)
 
     def _accepted(self, model: ir.Model, context: Context) -> Iterator[tuple[ir.Value, list[Site]]]:
-        by_source: dict[ir.Value, list[Site]] = {}
+        # One weight read as [in, out] here and as [out, in] there is two weights: groups of
+        # input channels lie across each other.
+        by_source: dict[tuple[ir.Value, bool], list[Site]] = {}
+        for node in model.graph.all_nodes():
+            reason = near_miss(node)
+            if reason:
+                context.entry.skipped(node.name or "(unnamed)", reason)
         for site in find_sites(model):
             reason = self._reason_to_skip(site)
             if reason:
                 context.entry.skipped(site.name, reason)
             else:
-                by_source.setdefault(site.source, []).append(site)
-        yield from by_source.items()
+                by_source.setdefault((site.source, site.out_first), []).append(site)
+        for (source, _), sites in by_source.items():
+            yield source, sites
 
     def _reason_to_skip(self, site: Site) -> str | None:
         n, k = site.shape

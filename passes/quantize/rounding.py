@@ -10,7 +10,7 @@ from bitfold.passes.quantize.ranges import Range, least_squares_ranges, min_max_
 from bitfold.runtime.formats import Format
 from bitfold.runtime.formats.scheme import WeightScheme
 
-ROWS_AT_ONCE = 1 << 16
+ELEMENTS_AT_ONCE = 1 << 16
 """Weights that are worked on at a time: few enough to stay in the cache."""
 
 
@@ -19,7 +19,7 @@ class QuantizedWeight:
     """A weight W[N, K] as codes and scales: ``scales * (table[codes] - zero_points)``.
 
     Attributes:
-        scheme: how it was quantized.
+        scheme: how it was quantized; scales that float16 cannot hold are float32 all the same.
         codes: uint8 [N, K].
         scales: float16 or float32 [N, G].
         zero_points: int8 [N, G], or None when symmetric.
@@ -57,24 +57,41 @@ def round_to_nearest(
     """
     n, k = weight.shape
     size = scheme.group_size(k)
-    groups = -(-k // size)
     number = scheme.number
-    codes = np.empty((n, k), np.uint8)
-    scales = np.empty((n, groups), np.float16 if scheme.scale == "f16" else np.float32)
-    zeros = None if scheme.symmetric else np.empty((n, groups), np.int8)
     find = min_max_ranges if ranges == "minmax" else least_squares_ranges
-    step = max(1, ROWS_AT_ONCE // k)
-    for start in range(0, n, step):
-        rows = slice(start, start + step)
+    step = max(1, ELEMENTS_AT_ONCE // k)
+    blocks = [slice(start, start + step) for start in range(0, n, step)]
+    found = [
+        find(grouped_rows(np.asarray(weight[rows], np.float32), size), number, scheme.symmetric)
+        for rows in blocks
+    ]
+    scales = np.concatenate([each.scale for each in found])
+    zeros = np.concatenate([each.zero for each in found])
+    scales = scales.astype(scale_type(scales, scheme))
+    codes = np.empty((n, k), np.uint8)
+    for rows in blocks:
+        # Codes are chosen after the scales' rounding, and make up for it.
         grouped = grouped_rows(np.asarray(weight[rows], np.float32), size)
-        found = find(grouped, number, scheme.symmetric)
-        stored = storable(found, scales.dtype)
-        levels = encode_groups(grouped, number, stored)
+        levels = encode_groups(grouped, number, Range(scales[rows], zeros[rows]))
         codes[rows] = levels.reshape(len(grouped), -1)[:, :k]
-        scales[rows] = stored.scale
-        if zeros is not None:
-            zeros[rows] = stored.zero
-    return QuantizedWeight(scheme, codes, scales, zeros)
+    return QuantizedWeight(
+        scheme, codes, scales, None if scheme.symmetric else zeros.astype(np.int8)
+    )
+
+
+def scale_type(scales: np.ndarray, scheme: WeightScheme) -> type[np.floating]:
+    """The type to store ``scales`` in: float32 where the scheme's float16 does not hold them.
+
+    That is where a scale overflows, or one that matters (a thousandth of the largest or more)
+    is so small that float16 has fewer than six bits left for it.
+    """
+    if scheme.scale == "f32":
+        return np.float32
+    magnitude = np.abs(scales)
+    largest = magnitude.max(initial=0.0)
+    matter = magnitude[magnitude > largest / 1000]
+    held = largest <= np.finfo(np.float16).max and (matter >= 2.0**-18).all()
+    return np.float16 if held else np.float32
 
 
 def grouped_rows(weight: np.ndarray, size: int) -> np.ndarray:
@@ -95,12 +112,3 @@ def encode_groups(grouped: np.ndarray, number: Format, found: Range) -> np.ndarr
     # A group of zeros has scale 0; any inverse will do, its codes stand for 0 times 0.
     inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale != 0)
     return number.encode(grouped * inverse + found.zero[..., None])
-
-
-def storable(found: Range, dtype: np.dtype) -> Range:
-    """``found`` with its scales rounded to the type they are stored in.
-
-    Codes are chosen after this, so that they make up for the rounding of the scale.
-    """
-    limit = np.finfo(dtype).max
-    return Range(np.clip(found.scale, -limit, limit).astype(dtype), found.zero)

@@ -82,3 +82,11 @@ def test_rows_do_not_depend_on_each_other():
     part = round_to_nearest(weight[2000:2010], WeightScheme("int4", 32, False))
     assert np.array_equal(whole.codes[2000:2010], part.codes)
     assert np.array_equal(whole.scales[2000:2010], part.scales)
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e-3, 1.0, 1e9])
+def test_scales_that_float16_cannot_hold_are_float32(size):
+    weight = np.random.default_rng(5).normal(size=(8, 64)).astype(np.float32) * np.float32(size)
+    found = round_to_nearest(weight, WeightScheme("int8", 32))
+    assert squared_error(weight, found) < 1e-4 * np.square(weight, dtype=np.float64).sum()
+    assert found.scales.dtype == (np.float16 if size in (1e-3, 1.0) else np.float32)

@@ -1,0 +1,58 @@
+"""Linear ops that have a constant weight but are no sites, and why not."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from bitfold.passes.analysis.sites import input_at, site_of
+
+
+def near_miss(node: ir.Node) -> str | None:
+    """Why a MatMul, Gemm or Gather of a float weight is no site; None for anything else."""
+    if node.domain not in ("", "ai.onnx") or site_of(node) is not None:
+        return None
+    if node.op_type == "MatMul":
+        return _matmul(node)
+    if node.op_type == "Gemm":
+        return _gemm(node)
+    if node.op_type == "Gather" and _weight_rank(input_at(node, 0)) == 2:
+        axis = node.attributes.get_int("axis", 0)
+        return f"it gathers along axis {axis} of its table, not along rows" if axis else None
+    return None
+
+
+def _matmul(node: ir.Node) -> str | None:
+    left, right = _weight_rank(input_at(node, 0)), _weight_rank(input_at(node, 1))
+    if right is not None and right != 2:
+        return f"its weight has {right} axes, not 2"
+    if right is None and left is not None and left >= 2:
+        return "its weight is the left operand"
+    return _overridable(input_at(node, 1))
+
+
+def _gemm(node: ir.Node) -> str | None:
+    if _weight_rank(input_at(node, 1)) != 2:
+        return _overridable(input_at(node, 1))
+    attributes = node.attributes
+    for name in ("alpha", "beta"):
+        if attributes.get_float(name, 1.0) != 1.0:
+            return f"{name} is {attributes.get_float(name, 1.0):g}, not 1"
+    if attributes.get_int("transA", 0):
+        return "it transposes its data"
+    return "its C is no constant vector with an element for each output"
+
+
+def _weight_rank(value: ir.Value | None) -> int | None:
+    """The rank of a constant float weight of more than one element; None for anything else."""
+    if value is None or not value.is_initializer() or value.is_graph_input():
+        return None
+    tensor = value.const_value
+    if tensor is None or not tensor.dtype.is_floating_point() or tensor.size <= 1:
+        return None
+    return len(tensor.shape)
+
+
+def _overridable(value: ir.Value | None) -> str | None:
+    if value is not None and value.is_initializer() and value.is_graph_input():
+        return "its weight is a graph input with a default, which callers may replace"
+    return None
