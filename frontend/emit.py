@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,40 +25,51 @@ def write_model(
     *,
     force: bool = False,
     progress: Callable[[str, float], None] = lambda text, fraction: None,
+    check: Callable[[Path], None] = lambda written: None,
 ) -> None:
     """Write ``model`` to ``path`` and its weights to ``path`` + ``.data`` beside it.
 
     Weights are copied one at a time, in graph order, so that memory stays at one weight and the
-    same model gives the same bytes.  Both files are written beside their places and renamed
-    when they are complete.  ``model`` keeps its own weights.
+    same model gives the same bytes.  Small weights, and those of subgraphs and attributes, are
+    embedded, wherever they came from.  Both files are written to a folder beside their place
+    and moved, the data first, when they are complete.  ``model`` keeps its own weights.
+
+    Args:
+        check: called with the complete file, under its final name, before it is moved to its
+            place; where it raises, nothing is moved.
 
     Raises:
-        OutputError: the file exists and ``force`` is off, or the folder cannot be written.
+        OutputError: one of the files exists and ``force`` is off, or the folder cannot be
+            written.
     """
     check_output(path, force)
-    data = path.with_name(path.name + ".data")
-    parts = [each.with_name(f".{each.name}.{os.getpid()}.part") for each in (path, data)]
-    with cleaned_up(parts, path):
-        replaced = _write_data(model, parts[1], data.name, progress)
-        try:
-            proto = ir.to_proto(model)
-        finally:
-            for value, tensor in replaced:
-                value.const_value = tensor
-        parts[0].write_bytes(proto.SerializeToString(deterministic=True))
-        if replaced:
-            os.replace(parts[1], data)
+    data = data_path(path)
+    with scratch_folder(path) as folder:
+        copy = model.clone()  # shares the tensors, and is free to refer to others
+        written = _write_data(copy, folder / data.name, progress)
+        _embed_rest(copy, written)
+        proto = ir.to_proto(copy)
+        (folder / path.name).write_bytes(proto.SerializeToString(deterministic=True))
+        check(folder / path.name)
+        if written:
+            os.replace(folder / data.name, data)
         else:
             data.unlink(missing_ok=True)
-        os.replace(parts[0], path)
+        os.replace(folder / path.name, path)
+
+
+def data_path(path: Path) -> Path:
+    """The file for the weights of a model at ``path``."""
+    return path.with_name(path.name + ".data")
 
 
 def check_output(path: Path, force: bool) -> None:
-    """Raise an OutputError early if ``path`` cannot become the output file."""
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder", "name the file to write, such as model.onnx")
-    if path.exists() and not force:
-        raise OutputError(f"{path} exists", "pass --force to replace it")
+    """Raise an OutputError early if ``path`` and its data cannot become the output files."""
+    for each in (path, data_path(path)):
+        if each.is_dir():
+            raise OutputError(f"{each} is a folder", "name the file to write, such as model.onnx")
+        if each.exists() and not force:
+            raise OutputError(f"{each} exists", "pass --force to replace it")
     if not path.parent.is_dir():
         raise OutputError(f"the folder {path.parent} does not exist", "create it first")
     if not os.access(path.parent, os.W_OK):
@@ -65,61 +77,90 @@ def check_output(path: Path, force: bool) -> None:
 
 
 @contextmanager
-def cleaned_up(parts: list[Path], path: Path) -> Iterator[None]:
-    """Remove unfinished files whatever happens, and name the cause when the disk refuses."""
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """A folder beside ``path`` for unfinished files: it goes whatever happens.
+
+    Raises:
+        OutputError: what the disk refused, while the folder was made or used.
+    """
     try:
-        yield
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            yield Path(folder)
     except OSError as error:
         raise OutputError(
             f"cannot write {path}: {error.strerror or error}",
             "free space or choose another folder; nothing was left behind",
         ) from error
-    finally:
-        for part in parts:
-            part.unlink(missing_ok=True)
 
 
 def _write_data(
-    model: ir.Model, part: Path, location: str, progress: Callable[[str, float], None]
-) -> list[tuple[ir.Value, ir.TensorProtocol]]:
-    """Stream the large initializers to ``part``; return what they were before."""
+    model: ir.Model, part: Path, progress: Callable[[str, float], None]
+) -> set[ir.Value]:
+    """Stream the large initializers to ``part``, refer to it, and return them."""
     large = [
         (value, value.const_value)
         for value in model.graph.initializers.values()
         if value.const_value is not None
         and value.const_value.nbytes >= EXTERNAL_FROM
-        and value.dtype != ir.DataType.STRING
+        and value.const_value.dtype != ir.DataType.STRING
     ]
     if not large:
-        return []
+        return set()
     total = sum(tensor.nbytes for _, tensor in large)
     free = shutil.disk_usage(part.parent).free
     if total > free:
         raise OutputError(
-            f"{part.parent} has {free >> 20} MiB free, the weights take {total >> 20} MiB",
+            f"{part.parent.parent} has {free >> 20} MiB free, the weights take {total >> 20} MiB",
             "free space or choose another folder",
         )
     offset = 0
-    written: list[ir.TensorProtocol] = []
     with part.open("wb") as file:
-        for _, tensor in large:
+        for value, tensor in large:
             start = -(-offset // ALIGNMENT) * ALIGNMENT
             file.write(b"\0" * (start - offset))
             file.write(memoryview(tensor.tobytes()))
             offset = start + tensor.nbytes
             progress("writing weights", offset / total)
-            written.append(_external(tensor, location, start))
-    for (value, _), tensor in zip(large, written, strict=True):
-        value.const_value = tensor
-    return large
+            value.const_value = ir.ExternalTensor(
+                part.name,
+                start,
+                tensor.nbytes,
+                tensor.dtype,
+                shape=tensor.shape,  # type: ignore[arg-type]
+                name=tensor.name or "",
+                base_dir=part.parent,
+            )
+    return {value for value, _ in large}
 
 
-def _external(tensor: ir.TensorProtocol, location: str, offset: int) -> ir.ExternalTensor:
-    return ir.ExternalTensor(
-        location,
-        offset,
-        tensor.nbytes,
-        tensor.dtype,
-        shape=tensor.shape,  # type: ignore[arg-type]
-        name=tensor.name or "",
+def _embed_rest(model: ir.Model, written: set[ir.Value]) -> None:
+    """Embed what still lies in other files: those would not be beside the new one."""
+    graphs = [*model.graphs()]
+    for function in model.functions.values():
+        graphs += [function.graph, *function.subgraphs()]
+    for graph in graphs:
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor) and value not in written:
+                value.const_value = _embedded(value.const_value)
+        for node in graph:
+            for name, attribute in list(node.attributes.items()):
+                if attribute.is_ref():
+                    continue
+                if attribute.type == ir.AttributeType.TENSOR:
+                    if isinstance(attribute.value, ir.ExternalTensor):
+                        node.attributes[name] = ir.AttrTensor(name, _embedded(attribute.value))
+                elif attribute.type == ir.AttributeType.TENSORS:
+                    tensors = [_embedded(tensor) for tensor in attribute.as_tensors()]
+                    node.attributes[name] = ir.AttrTensors(name, tensors)
+
+
+def _embedded(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor
+    return ir.Tensor(
+        tensor.numpy(),
+        dtype=tensor.dtype,
+        shape=tensor.shape,
+        name=tensor.name,
+        doc_string=tensor.doc_string,
     )
