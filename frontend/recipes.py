@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bitfold.frontend.importers import import_model
 from bitfold.passes.core.base import Pass
+from bitfold.passes.core.foreign import ForeignPass
 from bitfold.passes.core.metadata import recipe_of
+from bitfold.passes.core.options import fields_of
 from bitfold.passes.core.recipe import Recipe, from_toml, parse_text
 from bitfold.passes.presets import preset_named
 from bitfold.runtime.errors import RecipeError
@@ -36,7 +38,8 @@ def resolve_recipe(
         exclude: globs of sites, added to the ``exclude`` of every pass that has one.
 
     Raises:
-        RecipeError: several sources at once, or one that cannot be read.
+        RecipeError: several sources at once, or one that cannot be read; a target that a pass
+            does not know; a target or exclusions where no pass of the recipe has that option.
     """
     given = [
         name
@@ -51,8 +54,12 @@ def resolve_recipe(
         found = Recipe.of(passes)
     else:
         found = parse_text(preset_named(preset or DEFAULT_PRESET))
-    options: dict[str, Any] = {"target": target} if target else {}
-    return Recipe(tuple(_adjusted(item, options, tuple(exclude)) for item in found))
+    if target is not None:
+        found = _adjusted(found, "target", lambda old: target)
+    if exclude:
+        globs = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        found = _adjusted(found, "exclude", lambda old: (*old, *globs))
+    return found
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -71,9 +78,23 @@ def read_recipe(path: Path) -> Recipe:
     return from_toml(path.read_text())
 
 
-def _adjusted(item: Pass, options: dict[str, Any], exclude: tuple[str, ...]) -> Pass:
-    names = {field.name for field in dataclasses.fields(item)}  # type: ignore[arg-type]
-    changes = {key: value for key, value in options.items() if key in names}
-    if exclude and "exclude" in names:
-        changes["exclude"] = (*getattr(item, "exclude", ()), *exclude)
-    return dataclasses.replace(item, **changes) if changes else item  # type: ignore[type-var]
+def _adjusted(recipe: Recipe, option: str, change: Callable[[Any], Any]) -> Recipe:
+    """The recipe with ``option`` changed in every pass that has it."""
+
+    def has(item: Pass) -> bool:
+        # A foreign pass's fields are bitfold's own business, not its options.
+        return not isinstance(item, ForeignPass) and option in fields_of(type(item))
+
+    if not any(has(item) for item in recipe):
+        raise RecipeError(
+            f"{option}: expected a recipe with a pass that has this option, found {recipe}",
+            "`bitfold passes NAME` lists the options of a pass",
+        )
+    return Recipe(
+        tuple(
+            replace(item, **{option: change(getattr(item, option))})  # type: ignore[type-var]
+            if has(item)
+            else item
+            for item in recipe
+        )
+    )

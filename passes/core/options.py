@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
+import functools
 import json
 import math
 import re
@@ -66,6 +67,26 @@ def build(cls: type, options: dict[str, Any], where: str) -> Any:
         raise RecipeError(f"{where}: {error}") from error
 
 
+def check_fields(instance: Any, where: str) -> None:
+    """Hold the options of a pass that Python code made to their types, as a recipe's are.
+
+    A list where a tuple is expected, or one item, becomes a tuple.  Options of a type that
+    recipes have no form for are left alone.
+
+    Raises:
+        RecipeError: an option does not fit its type.
+    """
+    hints = _hints(type(instance))
+    for name in fields_of(type(instance)):
+        kind = hints.get(name, Any)
+        if kind is Any or not _has_form(kind):
+            continue
+        value = getattr(instance, name)
+        fitting = convert(value, kind, f"{where}, option {name!r}")
+        if fitting is not value:
+            object.__setattr__(instance, name, fitting)
+
+
 def changed_options(instance: Any) -> dict[str, Any]:
     """The options of a pass that differ from their defaults, in order of declaration."""
     result = {}
@@ -97,6 +118,22 @@ def convert(value: Any, kind: Any, where: str) -> Any:
         shown = str(value) if isinstance(value, Word) else repr(value)
         raise RecipeError(f"{where}: expected {describe(kind)}, found {shown}")
     return converted
+
+
+@functools.lru_cache(maxsize=256)
+def _hints(cls: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(cls)
+    except NameError:  # a type that only the type checker imports
+        return {}
+
+
+def _has_form(kind: Any) -> bool:
+    """Whether :func:`convert` knows the type."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (Union, types.UnionType, tuple, list):
+        return all(_has_form(each) for each in arguments if each is not Ellipsis)
+    return kind in (Any, None) or origin is Literal or (origin is None and isinstance(kind, type))
 
 
 _MISFIT: Any = object()

@@ -265,3 +265,56 @@ def test_infinite_options_are_written():
 def test_options_without_types_are_read_naturally():
     words = [options.Word(w) for w in ("3", "0.5", "true", "none", "int4")]
     assert options.guess(words) == (3, 0.5, True, None, "int4")
+
+
+@dataclass(frozen=True)
+class Checked(Pass):
+    """A pass with a check of its own, which relies on the types, and types of every kind."""
+
+    name: ClassVar[str] = "checked"
+    promise: ClassVar[Promise] = Promise.EXACT
+
+    count: int = 1
+    mode: Literal["a", "b"] = "a"
+    flag: bool = False
+    ratio: float | None = None
+    globs: tuple[str, ...] = ()
+    table: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise RecipeError(f"checked: expected a count >= 1, found {self.count}")
+
+    def run(self, model: Any, context: Any) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("option", "wrong", "expected"),
+    [
+        ("count", "2", "an integer"),
+        ("count", 2.0, "an integer"),
+        ("count", True, "an integer"),
+        ("mode", "c", "one of a, b"),
+        ("flag", 1, "true or false"),
+        ("ratio", "half", "a number or none"),
+        ("globs", [1], "a list of text"),
+    ],
+)
+def test_options_are_checked_in_python_too(option, wrong, expected):
+    with pytest.raises(
+        RecipeError, match=f"checked, option '{option}': expected {expected}, found"
+    ):
+        Checked(**{option: wrong})
+
+
+def test_options_of_python_become_what_a_recipe_holds():
+    made = Checked(count=3, ratio=1, globs=["a", "b"], table={"x": 1})
+    assert (made.count, made.globs, made.table) == (3, ("a", "b"), {"x": 1})
+    assert type(made.ratio) is float
+    assert Checked(globs="lm_head").globs == ("lm_head",)
+
+
+def test_a_pass_keeps_its_own_check():
+    with pytest.raises(RecipeError, match="expected a count >= 1, found 0"):
+        Checked(count=0)
