@@ -25,16 +25,19 @@ class MergeSiblings(Pass):
     Query, key and value projections become one, and so do gate and up.  The order is query, key,
     value; gate before up; else that of the graph.  Values keep their names: they come from the
     Split.  Where only some of a group have a bias, the others get zeros.  Left alone, with the
-    reason: a weight that something else reads too, or that is quantized already.
+    reason: a weight that something else reads too, or that is quantized already, and excluded
+    sites: those keep their names, which is what later passes know them by.
 
     Attributes:
         max_group: the most ops to merge into one; 0 for any number.
+        exclude: globs of site or weight names to leave as they are.
     """
 
     name: ClassVar[str] = "merge-siblings"
     promise: ClassVar[Promise] = Promise.EXACT
 
     max_group: int = 0
+    exclude: tuple[str, ...] = ()
 
     def run(self, model: ir.Model, context: Context) -> bool:
         if self.max_group < 0 or self.max_group == 1:
@@ -52,7 +55,8 @@ class MergeSiblings(Pass):
                 continue
             usable = []
             for member in members:
-                reason = _refusal(member)
+                excluded = member.site.matches(self.exclude)
+                reason = "excluded by the recipe" if excluded else _refusal(member)
                 if reason:
                     context.entry.skipped(member.site.name, reason)
                 else:

@@ -156,3 +156,28 @@ def test_query_key_value_come_in_that_order():
     check(model, {"x": f(2, 3, K)})
     split = next(node for node in model.graph if node.op_type == "Split")
     assert [value.name for value in split.outputs] == ["q", "k", "v"]
+
+
+@pytest.mark.parametrize("exclude", ["/attn/b/*", "attn.b.weight", "/attn/[!ac]*"])
+def test_excluded_sites_keep_their_names(exclude):
+    model = parse(
+        f"""g (float[s, {K}] x) => (float[s, 4] a, float[s, 4] b, float[s, 4] c) {{
+            a = MatMul(x, wa)
+            b = MatMul(x, wb)
+            c = MatMul(x, wc)
+        }}""",
+        wa=f(K, 4),
+        wb=f(K, 4),
+        wc=f(K, 4),
+    )
+    for node, letter in zip(list(model.graph), "abc", strict=True):
+        node.name = f"/attn/{letter}/MatMul"
+        node.inputs[1].name = f"attn.{letter}.weight"
+    entry = check(model, {"x": f(3, K)}, MergeSiblings(exclude=(exclude,)))
+    assert [(skip.site, skip.text) for skip in entry.skips] == [
+        ("/attn/b/MatMul", "excluded by the recipe")
+    ]
+    assert {node.name for node in model.graph if node.op_type == "MatMul"} == {
+        "/attn/a/MatMul+c/MatMul",
+        "/attn/b/MatMul",
+    }
