@@ -16,6 +16,9 @@ SUFFIXES = (".onnx",)
 OLDEST_OPSET = 11
 """The oldest default-domain opset that canonicalization knows how to raise."""
 
+_IR_OF_CONSTANTS = 4
+"""The IR version from which on an initializer need not be an input."""
+
 _PROTOBUF_LIMIT = 2**31
 
 
@@ -25,6 +28,11 @@ def load_model(source: str | os.PathLike[str] | onnx.ModelProto | ir.Model) -> i
     External data stays memory-mapped: nothing is read until a pass asks for a weight's values
     (NaN and infinity in them are therefore found there, not here). An `ir.Model` is returned as
     it is, after the checks that need no file.
+
+    Before IR version 4 every initializer had to be an input too, whether or not anyone meant to
+    feed it: such weights become constants, and the model one of IR version 4 (an `ir.Model` is
+    cloned for that). From IR version 4 on, an initializer that is an input can be overridden by
+    whoever runs the model, and stays one.
 
     Args:
         source: the path of a file, a proto without external data, or a model.
@@ -37,7 +45,7 @@ def load_model(source: str | os.PathLike[str] | onnx.ModelProto | ir.Model) -> i
     """
     if isinstance(source, ir.Model):
         _check_graphs(source, source.graph.name or "model")
-        return source
+        return _without_weight_inputs(source.clone()) if _has_weight_inputs(source) else source
     if isinstance(source, onnx.ModelProto):
         return _from_proto(source, source.graph.name or "model", None)
     path = Path(source)
@@ -89,6 +97,19 @@ def _from_proto(proto: onnx.ModelProto, where: str, folder: Path | None) -> ir.M
         for graph in (model.graph, *(f.graph for f in model.functions.values())):
             ir.external_data.set_base_dir(graph, folder)
     _check_graphs(model, where)
+    return _without_weight_inputs(model) if _has_weight_inputs(model) else model
+
+
+def _has_weight_inputs(model: ir.Model) -> bool:
+    """Whether weights are inputs only because the IR version asks for it."""
+    old = (model.ir_version or 0) < _IR_OF_CONSTANTS
+    return old and any(value.is_initializer() for value in model.graph.inputs)
+
+
+def _without_weight_inputs(model: ir.Model) -> ir.Model:
+    inputs = model.graph.inputs
+    inputs[:] = [value for value in inputs if not value.is_initializer()]
+    model.ir_version = _IR_OF_CONSTANTS
     return model
 
 

@@ -9,9 +9,11 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from bitfold.frontend.convert import convert
 from bitfold.frontend.importers import import_model
 from bitfold.frontend.importers.onnx import load_model
 from bitfold.runtime.errors import BitfoldError, ModelError, UnsupportedError
+from bitfold.runtime.execution import open_session
 
 WEIGHT = np.arange(12, dtype=np.float32).reshape(3, 4)
 
@@ -374,3 +376,35 @@ def test_a_sparse_initializer() -> None:
     proto.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [9]))
     with pytest.raises(UnsupportedError, match="sparse initializer s"):
         load_model(proto)
+
+
+def _with_weight_input(ir_version: int) -> onnx.ModelProto:
+    proto = _proto(opset=11)
+    proto.ir_version = ir_version
+    proto.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [3, 4]))
+    return proto
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_weights_that_had_to_be_inputs_become_constants(tmp_path: Path, memory: bool) -> None:
+    source = ir.from_proto(_with_weight_input(3)) if memory else None
+    model = load_model(source or _save(tmp_path, _with_weight_input(3)))
+    assert [value.name for value in model.graph.inputs] == ["x"]
+    np.testing.assert_array_equal(_weight(model), WEIGHT)
+    onnx.checker.check_model(ir.to_proto(model))
+    if source is not None:  # it stays as it was
+        assert source.ir_version == 3
+        assert [value.name for value in source.graph.inputs] == ["x", "w"]
+    x = np.ones((2, 3), np.float32)
+    np.testing.assert_allclose(open_session(model).run({"x": x})["y"], x @ WEIGHT)
+
+
+def test_weights_that_may_be_overridden_stay_inputs(tmp_path: Path) -> None:
+    model = load_model(_save(tmp_path, _with_weight_input(4)))
+    assert [value.name for value in model.graph.inputs] == ["x", "w"]
+
+
+def test_a_model_of_weight_inputs_is_converted(tmp_path: Path) -> None:
+    result = convert(_save(tmp_path, _with_weight_input(3)), tmp_path / "out.onnx", preset="float")
+    assert result.report.total is not None
+    assert [value.name for value in result.model.graph.inputs] == ["x"]
