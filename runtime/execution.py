@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +244,8 @@ def _detach_weights(
     root = stub.resolve().anchor
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", root)
     _lift_constants(graph)
+    for inner in _subgraphs(graph):
+        _detach_inner_weights(inner, root)
     borrowed: list[Any] = []
     copied: dict[str, Any] = {}
     for name, value in graph.initializers.items():
@@ -271,6 +273,31 @@ def _detach_weights(
     if copied:
         options.add_external_initializers(list(copied), list(copied.values()))
     return borrowed
+
+
+def _detach_inner_weights(graph: ir.Graph, root: str) -> None:
+    """Make a subgraph's weights independent of the model's folder; ORT borrows none of them."""
+    for name, value in graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or tensor.dtype == ir.DataType.STRING:
+            continue
+        place = _place_on_disk(tensor) if tensor.nbytes >= EMBED_BELOW else None
+        if place is not None and Path(place[0]).anchor == root:
+            value.const_value = _reference(tensor, name, root, *place)
+        else:
+            value.const_value = _embedded(tensor)
+
+
+def _subgraphs(graph: ir.Graph) -> Iterator[ir.Graph]:
+    """The graphs inside the nodes of ``graph``, at any depth."""
+    for node in graph.all_nodes():
+        for attribute in node.attributes.values():
+            if attribute.is_ref():
+                continue
+            if attribute.type == ir.AttributeType.GRAPH:
+                yield attribute.as_graph()
+            elif attribute.type == ir.AttributeType.GRAPHS:
+                yield from attribute.as_graphs()
 
 
 def _lift_constants(graph: ir.Graph) -> None:

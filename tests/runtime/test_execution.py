@@ -88,6 +88,54 @@ def test_weights_are_read_where_they_lie(place, optimize, tmp_path):
     assert model.graph.initializers["w"].const_value is tensor
 
 
+@pytest.mark.parametrize("optimize", [False, True])
+@pytest.mark.parametrize("width", [8, WIDTH])
+@pytest.mark.parametrize("place", [in_memory, mapped, external])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_weights_inside_subgraphs_are_found(place, width, depth, optimize, tmp_path):
+    """Both sides of EMBED_BELOW, in an If and in an If within an If."""
+    generator = np.random.default_rng(0)
+    arrays = [generator.standard_normal((width, width)).astype(np.float32) for _ in range(2)]
+    assert (arrays[0].nbytes < EMBED_BELOW) == (width == 8)
+    cond, x = ir.val("c", dtype=ir.DataType.BOOL, shape=[]), ir.val("x", dtype=ir.DataType.FLOAT)
+    x.shape = ir.Shape(["rows", width])
+    branches = []
+    for index, array in enumerate(arrays):
+        tensor = place(array, tmp_path / f"{index}.bin")
+        w = ir.Value(name="w", const_value=tensor)  # one name in both: each is its own scope
+        w.dtype, w.shape = ir.DataType.FLOAT, ir.Shape(array.shape)
+        product = ir.node("MatMul", [x, w], name="product")
+        product.outputs[0].name = f"branch{index}"
+        branches.append(ir.Graph([], product.outputs, nodes=[product], initializers=[w], name="b"))
+    weights_before = [branch.initializers["w"].const_value for branch in branches]
+    for level in range(depth):
+        attributes = {"then_branch": branches[0], "else_branch": branches[1]}
+        chosen = ir.node("If", [cond], attributes, name=f"if{level}")
+        chosen.outputs[0].name = f"y{level}"
+        if level + 1 < depth:
+            other = ir.node("Identity", [x], name="other")
+            other.outputs[0].name = "unused"
+            # The condition is the same inside: the outer branch only matters when it is true.
+            branches = [
+                ir.Graph([], chosen.outputs, nodes=[chosen], name="outer"),
+                ir.Graph([], other.outputs, nodes=[other], name="copy"),
+            ]
+    y = chosen.outputs[0]
+    y.dtype, y.shape = ir.DataType.FLOAT, ir.Shape(["rows", width])
+    graph = ir.Graph([cond, x], [y], nodes=[chosen], opset_imports={"": 21}, name="g")
+    feeds = {"x": generator.standard_normal((3, width)).astype(np.float32)}
+    session = open_session(ir.Model(graph, ir_version=10), optimize=optimize)
+    expected = {
+        True: feeds["x"] @ arrays[0],
+        False: feeds["x"] @ arrays[1] if depth == 1 else feeds["x"],
+    }
+    for condition, want in expected.items():
+        found = session.run({**feeds, "c": np.array(condition)})[y.name]
+        np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-4)
+    if depth == 1:
+        assert [branch.initializers["w"].const_value for branch in branches] == weights_before
+
+
 def test_a_lent_weight_is_not_copied():
     """What changes in memory after the session opened changes the result: nothing was copied."""
     w = weights()
