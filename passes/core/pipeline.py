@@ -193,7 +193,7 @@ class Pipeline:
             else:
                 continue
             entry.divergence = _divergence(before, after, [index])
-            reason = verdict.reason or "hidden in the outputs by rounding noise"
+            reason = verdict.reason or "found by comparing piece by piece"
             return f"{where}; {reason}" if where else reason
         if self.verify == "full":
             entry.divergence = _divergence(before, after, indices)
