@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bitfold.frontend.plain import to_json
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -20,22 +21,7 @@ Progress = Callable[[str, float], None]
 
 def print_json(data: Any) -> None:
     """Print data as JSON; numbers that JSON lacks (inf, nan) become null."""
-    click.echo(json.dumps(_plain(data), indent=2, ensure_ascii=False))
-
-
-def _plain(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {str(key): _plain(value) for key, value in data.items()}
-    if isinstance(data, (list, tuple)):
-        return [_plain(value) for value in data]
-    if isinstance(data, float):
-        return data if math.isfinite(data) else None
-    if data is None or isinstance(data, (str, int)):
-        return data
-    item = getattr(data, "item", None)
-    if callable(item) and getattr(data, "ndim", None) == 0:  # a NumPy scalar
-        return _plain(item())
-    return str(data)
+    click.echo(to_json(data))
 
 
 def print_table(table: Table) -> None:
@@ -84,7 +70,7 @@ def shown_progress(enabled: bool = True) -> Iterator[Progress]:
 
 
 def size(count: float) -> str:
-    """Bytes in MB (10**6), as file managers and NUMBERS do."""
+    """Bytes in MB of 10**6 bytes, and in kB below a tenth of one."""
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
