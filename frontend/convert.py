@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +13,22 @@ import onnx_ir as ir
 from onnx import ModelProto
 
 from bitfold.frontend.emit import check_output, write_model
-from bitfold.frontend.importers import find_importer, import_model
-from bitfold.frontend.importers.tokenizer import (
-    GENERATION_CONFIG,
-    TOKENIZER,
-    TOKENIZER_CONFIG,
-    export_tokenizer,
-)
+from bitfold.frontend.importers import import_model
+from bitfold.frontend.importers.tokenizer import TOKENIZER
+from bitfold.frontend.plain import to_json
 from bitfold.frontend.recipes import resolve_recipe
+from bitfold.frontend.sidecars import check_sidecars, put_sidecars, read_sidecars
+from bitfold.frontend.sidecars import write_sidecars as write_sidecars
 from bitfold.frontend.text_samples import text_samples
 from bitfold.passes.core.context import Context, Feeds
-from bitfold.passes.core.metadata import seed_of
+from bitfold.passes.core.metadata import recipe_of, seed_of
 from bitfold.passes.core.pipeline import Pipeline
+from bitfold.passes.core.recipe import Recipe
 from bitfold.passes.core.report import Report
-from bitfold.runtime.errors import OutputError
+from bitfold.passes.quantize.quantize import Quantize
+from bitfold.runtime.errors import BitfoldError, OutputError, UnsupportedError
+from bitfold.runtime.op_library import op_library_path
+from bitfold.runtime.ops import DOMAIN
 from bitfold.runtime.session import Session
 
 
@@ -51,7 +52,7 @@ def convert(
     output: str | os.PathLike[str] | None = None,
     *,
     preset: str | None = None,
-    recipe: Any = None,
+    recipe: str | os.PathLike[str] | Recipe | None = None,
     passes: Any = None,
     target: str | None = None,
     exclude: Sequence[str] = (),
@@ -68,10 +69,11 @@ def convert(
 
     Args:
         model: an ONNX or GGUF file, or a model in memory, which stays as it is.
-        output: the ``.onnx`` file to write; weights go to ``<output>.data`` beside it.
+        output: the ``.onnx`` file to write; weights go to ``<output>.data`` beside it, and so do
+            a language model's tokenizer and generation settings.
         preset: a named recipe; ``w4a8`` unless ``recipe`` or ``passes`` is given.
-        recipe: a ``.toml`` file, or a model that bitfold wrote, whose recipe and seed are
-            used again.
+        recipe: a recipe, a ``.toml`` file, or a model that bitfold wrote, whose recipe and seed
+            are used again.
         passes: a recipe's text, or a list of passes.
         target: what the result must run on.
         exclude: globs of sites to leave in float.
@@ -82,39 +84,60 @@ def convert(
         strict: raise, instead of rolling back, when an exact pass moves the outputs.
         seed: the only source of randomness; 0 by default.
         report: a folder to write ``report.json`` into.
-        force: replace files that exist.
+        force: replace files that exist: the model, its weights, and another model's tokenizer.
         progress: called with a line of text and a fraction in [0, 1].
 
     Raises:
+        OutputError: a file exists, or a tokenizer of another model lies in the output's folder,
+            and ``force`` is off; the disk refuses.
+        UnsupportedError: the recipe quantizes, but the model is low-bit already, or has nothing
+            that can be quantized.
         BitfoldError: the subclass says the cause; nothing is left half-written.
     """
     path = Path(output) if output is not None else None
     if path is not None:
         check_output(path, force)
     folder = prepared_folder(report) if report is not None else None
+    if recipe is not None and not isinstance(recipe, Recipe):
+        recipe = Path(recipe)
+    written = _model_with_recipe(recipe)
     chosen = resolve_recipe(
-        preset=preset, recipe=recipe, passes=passes, target=target, exclude=exclude
+        preset=preset,
+        recipe=recipe if written is None else recipe_of(written),
+        passes=passes,
+        target=target,
+        exclude=exclude,
     )
     if seed is None:
-        replayed = recipe is not None and Path(recipe).suffix == ".onnx"
-        seed = seed_of(import_model(recipe)) if replayed else 0
+        seed = seed_of(written) if written is not None else 0
     loaded = import_model(model)
-    if not samples and verify != "off" and isinstance(model, (str, os.PathLike)):
+    quantizes = any(isinstance(item, Quantize) for item in chosen)
+    if quantizes:
+        _check_float(loaded)
+    sidecars: dict[str, bytes] = {}
+    if isinstance(model, (str, os.PathLike)):
+        if path is not None:
+            sidecars = read_sidecars(Path(model))
+            check_sidecars(sidecars, path.parent, force)
         tokenizer = Path(model).parent / TOKENIZER
-        samples = text_samples(loaded, tokenizer) if tokenizer.is_file() else ()
+        if not samples and verify != "off" and tokenizer.is_file():
+            samples = text_samples(loaded, tokenizer, progress=progress)
     with Context(samples, calibration, seed, progress) as context:
         pipeline = Pipeline(chosen, context, verify=verify, strict=strict)
         converted, made = pipeline.run(loaded)
         if folder is not None:
-            text = json.dumps(made.as_dict(), indent=2, default=str)
-            (folder / "report.json").write_text(text + "\n")
+            _write_report(made, folder / "report.json")
+        if quantizes:
+            _check_quantized(made)
         if path is not None:
-            write_model(converted, path, force=force, progress=progress)
-            if isinstance(model, (str, os.PathLike)):
-                write_sidecars(Path(model), path.parent)
-            if verify != "off":
-                progress("loading the result", 1.0)
-                Session(path)
+
+            def check(complete: Path) -> None:
+                if verify != "off":
+                    progress("loading the result", 1.0)
+                    _check_loads(complete)
+
+            write_model(converted, path, force=force, progress=progress, check=check)
+            put_sidecars(sidecars, path.parent)
     return ConvertResult(converted, made, path)
 
 
@@ -128,11 +151,59 @@ def prepared_folder(report: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def write_sidecars(source: Path, folder: Path) -> None:
-    """Put a language model's tokenizer and generation settings beside the converted file."""
-    if find_importer(source).name == "gguf":
-        export_tokenizer(source, folder)
-    elif source.parent.resolve() != folder.resolve():
-        for name in (TOKENIZER, TOKENIZER_CONFIG, GENERATION_CONFIG):
-            if (source.parent / name).is_file():
-                shutil.copyfile(source.parent / name, folder / name)
+def _model_with_recipe(recipe: Path | Recipe | None) -> ir.Model | None:
+    """The model that ``recipe`` names, where it names one."""
+    if isinstance(recipe, Path) and recipe.suffix == ".onnx" and recipe.is_file():
+        return import_model(recipe)
+    return None
+
+
+def _check_float(model: ir.Model) -> None:
+    """Raise where the model has been through this before: what it lost does not come back."""
+    done = [
+        node
+        for node in model.graph.all_nodes()
+        if node.domain == DOMAIN and node.op_type.startswith("LowBit")
+    ]
+    if done:
+        raise UnsupportedError(
+            f"the model is already low-bit: it has {len(done)} nodes like {done[0].name!r} "
+            f"({done[0].op_type})",
+            "convert the float model that it was made from",
+        )
+
+
+def _check_quantized(report: Report) -> None:
+    """Raise where the recipe quantizes but no site was quantized."""
+    entries = [entry for entry in report.passes if entry.name == Quantize.name]
+    if any(entry.status != "unchanged" for entry in entries):
+        return
+    skips = [skip.text for entry in entries for skip in entry.skips]
+    counted = Counter(skips).most_common(3)
+    reasons = "; ".join(f"{reason} ({count})" for reason, count in counted)
+    raise UnsupportedError(
+        f"nothing was quantized: {len(skips)} sites were skipped: {reasons}"
+        if skips
+        else "nothing was quantized: the model has no matrix product or look-up with a "
+        "constant weight",
+        "use --preset float to optimize without quantizing, or exclude fewer sites",
+    )
+
+
+def _check_loads(path: Path) -> None:
+    """Load the file as a user would; without the op library, by its function bodies."""
+    try:
+        op_library_path()
+    except BitfoldError:
+        Session(path, library=False)
+    else:
+        Session(path)
+
+
+def _write_report(report: Report, path: Path) -> None:
+    try:
+        path.write_text(to_json(report.as_dict()) + "\n", "utf-8")
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}", "choose another folder"
+        ) from error

@@ -8,10 +8,10 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 
-from bitfold.frontend.convert import write_sidecars
 from bitfold.frontend.importers import import_model
+from bitfold.frontend.sidecars import write_sidecars
+from bitfold.frontend.text_samples import causal_feeds, reads_text
 from bitfold.frontend.text_tokenizer import TextTokenizer
 from bitfold.passes.core.context import Feeds
 from bitfold.runtime.errors import CalibrationError
@@ -20,8 +20,6 @@ CHUNK = 512
 """Tokens of one set of inputs that is cut from a text."""
 CHUNKS = 32
 """Sets of inputs that are cut from a text, at most."""
-
-_TEXT_INPUTS = {"input_ids", "attention_mask", "position_ids", "token_type_ids"}
 
 
 def load_feeds(file: str | os.PathLike[str], model: str | os.PathLike[str]) -> list[Feeds]:
@@ -70,11 +68,11 @@ def read_text(path: Path) -> str:
 
 def _text_feeds(path: Path, model: Path) -> list[Feeds]:
     text = read_text(path)
-    inputs = {value.name or "": value for value in import_model(model).graph.inputs}
-    caches = {name for name in inputs if name.startswith("past_key_values.")}
-    if "input_ids" not in inputs or not inputs.keys() <= _TEXT_INPUTS | caches:
+    loaded = import_model(model)
+    if not reads_text(loaded):
+        names = sorted(value.name or "" for value in loaded.graph.inputs)
         raise CalibrationError(
-            f"{model} does not read text: its inputs are {', '.join(sorted(inputs))}",
+            f"{model} does not read text: its inputs are {', '.join(names)}",
             "give the inputs as arrays in an .npz file",
         )
     with tempfile.TemporaryDirectory(prefix="bitfold-") as folder:
@@ -85,22 +83,4 @@ def _text_feeds(path: Path, model: Path) -> list[Feeds]:
     chunks = [ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK)]
     if len(chunks) > 1 and len(chunks[-1]) < CHUNK:
         chunks.pop()
-    return [
-        {name: _text_input(value, chunk) for name, value in inputs.items()}
-        for chunk in chunks[:CHUNKS]
-    ]
-
-
-def _text_input(value: ir.Value, ids: list[int]) -> np.ndarray:
-    """One input of a model that reads the text ``ids`` from an empty cache."""
-    dtype = (value.dtype or ir.DataType.INT64).numpy()
-    rows = {
-        "input_ids": ids,
-        "attention_mask": [1] * len(ids),
-        "position_ids": range(len(ids)),
-        "token_type_ids": [0] * len(ids),
-    }
-    if value.name in rows:
-        return np.array([rows[value.name]], dtype)
-    shape = [dim if isinstance(dim, int) else 0 for dim in value.shape or ()]
-    return np.zeros([1, *shape[1:]], dtype)
+    return [causal_feeds(loaded, np.array([chunk]), {}) for chunk in chunks[:CHUNKS]]
