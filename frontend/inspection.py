@@ -17,6 +17,7 @@ from bitfold.passes.analysis.weight_statistics import WeightStatistics, weight_s
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.pipeline import Pipeline
 from bitfold.passes.core.report import PassEntry
+from bitfold.runtime.errors import BitfoldError
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class SiteInfo:
         rows: output channels.
         columns: input channels.
         scheme: how it is quantized, or its float type.
-        statistics: the float weight's distribution; None for a quantized one.
+        statistics: the float weight's distribution; None for any other type.
     """
 
     name: str
@@ -51,6 +52,7 @@ class InspectReport:
         weights: initializer bytes by type.
         sites: every linear op with a constant weight.
         plan: what each pass of the recipe would change and skip, and why.
+        plan_error: why the recipe fails on this model, and what may help; empty if it does not.
     """
 
     opset: int | None
@@ -63,6 +65,7 @@ class InspectReport:
     sites: list[SiteInfo]
     recipe: str = ""
     plan: list[PassEntry] = field(default_factory=list)
+    plan_error: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain data, ready for JSON."""
@@ -80,7 +83,8 @@ def inspect(
     """Describe a model: operators, sizes, sites and their weights' statistics.
 
     With ``plan``, the recipe (the default preset unless one is named) runs unchecked on a copy
-    of the graph, and its entries say what would change, what would be skipped, and why.
+    of the graph, and its entries say what would change, what would be skipped, and why.  A
+    model on which the recipe fails is described all the same, and the report says what fails.
 
     Raises:
         ModelError: the model is broken.
@@ -107,9 +111,13 @@ def inspect(
     )
     if plan:
         chosen = resolve_recipe(preset=preset, recipe=recipe, passes=passes)
-        with Context() as context:
-            _, ran = Pipeline(chosen, context, verify="off").run(loaded.clone())
-        report.recipe, report.plan = ran.recipe, ran.passes
+        report.recipe = str(chosen)
+        try:
+            with Context() as context:
+                _, ran = Pipeline(chosen, context, verify="off").run(loaded.clone())
+            report.plan = ran.passes
+        except BitfoldError as error:
+            report.plan_error = f"{error} ({error.hint})" if error.hint else str(error)
     return report
 
 
@@ -139,7 +147,7 @@ def site_info(site: Site) -> SiteInfo:
         columns,
         str(tensor.dtype).lower(),
         tensor.nbytes,
-        weight_statistics(site.weight()),
+        weight_statistics(site.weight()) if tensor.dtype.is_floating_point() else None,
     )
 
 

@@ -7,12 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+
 from bitfold.frontend.importers import import_model
+from bitfold.passes.analysis.sites import find_sites
 from bitfold.passes.core.base import Pass
 from bitfold.passes.core.foreign import ForeignPass
 from bitfold.passes.core.metadata import recipe_of
 from bitfold.passes.core.options import fields_of
 from bitfold.passes.core.recipe import Recipe, from_toml, parse_text
+from bitfold.passes.core.report import Report
 from bitfold.passes.presets import preset_named
 from bitfold.runtime.errors import RecipeError
 
@@ -76,6 +80,22 @@ def read_recipe(path: Path) -> Recipe:
     if path.suffix == ".onnx":
         return recipe_of(import_model(path))
     return from_toml(path.read_text())
+
+
+def unmatched_globs(report: Report, model: ir.Model) -> list[str]:
+    """The exclusions of a recipe that named nothing, in its order.
+
+    An excluded site is still a float one in the result, so that is where its name is looked up.
+
+    Args:
+        report: what the recipe did.
+        model: the result.
+    """
+    globs = [glob for entry in report.passes for glob in entry.options.get("exclude", ())]
+    sites = list(find_sites(model)) if globs else []
+    return [
+        glob for glob in dict.fromkeys(globs) if not any(site.matches((glob,)) for site in sites)
+    ]
 
 
 def _adjusted(recipe: Recipe, option: str, change: Callable[[Any], Any]) -> Recipe:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         "bitfold convert model.onnx -o out.onnx --exclude '*lm_head*' --report report/",
         "bitfold convert model.onnx -o out.onnx --passes "
         "'canonicalize, fold-norm-gain, quantize{weights=int3 group=64}, lower'",
+        "bitfold convert classifier.onnx -o classifier.w8a8.onnx --preset w8a8 --samples batch.npz",
         "bitfold convert other.onnx -o out.onnx --recipe model.w4a8.onnx",
     )
 )
@@ -37,15 +38,20 @@ if TYPE_CHECKING:
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="The file to write."
 )
 @recipe_options
-@click.option("--target", metavar="NAME", help="What the result must run on.  Default: native.")
+@click.option(
+    "--target",
+    metavar="NAME",
+    help="What the result must run on; `bitfold passes lower` lists it.  Default: native.",
+)
 @click.option(
     "--exclude", metavar="GLOB", multiple=True, help="Sites to leave in float.  May be repeated."
 )
 @click.option(
-    "--calibration",
+    "--samples",
     type=FILE,
     multiple=True,
-    help="Inputs to take statistics from: an .npz, or a text for a language model.",
+    help="Inputs to check every pass on: an .npz, or a text for a language model.  May be "
+    "repeated.  Default: a text that bitfold has, or made-up inputs.",
 )
 @click.option(
     "--verify",
@@ -74,7 +80,7 @@ def convert(
     passes: str | None,
     target: str | None,
     exclude: tuple[str, ...],
-    calibration: tuple[Path, ...],
+    samples: tuple[Path, ...],
     verify: Any,
     strict: bool,
     seed: int | None,
@@ -91,12 +97,13 @@ def convert(
     from bitfold.frontend.convert import convert as run
     from bitfold.frontend.emit import check_output
     from bitfold.frontend.feeds import load_feeds
+    from bitfold.frontend.recipes import unmatched_globs
     from bitfold.frontend.sources import find_model
 
     check_output(output, force)
     with shown_progress(not as_json) as progress:
         source = find_model(model, progress)
-        feeds = [each for file in calibration for each in load_feeds(file, source)]
+        feeds = [each for file in samples for each in load_feeds(file, source)]
         result = run(
             source,
             output,
@@ -105,7 +112,7 @@ def convert(
             passes=passes,
             target=target,
             exclude=exclude,
-            calibration=feeds,
+            samples=feeds,
             verify=verify,
             strict=strict,
             seed=seed,
@@ -113,6 +120,8 @@ def convert(
             force=force,
             progress=progress,
         )
+    for glob in unmatched_globs(result.report, result.model):
+        click.echo(f"warning: exclude: no site's name or weight matches {glob!r}", err=True)
     before = model_bytes(source) if source.suffix == ".onnx" else source.stat().st_size
     after = model_bytes(output)
     if as_json:
@@ -135,7 +144,7 @@ def convert(
 
 
 def print_passes(report: Report) -> None:
-    """Print a line for each pass of a report."""
+    """Print a line for each pass of a report, and under them what the passes note."""
     table = make_table(
         "pass", "promise", "status", "changed", "skipped", "s", "effect", right="345"
     )
@@ -150,6 +159,9 @@ def print_passes(report: Report) -> None:
             "" if entry.divergence is None else described(entry.divergence),
         )
     print_table(table)
+    for entry in report.passes:
+        for note in entry.notes:
+            click.echo(f"{entry.name}: {note}")
 
 
 def described(divergence: Divergence) -> str:

@@ -105,6 +105,9 @@ def _is_number(statistics: object, name: str) -> bool:
 
 def _print_plan(report: InspectReport) -> None:
     click.echo(f"recipe: {report.recipe}")
+    if report.plan_error:
+        click.echo(f"the recipe fails: {report.plan_error}")
+        return
     table = make_table("pass", "would change", "would skip", "why", right="12")
     for entry in report.plan:
         reasons: dict[str, int] = {}

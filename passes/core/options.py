@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
-import functools
 import json
 import math
 import re
 import types
 import typing
-from collections.abc import Hashable
 from typing import Any, Literal, Union
 
 from bitfold.runtime.errors import RecipeError
@@ -121,8 +119,7 @@ def convert(value: Any, kind: Any, where: str) -> Any:
     return converted
 
 
-@functools.lru_cache(maxsize=256)
-def _hints(cls: Hashable) -> dict[str, Any]:
+def _hints(cls: type) -> dict[str, Any]:
     try:
         return typing.get_type_hints(cls)
     except NameError:  # a type that only the type checker imports

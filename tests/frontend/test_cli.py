@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from click.testing import CliRunner, Result
@@ -115,6 +116,72 @@ def test_convert_then_use(model: Path, tmp_path: Path) -> None:
     assert facts["operators"]["bitfold.LowBitMatMul"] > 0
     assert "bitfold.recipe" in facts["metadata"]
     assert run("inspect", out, "--no-plan").stdout
+
+
+def test_convert_checks_on_the_samples_it_is_given(cnn: Path, tmp_path: Path) -> None:
+    """The effect that is reported is the one on those inputs."""
+    feeds = sample_feeds("cnn", 0)
+    figures = []
+    for number, scale in enumerate((1.0, 1.0, 0.0)):
+        samples = tmp_path / f"{number}.npz"
+        np.savez(samples, **{name: array * scale for name, array in feeds.items()})  # type: ignore[arg-type]
+        made = run_json(
+            "convert", cnn, "-o", tmp_path / f"{number}.onnx", "--preset", "w4a8",
+            "--samples", samples,
+        )  # fmt: skip
+        figures.append(made["report"]["total"])
+    assert figures[0] == figures[1] != figures[2]
+
+
+def test_convert_prints_what_passes_note(model: Path, tmp_path: Path) -> None:
+    made = run_json("convert", model, "-o", tmp_path / "a.onnx", "--preset", "float")
+    notes = [(e["name"], note) for e in made["report"]["passes"] for note in e["notes"]]
+    assert notes
+    shown = run("convert", model, "-o", tmp_path / "b.onnx", "--preset", "float").stdout
+    for name, note in notes:
+        assert f"{name}: {note}\n" in shown
+    assert "padded on the right" in run("passes", "fuse-attention").stdout
+
+
+def test_an_exclusion_holds_although_merging_renames(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    result = run("convert", model, "-o", out, "--exclude", "*q_proj*", "--exclude", "*absent*")
+    assert result.stderr == "warning: exclude: no site's name or weight matches '*absent*'\n"
+    names = [s["name"] for s in run_json("inspect", out, "--no-plan")["sites"]
+             if s["scheme"] == "float"]  # fmt: skip
+    assert len(names) == CONFIG.layers
+    assert all("q_proj" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("weight", "fails"),
+    [
+        (np.array([["a", "b"], ["c", "d"]], dtype=object), ""),
+        (np.arange(4096).reshape(64, 64), ""),
+        (np.full((64, 64), np.nan, np.float32), "4096 NaN"),
+    ],
+)
+def test_inspect_describes_odd_weights(weight: Any, fails: str, tmp_path: Path) -> None:
+    tensor = onnx.numpy_helper.from_array(weight, "w")
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Gather", ["w", "i"], ["y"], name="look-up")],
+        "g",
+        [onnx.helper.make_tensor_value_info("i", onnx.TensorProto.INT64, ["n"])],
+        [onnx.helper.make_tensor_value_info("y", tensor.data_type, ["n", weight.shape[1]])],
+        [tensor],
+    )
+    opset = onnx.helper.make_opsetid("", 21)
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10), tmp_path / "m.onnx"
+    )
+    found = run_json("inspect", tmp_path / "m.onnx")
+    assert fails in found["plan_error"]
+    assert bool(found["plan_error"]) == bool(fails) == (not found["plan"])
+    assert found["recipe"]
+    for site in found["sites"]:
+        assert (site["statistics"] is None) == (weight.dtype != np.float32)
+    shown = run("inspect", tmp_path / "m.onnx").stdout
+    assert ("the recipe fails: " in shown) == bool(fails)
 
 
 def test_verify_equal_models(model: Path) -> None:
@@ -230,8 +297,12 @@ def test_a_catalogue_name_is_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (["convert", "{model}", "-o", "x.onnx", "--preset", "w4a8", "--passes", "lower"],
          errors.RecipeError, "preset and passes"),
         (["convert", "{model}", "-o", "no/where.onnx"], errors.OutputError, "no"),
-        (["convert", "{model}", "-o", "x.onnx", "--calibration", "{text}"],
+        (["convert", "{model}", "-o", "x.onnx", "--samples", "{text}"],
          errors.CalibrationError, ""),
+        (["convert", "{model}", "-o", "x.onnx", "--target", "bogus"], errors.RecipeError,
+         "expected one of native, found 'bogus'"),
+        (["convert", "{model}", "-o", "x.onnx", "--preset", "float", "--target", "native"],
+         errors.RecipeError, "target"),
         (["inspect", "{text}"], errors.UnsupportedError, "importer"),
         (["generate", "{model}", "a", "--top-p", "2"], errors.UnsupportedError, "top_p"),
         (["generate", "{model}", ""], errors.CalibrationError, "empty"),
