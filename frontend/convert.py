@@ -128,7 +128,7 @@ def convert(
         if folder is not None:
             _write_report(made, folder / "report.json")
         if quantizes:
-            _check_quantized(made)
+            _check_quantized(made, chosen)
         if path is not None:
 
             def check(complete: Path) -> None:
@@ -173,7 +173,7 @@ def _check_float(model: ir.Model) -> None:
         )
 
 
-def _check_quantized(report: Report) -> None:
+def _check_quantized(report: Report, recipe: Recipe) -> None:
     """Raise where the recipe quantizes but no site was quantized."""
     entries = [entry for entry in report.passes if entry.name == Quantize.name]
     if any(entry.status != "unchanged" for entry in entries):
@@ -182,11 +182,13 @@ def _check_quantized(report: Report) -> None:
     counted = Counter(skips).most_common(3)
     reasons = "; ".join(f"{reason} ({count})" for reason, count in counted)
     raise UnsupportedError(
-        f"nothing was quantized: {len(skips)} sites were skipped: {reasons}"
+        f"nothing was quantized; sites skipped: {len(skips)}, for these reasons: {reasons}"
         if skips
         else "nothing was quantized: the model has no matrix product or look-up with a "
         "constant weight",
-        "use --preset float to optimize without quantizing, or exclude fewer sites",
+        "exclude fewer sites, or use --preset float to optimize without quantizing"
+        if any(isinstance(item, Quantize) and item.exclude for item in recipe)
+        else "use --preset float to optimize without quantizing",
     )
 
 
