@@ -18,7 +18,6 @@ from bitfold.frontend.importers.tokenizer import TOKENIZER
 from bitfold.frontend.plain import to_json
 from bitfold.frontend.recipes import resolve_recipe
 from bitfold.frontend.sidecars import check_sidecars, put_sidecars, read_sidecars
-from bitfold.frontend.sidecars import write_sidecars as write_sidecars
 from bitfold.frontend.text_samples import text_samples
 from bitfold.passes.core.context import Context, Feeds
 from bitfold.passes.core.metadata import recipe_of, seed_of

@@ -96,7 +96,7 @@ def runnable(name: str | os.PathLike[str], progress: Progress = _silent) -> Iter
     if importer.name == "onnx":
         yield path
         return
-    from bitfold.frontend.convert import write_sidecars
+    from bitfold.frontend.sidecars import write_sidecars
     from bitfold.frontend.emit import write_model
 
     with tempfile.TemporaryDirectory(prefix="bitfold-") as folder:
