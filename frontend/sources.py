@@ -96,8 +96,8 @@ def runnable(name: str | os.PathLike[str], progress: Progress = _silent) -> Iter
     if importer.name == "onnx":
         yield path
         return
-    from bitfold.frontend.sidecars import write_sidecars
     from bitfold.frontend.emit import write_model
+    from bitfold.frontend.sidecars import write_sidecars
 
     with tempfile.TemporaryDirectory(prefix="bitfold-") as folder:
         target = Path(folder) / f"{path.stem}.onnx"

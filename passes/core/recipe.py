@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
+import tomllib
 import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,8 +18,6 @@ from bitfold.passes.core.foreign import ForeignPass, wrap
 from bitfold.passes.core.recipe_text import Step, parse_steps, quote_reference
 from bitfold.passes.core.resolve import reference_of, resolve
 from bitfold.runtime.errors import RecipeError
-
-_toml_reader: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
 
 @dataclass(frozen=True)
@@ -101,8 +98,8 @@ def from_toml(text: str, *, allow_code: bool = True) -> Recipe:
         RecipeError: the table, what was expected and what was found.
     """
     try:
-        data = _toml_reader.loads(text)
-    except _toml_reader.TOMLDecodeError as error:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"the recipe is no TOML: {error}") from error
     unknown = sorted(set(data) - {"pass"})
     tables = data.get("pass", [])
