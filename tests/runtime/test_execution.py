@@ -9,7 +9,8 @@ import pytest
 from support.small_models import MLP, MLP_SHAPES, make_model, weight
 
 from bitfold.runtime.errors import ModelError, UnsupportedError
-from bitfold.runtime.execution import EMBED_BELOW, open_session
+from bitfold.runtime.execution import open_session
+from bitfold.runtime.weight_lending import EMBED_BELOW
 
 WIDTH = 96
 
