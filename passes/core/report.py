@@ -34,6 +34,30 @@ class Note:
 
 
 @dataclass
+class SiteRecord:
+    """How one site was quantized, and what its weight lost by it.
+
+    Attributes:
+        kind: the site's kind, such as ``matmul`` or ``conv``.
+        rows: output channels.
+        columns: inputs of one output.
+        scheme: the scheme, as people write it.
+        bytes_before: the float weight's size; 0 where another site has counted it.
+        bytes_after: size of codes, scales and zero points, before packing; 0 likewise.
+        sqnr_db: signal to quantization noise of the weight, in decibels (inf: nothing lost).
+    """
+
+    site: str
+    kind: str
+    rows: int
+    columns: int
+    scheme: str
+    bytes_before: int
+    bytes_after: int
+    sqnr_db: float
+
+
+@dataclass
 class PassEntry:
     """One pass's part of the report.
 
@@ -41,6 +65,7 @@ class PassEntry:
         status: ``applied``, ``unchanged`` or ``rolled-back``.
         seconds: time that the pass took.
         verify_seconds: time that checking its promise took.
+        sites: the sites that a quantizing pass quantized, in its order.
         culprit: why an exact pass was rolled back: the first node whose output differs.
     """
 
@@ -53,6 +78,7 @@ class PassEntry:
     changes: list[Note] = field(default_factory=list)
     skips: list[Note] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    sites: list[SiteRecord] = field(default_factory=list)
     divergence: Divergence | None = None
     culprit: str | None = None
 

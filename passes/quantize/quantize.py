@@ -13,6 +13,7 @@ from bitfold.passes.analysis.near_misses import near_miss
 from bitfold.passes.analysis.sites import Site, find_sites
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
+from bitfold.passes.core.report import SiteRecord
 from bitfold.passes.quantize.insert import SiteInserter
 from bitfold.passes.quantize.rounding import QuantizedWeight, round_to_nearest
 from bitfold.runtime.errors import ModelError
@@ -83,14 +84,19 @@ class Quantize(Pass):
         for done, (source, sites) in enumerate(sources):
             context.progress(f"quantizing {sites[0].name}", done / len(sources))
             scheme = self.scheme(any(site.kind == "gather" for site in sites))
-            weight = finite_weight(sites[0])
+            weight, shape = finite_weight(sites[0]), sites[0].shape
             # At 8 bits clipping buys next to nothing either, and the search takes time.
             ranges = "minmax" if scheme.weight.number.bits == 8 else self.ranges
             quantized = round_to_nearest(weight, scheme.weight, ranges)
             quality = signal_to_noise(weight, quantized)
             inserter.insert(source, sites, quantized, scheme)
+            size = (weight.nbytes, quantized.nbytes)
             for site in sites:
                 context.entry.changed(site.name, f"{scheme}: weight SQNR {quality:.1f} dB")
+                context.entry.sites.append(
+                    SiteRecord(site.name, site.kind, *shape, str(scheme), *size, quality)
+                )
+                size = (0, 0)  # a weight counts once, however many sites share it
         return bool(sources)
 
     def _accepted(self, model: ir.Model, context: Context) -> Iterator[tuple[ir.Value, list[Site]]]:

@@ -35,6 +35,12 @@ class QuantizedWeight:
         """Input channels a group."""
         return self.scheme.group_size(self.codes.shape[1])
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the codes at their own width, the scales and the zero points."""
+        zeros = 0 if self.zero_points is None else self.zero_points.nbytes
+        return -(-self.codes.size * self.scheme.number.bits // 8) + self.scales.nbytes + zeros
+
     def dequantize(self) -> np.ndarray:
         """The float32 weight [N, K] that the codes stand for."""
         k = self.codes.shape[1]
