@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -55,7 +55,10 @@ class FuseAttention(Pass):
     The promise holds for sequences padded on the right whose positions count from the cache's
     length; the report says so.
 
+    Nothing is done for target ``portable``: the op is ORT's own.
+
     Attributes:
+        target: what the model must run on.
         max_positions: rows of the rotary tables; 0 takes the model's metadata
             ``bitfold.max_positions``, or else 8192.
 
@@ -66,6 +69,7 @@ class FuseAttention(Pass):
     name: ClassVar[str] = "fuse-attention"
     promise: ClassVar[Promise] = Promise.EXACT
 
+    target: Literal["native", "ort", "portable"] = "native"
     max_positions: int = 0
 
     def run(self, model: ir.Model, context: Context) -> bool:
@@ -83,6 +87,9 @@ class FuseAttention(Pass):
                 continue
             site = node.name or str(node.outputs[0].name)
             cached = len(node.inputs) > 5
+            if cached and self.target == "portable":
+                context.entry.skipped(site, "GroupQueryAttention is no standard op")
+                continue
             reason = work.fuse(node) if cached else flatten_attention(model, node)
             if reason:
                 context.entry.skipped(site, reason)

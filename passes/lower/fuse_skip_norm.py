@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import onnx_ir as ir
 from onnxscript.rewriter.pattern import Pattern
@@ -28,16 +28,23 @@ class FuseSkipNorm(Pass):
     Left alone, with the reason: sums that broadcast or have another rank than 2 or 3, gains that
     are no constant vectors.
 
+    Nothing is done for target ``portable``: the ops are ORT's own.
+
     Attributes:
+        target: what the model must run on.
         layer_norm: fuse LayerNormalization too.
     """
 
     name: ClassVar[str] = "fuse-skip-norm"
     promise: ClassVar[Promise] = Promise.EXACT
 
+    target: Literal["native", "ort", "portable"] = "native"
     layer_norm: bool = False
 
     def run(self, model: ir.Model, context: Context) -> bool:
+        if self.target == "portable":
+            context.entry.note("left alone: skip norms are no standard ops")
+            return False
         changed = False
         for node in list(model.graph):
             pattern = PATTERNS.get(node.op_type) if node.domain == "" else None
