@@ -8,13 +8,21 @@ from bitfold.passes.analysis.sites import input_at, site_of
 
 
 def near_miss(node: ir.Node) -> str | None:
-    """Why a MatMul, Gemm or Gather of a float weight is no site; None for anything else."""
+    """Why a linear op with a float weight is no site; None for anything else.
+
+    A MatMul without a weight at all is an attention's, say, and nothing missed; a Conv of a
+    computed weight is told all the same, for there are few.
+    """
     if node.domain not in ("", "ai.onnx") or site_of(node) is not None:
         return None
     if node.op_type == "MatMul":
         return _matmul(node)
     if node.op_type == "Gemm":
         return _gemm(node)
+    if node.op_type == "Conv":
+        return _conv(node)
+    if node.op_type == "ConvTranspose" and _weight_rank(input_at(node, 1)) is not None:
+        return "transposed convolutions have no low-bit operator"
     if node.op_type == "Gather" and _weight_rank(input_at(node, 0)) == 2:
         axis = node.attributes.get_int("axis", 0)
         return f"it gathers along axis {axis} of its table, not along rows" if axis else None
@@ -40,6 +48,20 @@ def _gemm(node: ir.Node) -> str | None:
     if attributes.get_int("transA", 0):
         return "it transposes its data"
     return "its C is no constant vector with an element for each output"
+
+
+def _conv(node: ir.Node) -> str | None:
+    weight = input_at(node, 1)
+    padding = node.attributes.get_string("auto_pad", "NOTSET")
+    if padding not in ("NOTSET", "VALID"):
+        return f"its padding ({padding}) depends on the input's size"
+    rank = _weight_rank(weight)
+    if rank is not None:
+        return f"its kernel has {rank - 2} axes, not 1 or 2"
+    producer = weight.producer() if weight is not None else None
+    if producer is not None:
+        return f"its weight is computed, by {producer.op_type} {producer.name}"
+    return _overridable(weight)
 
 
 def _weight_rank(value: ir.Value | None) -> int | None:

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
+from bitfold.passes.analysis.conv_shape import ConvShape
 from bitfold.runtime.ops import DOMAIN
 
 Kind = Literal["matmul", "gemm", "gather", "conv"]
@@ -26,6 +27,9 @@ class Site:
             ``bitfold.DequantizeWeight``.
         out_first: whether the source is stored as [out, in]; otherwise it is [in, out].
         transpose: the Transpose between source and node, where there is one.
+        conv: the weight's shape, where the site is a Conv.  A float source is the Conv's own
+            [N, C/groups, *kernel]; a quantized one is [N, K], K in the order (tap, channel),
+            with a Reshape and ``transpose`` behind it.
     """
 
     node: ir.Node
@@ -33,6 +37,7 @@ class Site:
     source: ir.Value
     out_first: bool
     transpose: ir.Node | None = None
+    conv: ConvShape | None = None
 
     @property
     def name(self) -> str:
@@ -51,8 +56,8 @@ class Site:
         """(N, K): output and input channels.  For a Gather, rows and their length."""
         assert self.source.shape is not None, "a site's weight has a shape"
         dims = self.source.shape.numpy()
-        if self.kind == "conv":
-            return dims[0], int(np.prod(dims[1:], dtype=np.int64))
+        if self.conv is not None:
+            return self.conv.n, self.conv.k
         return (dims[0], dims[1]) if self.out_first else (dims[1], dims[0])
 
     @property
@@ -62,12 +67,12 @@ class Site:
         return producer if is_dequantize(producer) else None
 
     def weight(self) -> np.ndarray:
-        """The float weight as an array or view [N, K]."""
+        """The float weight as an array or view [N, K]; a Conv's columns are (tap, channel)."""
         if self.source.const_value is None:
             raise ValueError(f"the weight of {self.name} is quantized, there is no float array")
         array = self.source.const_value.numpy()
-        if self.kind == "conv":
-            return array.reshape(array.shape[0], -1)
+        if self.conv is not None:
+            return self.conv.columns(array)
         return array if self.out_first else array.T
 
     def matches(self, globs: tuple[str, ...]) -> bool:
@@ -85,7 +90,7 @@ def find_sites(model: ir.Model) -> Iterator[Site]:
 
 
 def site_of(node: ir.Node) -> Site | None:
-    """The site that ``node`` is, or None if it is no linear op with a constant 2-D weight."""
+    """The site that ``node`` is, or None if it is no linear op with a constant weight."""
     if node.domain not in ("", "ai.onnx"):
         return None
     if node.op_type == "MatMul":
@@ -97,9 +102,7 @@ def site_of(node: ir.Node) -> Site | None:
         if _is_weight(source, 2) and node.attributes.get_int("axis", 0) == 0:
             return Site(node, "gather", source, out_first=True)  # type: ignore[arg-type]
     if node.op_type == "Conv":
-        source = node.inputs[1]
-        if source is not None and is_constant(source):
-            return Site(node, "conv", source, out_first=True)
+        return _conv(node)
     return None
 
 
@@ -155,6 +158,37 @@ def _gemm(node: ir.Node) -> Site | None:
     site = Site(node, "gemm", source, out_first)  # type: ignore[arg-type]
     bias = input_at(node, 2)
     return site if bias is None or is_vector(bias, site.shape[0]) else None
+
+
+def _conv(node: ir.Node) -> Site | None:
+    if node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return None
+    groups = node.attributes.get_int("group", 1)
+    operand = node.inputs[1]
+    if _is_weight(operand, 3) or _is_weight(operand, 4):
+        n, cg, *kernel = operand.shape.numpy()  # type: ignore[union-attr]
+        shape = ConvShape(n, cg, tuple(kernel), groups)
+        return Site(node, "conv", operand, out_first=True, conv=shape)  # type: ignore[arg-type]
+    transpose = operand.producer() if operand is not None else None
+    reshape = _producer(transpose, "Transpose")
+    source = reshape.inputs[0] if reshape is not None and reshape.op_type == "Reshape" else None
+    if transpose is None or source is None or not is_dequantize(source.producer()):
+        return None
+    grid = reshape.outputs[0].shape if reshape is not None else None
+    if grid is None or not grid.is_static():
+        return None
+    n, *kernel, cg = grid.numpy()
+    shape = ConvShape(n, cg, tuple(kernel), groups)
+    if tuple(transpose.attributes.get_ints("perm", ())) != shape.to_channels_first:
+        return None
+    return Site(node, "conv", source, out_first=True, transpose=transpose, conv=shape)
+
+
+def _producer(node: ir.Node | None, op_type: str) -> ir.Node | None:
+    """What makes the first input of ``node``, if that is an ``op_type``."""
+    if node is None or node.op_type != op_type or node.inputs[0] is None:
+        return None
+    return node.inputs[0].producer()
 
 
 def _is_weight(value: ir.Value | None, rank: int) -> bool:

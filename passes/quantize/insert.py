@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from bitfold.passes.analysis.conv_shape import ConvShape
 from bitfold.passes.analysis.sites import Site
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.rewire import new_initializer
 from bitfold.passes.quantize.rounding import QuantizedWeight
-from bitfold.runtime.formats.scheme import QuantScheme
 from bitfold.runtime.ops.body import call
 from bitfold.runtime.ops.dequantize_weight import dequantize_attributes, dequantize_weight
 from bitfold.runtime.ops.quantize_activation import activation_attributes, quantize_activation
@@ -23,16 +23,19 @@ class SiteInserter:
     def __init__(self, model: ir.Model, context: Context) -> None:
         self.model = model
         self.context = context
-        self.activations: dict[tuple[object, ir.Value, int], ir.Value] = {}
+        self.activations: dict[tuple[object, ir.Value, int, int], ir.Value] = {}
 
     def insert(
         self,
         source: ir.Value,
         sites: Sequence[Site],
         quantized: QuantizedWeight,
-        scheme: QuantScheme,
+        act_group_size: int | None,
     ) -> None:
-        """Make ``sites``, which share the weight ``source``, use ``quantized`` instead."""
+        """Make ``sites``, which share the weight ``source``, use ``quantized`` instead.
+
+        Their inputs are rounded per run of ``act_group_size`` channels, or stay as they are.
+        """
         stem = source.name or sites[0].name
         if f"{stem}.codes" in self.model.graph.initializers:
             stem += ".turned"  # the same weight in its other orientation
@@ -45,13 +48,14 @@ class SiteInserter:
             if site.kind == "gemm":
                 site.node.replace_input_with(1, weight)
                 site.node.attributes["transB"] = ir.AttrInt64("transB", 1)
-            else:
-                turned = turned or self._transpose(weight)
+            elif site.conv is not None:
+                turned = turned or self._kernels(weight, site.conv)
                 site.node.replace_input_with(1, turned)
-            if scheme.acts == "int8":
-                k = quantized.codes.shape[1]
-                rounded = self._activation(site, k, scheme.act_group_size(k))
-                site.node.replace_input_with(0, rounded)
+            else:
+                turned = turned or self._transpose(weight, (1, 0))
+                site.node.replace_input_with(1, turned)
+            if act_group_size is not None:
+                site.node.replace_input_with(0, self._activation(site, act_group_size))
         for site in sites:
             if site.transpose is not None and not site.transpose.outputs[0].uses():
                 graph = site.transpose.graph
@@ -81,28 +85,42 @@ class SiteInserter:
         node = call(self.model, function, inputs, attributes, f"{stem}.dequantize")
         return self._first(node, f"{stem}.dequantized", [n, k])
 
-    def _transpose(self, weight: ir.Value) -> ir.Value:
+    def _kernels(self, weight: ir.Value, conv: ConvShape) -> ir.Value:
+        """A Conv's weight [n, cg, *kernel] from [n, k], k in the order (tap, channel)."""
+        dims = np.array([conv.n, *conv.kernel, conv.cg], np.int64)
+        shape = self._initializer(f"{weight.name}.grid_shape", dims)
+        node = ir.Node("", "Reshape", [weight, shape], name=f"{weight.name}.grid")
+        grid = node.outputs[0]
+        grid.name, grid.type, grid.shape = f"{weight.name}.gridded", weight.type, ir.Shape(dims)
+        self._after(weight, node)
+        return self._transpose(grid, conv.to_channels_first)
+
+    def _transpose(self, weight: ir.Value, perm: Sequence[int]) -> ir.Value:
         node = ir.Node(
-            "", "Transpose", [weight], [ir.AttrInt64s("perm", [1, 0])], name=f"{weight.name}.turn"
+            "", "Transpose", [weight], [ir.AttrInt64s("perm", perm)], name=f"{weight.name}.turn"
         )
         assert weight.shape is not None, "made with a shape above"
         value = node.outputs[0]
         value.name, value.dtype = f"{weight.name}.turned", ir.DataType.FLOAT
-        value.shape = ir.Shape([weight.shape[1], weight.shape[0]])
-        producer = weight.producer()
-        assert producer is not None, "made by a DequantizeWeight above"
-        self.model.graph.insert_after(producer, node)
+        value.shape = ir.Shape([weight.shape[axis] for axis in perm])
+        self._after(weight, node)
         return value
 
-    def _activation(self, site: Site, k: int, group_size: int) -> ir.Value:
+    def _after(self, value: ir.Value, node: ir.Node) -> None:
+        producer = value.producer()
+        assert producer is not None, "made by a node above"
+        self.model.graph.insert_after(producer, node)
+
+    def _activation(self, site: Site, group_size: int) -> ir.Value:
         data, owner = site.data, site.node.graph
         assert owner is not None, "sites come from a graph"
+        axis, k = (-1, site.shape[1]) if site.conv is None else (1, site.conv.channels)
         # Per graph: a subgraph's values cannot be seen from outside of it.
-        key = (owner, data, group_size)
+        key = (owner, data, group_size, axis)
         if key not in self.activations:
-            function = quantize_activation(k, group_size)
-            attributes = activation_attributes(group_size)
-            name = f"{data.name}.quantize_g{group_size}"
+            function = quantize_activation(k, group_size, axis=axis)
+            attributes = activation_attributes(group_size, axis=axis)
+            name = f"{data.name}.quantize_{'pixels_' * (axis == 1)}g{group_size}"
             node = call(self.model, function, [data], attributes, name)
             value = node.outputs[0]
             value.name, value.type, value.shape = f"{name}d", data.type, data.shape

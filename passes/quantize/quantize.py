@@ -14,6 +14,7 @@ from bitfold.passes.analysis.sites import Site, find_sites
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.report import SiteRecord
+from bitfold.passes.quantize.conv_scheme import ConvActs, Target, conv_rows, conv_scheme
 from bitfold.passes.quantize.insert import SiteInserter
 from bitfold.passes.quantize.rounding import QuantizedWeight, round_to_nearest
 from bitfold.runtime.errors import ModelError
@@ -33,10 +34,13 @@ class Quantize(Pass):
 
     1. A weight that several sites share (a tied embedding and head) is quantized once.
     2. Embedding tables, and heads tied to one, take the ``embeddings`` format.
-    3. Skipped, with the reason: excluded sites, convolutions, weights that are not float32,
-       tiny weights, and tables of rotary angles.
+    3. A convolution's groups are runs of channels within a tap, and its input gets a scale per
+       pixel and group; a depthwise one keeps 8 bits and float inputs.
+    4. Skipped, with the reason: excluded sites, weights that are not float32, tiny weights, and
+       tables of rotary angles.
 
     Attributes:
+        target: what the model must run on.
         weights: number format of the weights: int2 to int8, or ternary.
         group: input channels that share a scale; 0 for one scale per output channel.
         symmetric: leave out zero points.
@@ -46,12 +50,16 @@ class Quantize(Pass):
         act_granularity: an activation scale per row and weight group, or per row (token).
         embeddings: number format of embedding tables; empty for the weights' format.
         embedding_group: group size of embedding tables; ``none`` for the weights' own.
+        conv_acts: ``pixel`` to quantize the inputs of convolutions as ``acts`` says, ``none`` to
+            keep them float; ``auto`` for what the target runs well.
+        target: what the model must run on.
         exclude: globs of site or weight names to leave in float.
     """
 
     name: ClassVar[str] = "quantize"
     promise: ClassVar[Promise] = Promise.LOSSY
 
+    target: Target = "native"
     weights: str = "int4"
     group: int = 32
     symmetric: bool = False
@@ -61,6 +69,7 @@ class Quantize(Pass):
     act_granularity: Literal["group", "token"] = "group"
     embeddings: str = ""
     embedding_group: int | None = None
+    conv_acts: ConvActs = "auto"
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -85,11 +94,16 @@ class Quantize(Pass):
             context.progress(f"quantizing {sites[0].name}", done / len(sources))
             scheme = self.scheme(any(site.kind == "gather" for site in sites))
             weight, shape = finite_weight(sites[0]), sites[0].shape
+            conv = sites[0].conv
+            if conv is not None:
+                scheme = conv_scheme(scheme, conv, self.conv_acts, self.target)
+                weight = conv_rows(weight, conv)
             # At 8 bits clipping buys next to nothing either, and the search takes time.
             ranges = "minmax" if scheme.weight.number.bits == 8 else self.ranges
             quantized = round_to_nearest(weight, scheme.weight, ranges)
             quality = signal_to_noise(weight, quantized)
-            inserter.insert(source, sites, quantized, scheme)
+            acts = scheme.act_group_size(weight.shape[1]) if scheme.acts == "int8" else None
+            inserter.insert(source, sites, quantized.with_rows(shape[0]), acts)
             size = (weight.nbytes, quantized.nbytes)
             for site in sites:
                 context.entry.changed(site.name, f"{scheme}: weight SQNR {quality:.1f} dB")
@@ -122,8 +136,6 @@ class Quantize(Pass):
             return "already quantized"
         if site.matches(self.exclude):
             return "excluded by the recipe"
-        if site.kind == "conv":
-            return "convolutions have no low-bit operator yet"
         if site.source.dtype != ir.DataType.FLOAT:
             return f"the weight is {site.source.dtype}, only FLOAT is quantized"
         if n * k < SMALLEST:

@@ -23,17 +23,20 @@ class QuantizedWeight:
         codes: uint8 [N, K].
         scales: float16 or float32 [N, G].
         zero_points: int8 [N, G], or None when symmetric.
+        group_size: columns a group.
     """
 
     scheme: WeightScheme
     codes: np.ndarray
     scales: np.ndarray
     zero_points: np.ndarray | None
+    group_size: int
 
-    @property
-    def group_size(self) -> int:
-        """Input channels a group."""
-        return self.scheme.group_size(self.codes.shape[1])
+    def with_rows(self, n: int) -> QuantizedWeight:
+        """The same weight as [n, N * K / n]: rows side by side, whose groups must be whole."""
+        zeros = None if self.zero_points is None else self.zero_points.reshape(n, -1)
+        codes, scales = self.codes.reshape(n, -1), self.scales.reshape(n, -1)
+        return QuantizedWeight(self.scheme, codes, scales, zeros, self.group_size)
 
     @property
     def nbytes(self) -> int:
@@ -80,9 +83,8 @@ def round_to_nearest(
         grouped = grouped_rows(np.asarray(weight[rows], np.float32), size)
         levels = encode_groups(grouped, number, Range(scales[rows], zeros[rows]))
         codes[rows] = levels.reshape(len(grouped), -1)[:, :k]
-    return QuantizedWeight(
-        scheme, codes, scales, None if scheme.symmetric else zeros.astype(np.int8)
-    )
+    zero_points = None if scheme.symmetric else zeros.astype(np.int8)
+    return QuantizedWeight(scheme, codes, scales, zero_points, size)
 
 
 def scale_type(scales: np.ndarray, scheme: WeightScheme) -> type[np.floating]:

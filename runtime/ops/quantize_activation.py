@@ -1,6 +1,8 @@
 """``QuantizeActivation``: round an activation to a few levels per row and group, kept as float.
 
 The neutral form in which a quantized activation travels until a target's lowering takes it in.
+Rows are the vectors along ``axis``: the last one for matmuls, 1 for convolutions, whose rows are
+the pixels of [n, C, ...].
 """
 
 from __future__ import annotations
@@ -13,36 +15,64 @@ TINY = 1e-30
 """Groups whose largest magnitude is below this become zeros."""
 
 
-def quantized(body: Body, x: ir.Value, k: int, group_size: int, bits: int = 8) -> ir.Value:
-    """Add the nodes that round ``x`` [..., K] per run of ``group_size`` inputs.
+def quantized(
+    body: Body, x: ir.Value, k: int, group_size: int, bits: int = 8, axis: int = -1
+) -> ir.Value:
+    """Add the nodes that round ``x`` per run of ``group_size`` of the ``k`` elements of ``axis``.
 
     Every step is done in float32 just as the kernels do it, so that both find the same codes.
+
+    Raises:
+        ValueError: ``axis`` is neither -1 nor 1, or is 1 and ``group_size`` does not divide ``k``.
     """
-    top = float((1 << (bits - 1)) - 1)
+    if axis == 1:
+        return _quantized_pixels(body, x, k, group_size, bits)
+    if axis != -1:
+        raise ValueError(f"expected axis -1 or 1, found {axis}")
     groups = -(-k // group_size)
     lead = body("Shape", x, start=0, end=-1)
     padded = body.pad_last(x, groups * group_size - k)
     shape = body("Concat", lead, body.ints(groups, group_size), axis=0)
     grouped = body("Reshape", padded, shape)
-    reach = body("ReduceMax", body("Abs", grouped), body.ints(-1), keepdims=1)
+    flat = body("Concat", lead, body.ints(groups * group_size), axis=0)
+    rounded = body("Reshape", _rounded(body, grouped, -1, bits), flat)
+    return rounded if k == groups * group_size else body.slice(rounded, -1, 0, k)
+
+
+def _quantized_pixels(body: Body, x: ir.Value, k: int, group_size: int, bits: int) -> ir.Value:
+    """The same for [n, k, ...] along axis 1."""
+    if k % group_size:
+        raise ValueError(f"expected groups that divide {k} channels, found {group_size}")
+    sizes = (
+        body("Shape", x, start=0, end=1),
+        body.ints(k // group_size, group_size),
+        body("Shape", x, start=2),
+    )
+    grouped = body("Reshape", x, body("Concat", *sizes, axis=0), allowzero=1)
+    return body("Reshape", _rounded(body, grouped, 2, bits), body("Shape", x), allowzero=1)
+
+
+def _rounded(body: Body, grouped: ir.Value, axis: int, bits: int) -> ir.Value:
+    """Round to levels of the largest magnitude along ``axis``."""
+    top = float((1 << (bits - 1)) - 1)
+    reach = body("ReduceMax", body("Abs", grouped), body.ints(axis), keepdims=1)
     dead = body("Less", reach, body.floats(TINY))
     zero = body.floats(0.0)
     inverse = body("Where", dead, zero, body("Div", body.floats(top), reach))
     scale = body("Where", dead, zero, body("Div", reach, body.floats(top)))
-    levels = body("Round", body("Mul", grouped, inverse))
-    flat = body("Concat", lead, body.ints(groups * group_size), axis=0)
-    rounded = body("Reshape", body("Mul", levels, scale), flat)
-    return rounded if k == groups * group_size else body.slice(rounded, -1, 0, k)
+    return body("Mul", body("Round", body("Mul", grouped, inverse)), scale)
 
 
-def quantize_activation(k: int, group_size: int, bits: int = 8) -> ir.Function:
+def quantize_activation(k: int, group_size: int, bits: int = 8, axis: int = -1) -> ir.Function:
     """The function for activations of ``k`` channels, rounded per ``group_size`` of them."""
     body = Body(["X"])
-    output = quantized(body, body.inputs[0], k, group_size, bits)
-    attributes = activation_attributes(group_size, bits)
-    return body.function("QuantizeActivation", f"k{k}_g{group_size}_b{bits}", output, attributes)
+    output = quantized(body, body.inputs[0], k, group_size, bits, axis)
+    attributes = activation_attributes(group_size, bits, axis)
+    overload = f"k{k}_g{group_size}_b{bits}" + f"_axis{axis}" * (axis != -1)
+    return body.function("QuantizeActivation", overload, output, attributes)
 
 
-def activation_attributes(group_size: int, bits: int = 8) -> dict[str, int | str]:
-    """The attributes of a ``QuantizeActivation`` node."""
-    return {"group_size": group_size, "bits": bits}
+def activation_attributes(group_size: int, bits: int = 8, axis: int = -1) -> dict[str, int | str]:
+    """The attributes of a ``QuantizeActivation`` node; ``axis`` is left out where it is -1."""
+    attributes: dict[str, int | str] = {"group_size": group_size, "bits": bits}
+    return attributes if axis == -1 else {**attributes, "axis": axis}

@@ -1,0 +1,44 @@
+"""How a convolution is quantized: groups within a tap, an input scale per pixel."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from bitfold.passes.analysis.conv_shape import ConvShape
+from bitfold.runtime.formats.scheme import QuantScheme, WeightScheme
+
+ConvActs = Literal["auto", "pixel", "none"]
+Target = Literal["native", "ort", "portable"]
+
+
+def conv_scheme(
+    recipe: QuantScheme, conv: ConvShape, acts: ConvActs, target: Target
+) -> QuantScheme:
+    """The scheme of a convolution under a recipe's scheme for matmuls.
+
+    1. Groups are runs of channels within a tap: the recipe's where they divide the channels of
+       a convolution group, else all of those.
+    2. A depthwise weight gets 8 bits and one scale per channel, and its input stays float: its
+       few weights weigh nothing, and no sum is long enough for int8 to pay.
+    3. Inputs are int8, one scale per pixel and group, if the recipe's are and ``acts`` says so;
+       ``auto`` keeps them float where ORT's operators cannot take them (all but 1x1).
+    """
+    weight = recipe.weight
+    if conv.depthwise:
+        return QuantScheme(WeightScheme("int8", 0, True, weight.scale), "none")
+    group = weight.group if weight.group and conv.cg % weight.group == 0 else conv.cg
+    # 0, all columns of a row, stands for sizes that are no multiple of 16: rows are cut by tap.
+    group = 0 if group % 16 else group
+    scheme = WeightScheme(weight.format, group, weight.symmetric, weight.scale)
+    pixel = acts == "pixel" or (acts == "auto" and (target != "ort" or conv.taps == 1))
+    return QuantScheme(scheme, recipe.acts if pixel else "none", recipe.act_granularity)
+
+
+def conv_rows(columns: np.ndarray, conv: ConvShape) -> np.ndarray:
+    """W[n, k], columns (tap, channel), with a row for each output and tap: [n * taps, cg].
+
+    A depthwise weight, whose taps share a scale, stays [n, taps].
+    """
+    return columns if conv.depthwise else columns.reshape(conv.n * conv.taps, conv.cg)
