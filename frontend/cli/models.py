@@ -22,8 +22,7 @@ def models() -> None:
 def list_(as_json: bool) -> None:
     """List the models and data sets of the catalogue."""
     from bitfold.frontend.sources import TRAINED
-    from bitfold.models.cache import cache_folder
-    from bitfold.models.catalogue import DATA, MODELS
+    from bitfold.models.catalogue import DATA, MODELS, is_fetched
 
     rows = [
         {
@@ -36,15 +35,15 @@ def list_(as_json: bool) -> None:
         }
     ]
     for entry in (*MODELS, *DATA):
-        folder = cache_folder() / "files" / f"{entry.package}-{entry.version}"
         rows.append(
             {
                 "name": entry.name,
                 "kind": getattr(entry, "task", "") or getattr(entry, "kind", ""),
                 "description": entry.description,
-                "package": f"{entry.package} {entry.version}",
+                "package": f"{entry.package} {entry.version}"
+                + (" (Debian)" * (entry.source == "deb")),
                 "licence": entry.licence,
-                "cached": (folder / entry.file_name).is_file(),
+                "cached": is_fetched(entry),
             }
         )
     if as_json:

@@ -6,25 +6,29 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+
+import onnx_ir as ir
 
 from bitfold.frontend.emit import write_model
 from bitfold.frontend.importers import IMPORTERS
 from bitfold.frontend.importers.tokenizer import export_tokenizer
 from bitfold.models.cache import VARIABLE, cache_folder
 from bitfold.models.catalogue import Progress, fetch_entry, find_entry
-from bitfold.models.entry import ModelEntry
+from bitfold.models.entry import ENTRY_KEY, TASK_KEY, ModelEntry
 from bitfold.runtime.errors import OutputError, UnsupportedError
 
-VERSION = 1
+VERSION = 2
 """Raise this when an importer's output changes: cached models are then built again."""
 
 
 def build(name: str, progress: Progress = lambda text, fraction: None) -> Path:
     """The path of a catalogue model as `model.onnx`, fetched and built if need be.
 
-    Beside it lie its weights and, for a language model, its tokenizer's JSON files. The folder
-    appears whole or not at all.
+    Beside it lie its weights and what else the model needs, such as its tokenizer's JSON files. Its
+    metadata names the catalogue's entry and the task that measures it, and conversion keeps them.
+    The folder appears whole or not at all.
 
     Args:
         name: the model's name in the catalogue.
@@ -46,19 +50,21 @@ def build_entry(entry: ModelEntry, progress: Progress = lambda text, fraction: N
     target = folder / "model.onnx"
     if target.is_file():
         return target
+    load = _loader(entry)
     source = fetch_entry(entry, progress)
-    importer = next((i for i in IMPORTERS if i.name == entry.importer), None)
-    if importer is None:
-        raise UnsupportedError(f"{entry.name}: there is no importer {entry.importer!r}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as scratch:
             part = Path(scratch) / "built"
             part.mkdir()
             progress(f"importing {entry.file_name}", 0.0)
-            write_model(importer.load(source), part / "model.onnx", progress=progress)
-            if importer.name == "gguf":
+            model = load(source)
+            model.metadata_props.update({ENTRY_KEY: entry.name, TASK_KEY: entry.task})
+            write_model(model, part / "model.onnx", progress=progress)
+            if entry.importer == "gguf":
                 export_tokenizer(source, part)
+            if entry.sidecars is not None:
+                entry.sidecars(source, part)
             _publish(part, folder)
     except OSError as error:
         raise OutputError(
@@ -68,9 +74,19 @@ def build_entry(entry: ModelEntry, progress: Progress = lambda text, fraction: N
     return target
 
 
+def _loader(entry: ModelEntry) -> Callable[[Path], ir.Model]:
+    if entry.build is not None:
+        return entry.build
+    for importer in IMPORTERS:
+        if importer.name == entry.importer:
+            return importer.load
+    raise UnsupportedError(f"{entry.name}: there is no importer {entry.importer!r}")
+
+
 def _key(entry: ModelEntry) -> str:
-    """What the built model depends on, as a short name: the source file and the importer."""
-    text = f"{entry.file_sha256} {entry.importer} {VERSION}"
+    """What the built model depends on, as a short name: the source files and their reader."""
+    files = " ".join(member.sha256 for member in entry.members)
+    text = f"{files} {entry.importer} {entry.revision} {VERSION}"
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -28,7 +28,7 @@ def entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelEntry:
         package="tinymodel",
         version="1.0",
         member="tinymodel/m.gguf",
-        wheel_sha256=sha256(wheel.read_bytes()),
+        package_sha256=sha256(wheel.read_bytes()),
         file_sha256=sha256(content),
         licence="Apache-2.0",
         description="a model",

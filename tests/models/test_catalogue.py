@@ -30,7 +30,7 @@ def entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataEntry:
         package="tinydata",
         version="1.2",
         member="tinydata/text.txt",
-        wheel_sha256=sha256(wheel.read_bytes()),
+        package_sha256=sha256(wheel.read_bytes()),
         file_sha256=sha256(CONTENT),
         licence="Apache-2.0",
         description="a text",
@@ -64,7 +64,7 @@ def test_a_damaged_cache_is_fetched_again(entry: DataEntry) -> None:
     assert fetch_entry(entry).read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("field", ["wheel_sha256", "file_sha256"])
+@pytest.mark.parametrize("field", ["package_sha256", "file_sha256"])
 def test_another_hash_is_refused(entry: DataEntry, field: str) -> None:
     wrong = dataclasses.replace(entry, **{field: "0" * 64})
     with pytest.raises(ModelError, match=f"expected SHA-256 {'0' * 64}, found"):
@@ -104,7 +104,7 @@ def test_entries_are_pinned_and_distinct() -> None:
     entries = [*MODELS, *DATA]
     assert len({entry.name for entry in entries}) == len(entries)
     for entry in entries:
-        assert re.fullmatch("[0-9a-f]{64}", entry.wheel_sha256)
+        assert re.fullmatch("[0-9a-f]{64}", entry.package_sha256)
         assert re.fullmatch("[0-9a-f]{64}", entry.file_sha256)
         assert entry.version
         assert entry.licence

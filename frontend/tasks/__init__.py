@@ -1,0 +1,24 @@
+"""Ways to measure real models by what they are for: one file a task, and this list."""
+
+from __future__ import annotations
+
+from bitfold.frontend.tasks.task import Score, Setting, Task, task_of
+from bitfold.frontend.tasks.text_generation import TextGeneration
+from bitfold.runtime.errors import UnsupportedError
+
+__all__ = ["TASKS", "Score", "Setting", "Task", "find_task", "task_of"]
+
+TASKS: tuple[Task, ...] = (TextGeneration(),)
+
+
+def find_task(name: str) -> Task:
+    """The task of a name.
+
+    Raises:
+        UnsupportedError: there is none.
+    """
+    for task in TASKS:
+        if task.name == name:
+            return task
+    known = ", ".join(task.name for task in TASKS)
+    raise UnsupportedError(f"there is no task {name!r}", f"there are: {known}")

@@ -1,0 +1,84 @@
+"""Measure a model by a task, alone or beside a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from bitfold.frontend.tasks.task import Progress, Score, Setting, Task
+from bitfold.passes.core.compare import compare_outputs
+from bitfold.passes.core.context import Feeds
+from bitfold.passes.core.report import Divergence
+from bitfold.runtime.errors import VerificationError
+from bitfold.runtime.session import Session
+
+INPUTS = 16
+"""Inputs that outputs are compared on, at most."""
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What was measured.
+
+    Attributes:
+        task: the task's name.
+        score: how well the model does.
+        reference: how well the reference does; None without one.
+        inputs: on how many real inputs the outputs were compared.
+        outputs: how far each output is from the reference's, over these inputs.
+        cosine: of the output that is furthest off: the mean over these inputs of the cosine to
+            the reference's output; None without a reference.
+    """
+
+    task: str
+    score: Score
+    reference: Score | None = None
+    inputs: int = 0
+    outputs: dict[str, Divergence] = field(default_factory=dict)
+    cosine: float | None = None
+
+
+def measure(
+    task: Task, session: Session, reference: Session | None, setting: Setting
+) -> TaskResult:
+    """Measure a model, and how far its outputs on real inputs are from a reference's.
+
+    Raises:
+        VerificationError: an output of the reference is missing.
+        BitfoldError: see the task.
+    """
+    score = task.score(session, setting)
+    if reference is None:
+        return TaskResult(task.name, score)
+    base = task.score(reference, setting)
+    samples = task.feeds(session, setting)[:INPUTS]
+    outputs = compare_each(session, reference, samples, setting.progress)
+    cosine = min(each.cosine for each in outputs.values())
+    return TaskResult(task.name, score, base, len(samples), outputs, cosine)
+
+
+def compare_each(
+    session: Session,
+    reference: Session,
+    samples: Sequence[Feeds],
+    progress: Progress = lambda text, fraction: None,
+) -> dict[str, Divergence]:
+    """How far each of the reference's outputs is off in ``session``, over all samples.
+
+    Raises:
+        VerificationError: an output is missing.
+    """
+    names = [value.name for value in reference.outputs]
+    missing = set(names) - {value.name for value in session.outputs}
+    if missing:
+        raise VerificationError(
+            f"{session.path.name}: expected outputs {names}, found no {missing}"
+        )
+    pairs = []
+    for index, feeds in enumerate(samples):
+        progress("comparing", index / len(samples))
+        pairs.append((reference.run(feeds), session.run(feeds, names)))
+    return {
+        name: compare_outputs([({name: a[name]}, {name: b[name]}) for a, b in pairs])
+        for name in names
+    }
