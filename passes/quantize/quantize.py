@@ -40,7 +40,6 @@ class Quantize(Pass):
        tables of rotary angles.
 
     Attributes:
-        target: what the model must run on.
         weights: number format of the weights: int2 to int8, or ternary.
         group: input channels that share a scale; 0 for one scale per output channel.
         symmetric: leave out zero points.
