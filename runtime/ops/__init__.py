@@ -40,8 +40,31 @@ rows 16i..16i+15, so ``T = 2 * ceil(N/2 / 16)``; bias is [N] in plain order.
 out of range is an error); attributes N, K, bits, group_size, layout; output f32 [..., K] of
 ``s_w * (t[c] - z)``.
 
-Rows of X are independent and no sum is split between threads: the result is the same for
-any number of threads.
+``LowBitConv`` (version 1) convolves a float image or signal with a packed low-bit weight: what
+the standard ``Conv`` computes from X, W and bias.  Its inputs are those of ``LowBitMatMul``, with
+X f32 [n, C, *spatial] of one or two spatial axes; the output is f32 [n, N, *out].  Attributes
+(ints): ``N``, ``C``, ``groups`` (conv groups; divides both), ``bits``, ``group_size``,
+``layout``, ``act_group_size``; (lists of ints, as in ``Conv``): ``kernel_shape``, ``strides``,
+``pads`` (begins, then ends; none negative), ``dilations``; (strings): ``acts``, ``activation``
+(``none``, ``relu`` or ``clip``); (floats): ``clip_min``, ``clip_max`` (read for ``clip`` alone).
+
+Let ``Cg = C / groups`` and ``taps`` the product of ``kernel_shape``.  The weight is packed as
+rows over ``K' = taps * Cp`` inputs in the order (tap, channel); ``Cp`` is Cg rounded up to a
+multiple of 16 where there are several taps, else Cg.  ``group_size`` is Cp (one scale a tap), or
+a multiple of 16 that divides Cg; groups never straddle taps.  The N / groups rows of each conv
+group are tiled apart: ``T = groups * ceil(N / groups / 16)``.  Codes of the channels from Cg to
+Cp mean nothing.
+
+With ``acts=int8`` each pixel is quantized on the fly just as a row of ``LowBitMatMul``, with one
+scale for each run of ``act_group_size`` channels: Cg or ``group_size``.  Padding is zeros.  A NaN
+or infinity makes the outputs whose windows hold it NaN.  With ``acts=none`` (``act_group_size`` is
+not read) it does so too, but for the depthwise case.
+
+The depthwise case, ``Cg = 1``, takes ``acts=none`` alone, has one scale per output channel
+(``group_size = K' = taps``), and its rows are tiled in plain order: ``T = ceil(N / 16)``.
+
+Rows of X, and pixels, are independent and no sum is split between threads: the result is the
+same for any number of threads.
 """
 
 DOMAIN = "bitfold"

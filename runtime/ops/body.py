@@ -83,7 +83,12 @@ class Body(ir.tape.Tape):
         graph = ir.Graph(
             self.inputs, [output], nodes=self.nodes, opset_imports={"": OPSET}, name=name
         )
-        kinds = {int: ir.AttributeType.INT, str: ir.AttributeType.STRING}
+        kinds = {
+            int: ir.AttributeType.INT,
+            str: ir.AttributeType.STRING,
+            float: ir.AttributeType.FLOAT,
+            tuple: ir.AttributeType.INTS,
+        }
         declared = [ir.Attr(key, kinds[type(each)], None) for key, each in attributes.items()]
         return ir.Function(DOMAIN, name, overload, graph=graph, attributes=declared)
 
@@ -92,7 +97,7 @@ def call(
     model: ir.Model,
     function: ir.Function,
     inputs: Sequence[ir.Value | None],
-    attributes: Mapping[str, int | str],
+    attributes: Mapping[str, Any],
     name: str,
 ) -> ir.Node:
     """A node that calls ``function``, which is added to the model if it is not there yet."""
