@@ -6,8 +6,9 @@
 
 namespace bitfold {
 
-// A thread's buffers: the activations of the call that it makes, and a kernel's panel.
-enum class Scratch { kActivations, kPanel };
+// A thread's buffers: the activations of the call that it makes, a kernel's panel, and the rows
+// that a convolution gathers for a matrix multiplication.
+enum class Scratch { kActivations, kPanel, kRows };
 
 // At least `size` bytes, 64-byte aligned, valid until this thread asks again for the same
 // buffer; null when there is no memory.

@@ -6,7 +6,6 @@ namespace bitfold::ops {
 namespace {
 
 constexpr int64_t kLayoutVersion = 1;
-constexpr int64_t kLargest = int64_t{1} << 30;
 
 void expect_count(const char* name, const Tensor& tensor, int64_t count) {
   if (tensor.count != count)
@@ -21,38 +20,41 @@ void expect_type(const char* name, const Tensor& tensor, ONNXTensorElementDataTy
            std::to_string(static_cast<int>(tensor.type)));
 }
 
-int64_t ranged(const OrtApi* api, const OrtKernelInfo* info, const char* name, int64_t least,
-               int64_t most) {
-  const int64_t value = int_attribute(api, info, name);
-  if (value < least || value > most)
-    refuse(std::string("attribute '") + name + "': expected " + std::to_string(least) + " to " +
-           std::to_string(most) + ", found " + std::to_string(value));
-  return value;
-}
-
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+WeightShape read_shape(const OrtApi* api, const OrtKernelInfo* info, bool paired) {
+  WeightShape shape;
+  shape.n = int_attribute(api, info, "N", 1, kLargest);
+  shape.k = int_attribute(api, info, "K", 1, kLargest);
+  if (paired && shape.n % 2 != 0)
+    refuse("attribute 'N': expected an even number for swiglu, found " + std::to_string(shape.n));
+  shape.tiles = paired ? 2 * ceil_div(shape.n / 2, kTile) : ceil_div(shape.n, kTile);
+  return shape;
+}
 
 }  // namespace
 
 Weight::Weight(const OrtApi* api, const OrtKernelInfo* info, WeightInputs where, bool paired)
+    : Weight(api, info, where, read_shape(api, info, paired)) {}
+
+Weight::Weight(const OrtApi* api, const OrtKernelInfo* info, WeightInputs where,
+               WeightShape shape)
     : where_(where) {
   const int64_t layout = int_attribute(api, info, "layout");
   if (layout != kLayoutVersion)
     refuse("attribute 'layout': expected " + std::to_string(kLayoutVersion) + ", found " +
            std::to_string(layout));
   PackedWeight& w = weight_;
-  w.n = ranged(api, info, "N", 1, kLargest);
-  w.k = ranged(api, info, "K", 1, kLargest);
-  w.bits = static_cast<int32_t>(ranged(api, info, "bits", 1, 8));
-  const int64_t group_size = ranged(api, info, "group_size", 1, w.k);
+  w.n = shape.n;
+  w.k = shape.k;
+  w.bits = static_cast<int32_t>(int_attribute(api, info, "bits", 1, 8));
+  const int64_t group_size = int_attribute(api, info, "group_size", 1, w.k);
   if (group_size != w.k && group_size % 16 != 0)
     refuse("attribute 'group_size': expected K = " + std::to_string(w.k) +
            " or a multiple of 16, found " + std::to_string(group_size));
-  if (paired && w.n % 2 != 0)
-    refuse("attribute 'N': expected an even number for swiglu, found " + std::to_string(w.n));
   w.group_size = static_cast<int32_t>(group_size);
   w.groups = static_cast<int32_t>(ceil_div(w.k, group_size));
-  w.tiles = static_cast<int32_t>(paired ? 2 * ceil_div(w.n / 2, kTile) : ceil_div(w.n, kTile));
+  w.tiles = static_cast<int32_t>(shape.tiles);
   w.chunks = static_cast<int32_t>(ceil_div(w.k, kChunk));
   w.offset = 1 << (w.bits - 1);
   w.least = -w.offset;

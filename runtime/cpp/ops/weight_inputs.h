@@ -12,11 +12,22 @@ struct WeightInputs {
   size_t packed, scales, zero_points, table;
 };
 
+// The largest size that is taken: of a weight's rows, of its columns.
+constexpr int64_t kLargest = int64_t{1} << 30;
+
+// Rows, columns and tiles of a packed weight.
+struct WeightShape {
+  int64_t n, k, tiles;
+};
+
 class Weight {
  public:
   // Reads the attributes N, K, bits, group_size and layout, and those inputs that are constant.
   // `paired`: gate and up rows are tiled apart.  Throws Refusal.
   Weight(const OrtApi* api, const OrtKernelInfo* info, WeightInputs where, bool paired);
+
+  // The same for a weight whose shape follows from other attributes than N and K.
+  Weight(const OrtApi* api, const OrtKernelInfo* info, WeightInputs where, WeightShape shape);
 
   // Every input is constant and checked: `value()` holds for good.
   bool complete() const { return complete_; }
