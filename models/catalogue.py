@@ -12,13 +12,18 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bitfold.models import lee_background, smollm2
+from bitfold.models import lee_background, minilm, smollm2, whisper_tiny
 from bitfold.models.archives import extract
 from bitfold.models.cache import VARIABLE, cache_folder
 from bitfold.models.entry import DataEntry, Entry, ModelEntry
 from bitfold.runtime.errors import BitfoldError, ModelError, OutputError, UnsupportedError
 
-MODELS: tuple[ModelEntry, ...] = (smollm2.ENTRY,)
+MODELS: tuple[ModelEntry, ...] = (
+    smollm2.ENTRY,
+    minilm.ENTRY,
+    whisper_tiny.ENCODER,
+    whisper_tiny.DECODER,
+)
 DATA: tuple[DataEntry, ...] = (lee_background.ENTRY,)
 
 Progress = Callable[[str, float], None]

@@ -8,21 +8,16 @@ nothing in it is fused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 import numpy as np
 import onnx_ir as ir
 import onnxscript
 
+from bitfold.models.lazy import Weights, fetch_weight, lazy_tensor
 from bitfold.models.llama_config import LlamaConfig
 from bitfold.models.scope import Scope, drop_builder_notes
-from bitfold.runtime.errors import ModelError
 
 OPSET = 18
 """The lowest opset whose ReduceMean takes its axes as an input: what exporters write today."""
-
-Weight = np.ndarray | ir.TensorProtocol
-Weights = Mapping[str, Weight] | Callable[[str], Weight]
 
 
 def build_llama(config: LlamaConfig, weights: Weights) -> ir.Model:
@@ -203,40 +198,8 @@ class _Builder:
         return at.add("MatMul", x, self._weight(at, name, transpose=True), out=out)
 
     def _weight(self, at: Scope, name: str, transpose: bool = False) -> ir.Value:
-        return at.initializer(name, _lazy(self._fetch(name), name, transpose))
-
-    def _fetch(self, name: str) -> Weight:
-        try:
-            weight = self._weights(name) if callable(self._weights) else self._weights[name]
-        except KeyError:
-            raise ModelError(f"weight {name} is missing") from None
-        found, expected = _static_shape(weight), self._shapes[name]
-        if found != expected:
-            raise ModelError(f"weight {name}: expected shape {list(expected)}, found {list(found)}")
-        return weight
-
-
-def _lazy(weight: Weight, name: str, transpose: bool) -> ir.TensorProtocol:
-    """The weight as an f32 tensor that is converted when it is read, and not kept after."""
-
-    def read() -> ir.TensorProtocol:
-        array = weight if isinstance(weight, np.ndarray) else weight.numpy()
-        if transpose:
-            array = array.T
-        return ir.tensor(np.ascontiguousarray(array, np.float32), name=name)
-
-    shape = _static_shape(weight)
-    return ir.LazyTensor(
-        read,
-        dtype=ir.DataType.FLOAT,
-        shape=ir.Shape(shape[::-1] if transpose else shape),
-        name=name,
-    )
-
-
-def _static_shape(weight: Weight) -> tuple[int, ...]:
-    shape = weight.shape if isinstance(weight, np.ndarray) else weight.shape.numpy()
-    return tuple(shape)
+        weight = fetch_weight(self._weights, name, self._shapes[name])
+        return at.initializer(name, lazy_tensor(weight, name, transpose))
 
 
 def _dim(at: Scope, x: ir.Value, axis: int) -> ir.Value:
