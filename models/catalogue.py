@@ -12,7 +12,16 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bitfold.models import lee_background, minilm, smollm2, whisper_tiny
+from bitfold.models import (
+    efficientnet,
+    foolbox_images,
+    lee_background,
+    magika,
+    minilm,
+    ppocr,
+    smollm2,
+    whisper_tiny,
+)
 from bitfold.models.archives import extract
 from bitfold.models.cache import VARIABLE, cache_folder
 from bitfold.models.entry import DataEntry, Entry, ModelEntry
@@ -23,8 +32,11 @@ MODELS: tuple[ModelEntry, ...] = (
     minilm.ENTRY,
     whisper_tiny.ENCODER,
     whisper_tiny.DECODER,
+    efficientnet.ENTRY,
+    ppocr.ENTRY,
+    magika.ENTRY,
 )
-DATA: tuple[DataEntry, ...] = (lee_background.ENTRY,)
+DATA: tuple[DataEntry, ...] = (lee_background.ENTRY, foolbox_images.ENTRY)
 
 Progress = Callable[[str, float], None]
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from bitfold.frontend.tasks.classification import Classification
+from bitfold.frontend.tasks.file_type import FileType
+from bitfold.frontend.tasks.ocr import Ocr
 from bitfold.frontend.tasks.task import Score, Setting, Task, task_of
 from bitfold.frontend.tasks.text_generation import TextGeneration
 from bitfold.runtime.errors import UnsupportedError
 
 __all__ = ["TASKS", "Score", "Setting", "Task", "find_task", "task_of"]
 
-TASKS: tuple[Task, ...] = (TextGeneration(),)
+TASKS: tuple[Task, ...] = (TextGeneration(), Classification(), Ocr(), FileType())
 
 
 def find_task(name: str) -> Task:
