@@ -40,6 +40,22 @@ int64_t int_attribute(const OrtApi* api, const OrtKernelInfo* info, const char* 
   return value;
 }
 
+int64_t int_attribute(const OrtApi* api, const OrtKernelInfo* info, const char* name,
+                      int64_t least, int64_t most) {
+  const int64_t value = int_attribute(api, info, name);
+  if (value < least || value > most)
+    refuse(std::string("attribute '") + name + "': expected " + std::to_string(least) + " to " +
+           std::to_string(most) + ", found " + std::to_string(value));
+  return value;
+}
+
+float float_attribute(const OrtApi* api, const OrtKernelInfo* info, const char* name) {
+  float value = 0;
+  if (!answered(api, api->KernelInfoGetAttribute_float(info, name, &value)))
+    refuse(std::string("expected a float attribute '") + name + "', found none");
+  return value;
+}
+
 std::string string_attribute(const OrtApi* api, const OrtKernelInfo* info, const char* name) {
   size_t size = 0;
   std::string value;
@@ -49,6 +65,15 @@ std::string string_attribute(const OrtApi* api, const OrtKernelInfo* info, const
       return value.substr(0, std::strlen(value.c_str()));
   }
   refuse(std::string("expected a string attribute '") + name + "', found none");
+}
+
+std::vector<int64_t> ints_attribute(const OrtApi* api, const OrtKernelInfo* info,
+                                    const char* name) {
+  size_t size = 0;
+  if (!answered(api, api->KernelInfoGetAttributeArray_int64(info, name, nullptr, &size))) return {};
+  std::vector<int64_t> values(size);
+  if (size) check(api, api->KernelInfoGetAttributeArray_int64(info, name, values.data(), &size));
+  return values;
 }
 
 Tensor read_tensor(const OrtApi* api, const OrtValue* value) {
@@ -102,9 +127,11 @@ Tensor input(const OrtApi* api, const OrtKernelContext* context, size_t index) {
   return read_tensor(api, input_value(api, context, index));
 }
 
-float* output(const OrtApi* api, OrtKernelContext* context, const int64_t* shape, size_t rank) {
+float* output(const OrtApi* api, OrtKernelContext* context, const int64_t* shape, size_t rank,
+              size_t index) {
   OrtValue* value = nullptr;
-  check(api, api->KernelContext_GetOutput(context, 0, shape, rank, &value));
+  check(api, api->KernelContext_GetOutput(context, index, shape, rank, &value));
+  if (value == nullptr) refuse("output " + std::to_string(index) + ": expected one, found none");
   void* data = nullptr;
   check(api, api->GetTensorMutableData(value, &data));
   return static_cast<float*>(data);
@@ -119,7 +146,7 @@ void parallel_for(void* threads, void (*fn)(void*, size_t), void* data, size_t c
 }
 
 void infer_last(const OrtApi* api, OrtShapeInferContext* context, size_t like, int64_t last,
-                bool append) {
+                bool append, size_t index) {
   OrtTensorTypeAndShapeInfo* given = nullptr;  // the context keeps it
   if (!answered(api, api->ShapeInferContext_GetInputTypeShape(context, like, &given)) || !given)
     return;
@@ -142,7 +169,7 @@ void infer_last(const OrtApi* api, OrtShapeInferContext* context, size_t like, i
   check(api, api->SetTensorElementType(shape.info, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT));
   check(api, api->SetDimensions(shape.info, dims.data(), dims.size()));
   check(api, api->SetSymbolicDimensions(shape.info, names.data(), names.size()));
-  check(api, api->ShapeInferContext_SetOutputTypeShape(context, 0, shape.info));
+  check(api, api->ShapeInferContext_SetOutputTypeShape(context, index, shape.info));
 }
 
 int64_t inferred_int(const OrtApi* api, const OrtShapeInferContext* context, const char* name) {
@@ -153,6 +180,20 @@ int64_t inferred_int(const OrtApi* api, const OrtShapeInferContext* context, con
       !answered(api, api->ReadOpAttr(attribute, ORT_OP_ATTR_INT, &value, sizeof value, &size)))
     return -1;
   return value;
+}
+
+std::vector<int64_t> inferred_ints(const OrtApi* api, const OrtShapeInferContext* context,
+                                   const char* name) {
+  const OrtOpAttr* attribute = nullptr;
+  size_t bytes = 0;
+  if (!answered(api, api->ShapeInferContext_GetAttribute(context, name, &attribute))) return {};
+  // Asked with no room, ORT says how many bytes it needs.
+  answered(api, api->ReadOpAttr(attribute, ORT_OP_ATTR_INTS, nullptr, 0, &bytes));
+  std::vector<int64_t> values(bytes / sizeof(int64_t));
+  if (values.empty() || !answered(api, api->ReadOpAttr(attribute, ORT_OP_ATTR_INTS, values.data(),
+                                                       bytes, &bytes)))
+    return {};
+  return values;
 }
 
 std::string inferred_string(const OrtApi* api, const OrtShapeInferContext* context,

@@ -37,9 +37,16 @@ OrtStatus* guarded(const OrtApi* api, const char* op, Body body) noexcept {
 // A status of ORT's own functions: throws its message.
 void check(const OrtApi* api, OrtStatus* status);
 
-// An integer or string attribute.  Refuses when it is missing.
+// An attribute.  Refuses when it is missing or, where a range is given, outside of it.
 int64_t int_attribute(const OrtApi* api, const OrtKernelInfo* info, const char* name);
+int64_t int_attribute(const OrtApi* api, const OrtKernelInfo* info, const char* name,
+                      int64_t least, int64_t most);
+float float_attribute(const OrtApi* api, const OrtKernelInfo* info, const char* name);
 std::string string_attribute(const OrtApi* api, const OrtKernelInfo* info, const char* name);
+
+// A list of integers; empty when the attribute is missing.
+std::vector<int64_t> ints_attribute(const OrtApi* api, const OrtKernelInfo* info,
+                                    const char* name);
 
 // A tensor: where its data is, its type and its shape.
 struct Tensor {
@@ -64,8 +71,9 @@ Tensor input(const OrtApi* api, const OrtKernelContext* context, size_t index);
 // The value of any input at run time, or null.
 const OrtValue* input_value(const OrtApi* api, const OrtKernelContext* context, size_t index);
 
-// Allocate the one output.
-float* output(const OrtApi* api, OrtKernelContext* context, const int64_t* shape, size_t rank);
+// Allocate an output.
+float* output(const OrtApi* api, OrtKernelContext* context, const int64_t* shape, size_t rank,
+              size_t index = 0);
 
 // What a ParallelFor of the kernels needs.
 struct Threads {
@@ -76,11 +84,14 @@ struct Threads {
 // Calls fn(data, i) for i below count on ORT's threads; `threads` is a Threads.
 void parallel_for(void* threads, void (*fn)(void*, size_t), void* data, size_t count);
 
-// Shape inference: the output has the shape of input `like` with its last dimension replaced by
-// `last`, or, with `append`, followed by it.
+// Shape inference: output `index` has the shape of input `like` with its last dimension replaced
+// by `last`, or, with `append`, followed by it.
 void infer_last(const OrtApi* api, OrtShapeInferContext* context, size_t like, int64_t last,
-                bool append);
+                bool append, size_t index = 0);
 int64_t inferred_int(const OrtApi* api, const OrtShapeInferContext* context, const char* name);
+// Empty when the attribute is missing.
+std::vector<int64_t> inferred_ints(const OrtApi* api, const OrtShapeInferContext* context,
+                                   const char* name);
 std::string inferred_string(const OrtApi* api, const OrtShapeInferContext* context,
                             const char* name);
 

@@ -48,11 +48,12 @@ enum ONNXTensorElementDataType : int {
 enum OrtCustomOpInputOutputCharacteristic : int {
   INPUT_OUTPUT_REQUIRED = 0,
   INPUT_OUTPUT_OPTIONAL = 1,
+  INPUT_OUTPUT_VARIADIC = 2,
 };
 
 enum OrtMemType : int { OrtMemTypeDefault = 0 };
 
-enum OrtOpAttrType : int { ORT_OP_ATTR_INT = 1, ORT_OP_ATTR_STRING = 5 };
+enum OrtOpAttrType : int { ORT_OP_ATTR_INT = 1, ORT_OP_ATTR_INTS = 2, ORT_OP_ATTR_STRING = 5 };
 
 using Unused = void (*)();
 
@@ -89,7 +90,9 @@ struct OrtApi {
                                                            size_t* out);
   OrtStatus*(BITFOLD_ORT_CALL* GetTensorTypeAndShape)(const OrtValue* value,
                                                       OrtTensorTypeAndShapeInfo** out);  // 65
-  BITFOLD_GAP(66, 86);
+  BITFOLD_GAP(66, 85);
+  OrtStatus*(BITFOLD_ORT_CALL* KernelInfoGetAttribute_float)(const OrtKernelInfo* info,
+                                                             const char* name, float* out);
   OrtStatus*(BITFOLD_ORT_CALL* KernelInfoGetAttribute_int64)(const OrtKernelInfo* info,
                                                              const char* name, int64_t* out);
   OrtStatus*(BITFOLD_ORT_CALL* KernelInfoGetAttribute_string)(const OrtKernelInfo* info,
@@ -97,7 +100,8 @@ struct OrtApi {
                                                               size_t* size);
   OrtStatus*(BITFOLD_ORT_CALL* KernelContext_GetInputCount)(const OrtKernelContext* context,
                                                             size_t* out);
-  Unused unused_89;
+  OrtStatus*(BITFOLD_ORT_CALL* KernelContext_GetOutputCount)(const OrtKernelContext* context,
+                                                             size_t* out);
   OrtStatus*(BITFOLD_ORT_CALL* KernelContext_GetInput)(const OrtKernelContext* context,
                                                        size_t index, const OrtValue** out);
   OrtStatus*(BITFOLD_ORT_CALL* KernelContext_GetOutput)(OrtKernelContext* context, size_t index,
@@ -107,7 +111,11 @@ struct OrtApi {
   void(BITFOLD_ORT_CALL* ReleaseStatus)(OrtStatus* status);  // 93
   BITFOLD_GAP(94, 99);
   void(BITFOLD_ORT_CALL* ReleaseTensorTypeAndShapeInfo)(OrtTensorTypeAndShapeInfo* info);  // 99
-  BITFOLD_GAP(100, 230);
+  BITFOLD_GAP(100, 163);
+  OrtStatus*(BITFOLD_ORT_CALL* KernelInfoGetAttributeArray_int64)(const OrtKernelInfo* info,
+                                                                  const char* name, int64_t* out,
+                                                                  size_t* size);  // 163
+  BITFOLD_GAP(164, 230);
   OrtStatus*(BITFOLD_ORT_CALL* KernelInfo_GetInputCount)(const OrtKernelInfo* info, size_t* out);
   Unused unused_231;
   OrtStatus*(BITFOLD_ORT_CALL* KernelInfo_GetInputName)(const OrtKernelInfo* info, size_t index,
