@@ -5,8 +5,8 @@ Every operator here has a kernel in ``runtime/cpp/ops`` and an oracle in
 
 ``LowBitMatMul`` (version 1) multiplies float rows by a packed low-bit weight W[N, K]::
 
-    Y[m, n] = bias[n] + sum over groups g of
-              s_w[n, g] * s_a[m, g] * sum over k in g of (t[c[n, k]] - z[n, g]) * q[m, k]
+    Y[m, n] = residual[m, n] + activation(bias[n] + sum over groups g of
+              s_w[n, g] * s_a[m, g] * sum over k in g of (t[c[n, k]] - z[n, g]) * q[m, k])
 
 ====  ============  =====================  ==================================================
  in   name          type and shape         meaning
@@ -17,12 +17,18 @@ Every operator here has a kernel in ``runtime/cpp/ops`` and an oracle in
  3    zero_points   i8  [T, G, 16]         z; optional, 0 when absent
  4    table         i8  [2**bits]          t; optional, ``t[c] = c - 2**(bits-1)`` when absent
  5    bias          f32 [N]                optional
+ 6    residual      f32, the shape of Y    optional
 ====  ============  =====================  ==================================================
 
 Attributes (ints): ``N``, ``K``, ``bits`` (1..8), ``group_size`` (input channels a group: a
 multiple of 16, or K for one group a row; the last group may be shorter; ``G = ceil(K /
 group_size)``), ``layout`` (1); (strings): ``acts`` (``int8`` or ``none``), ``activation``
-(``none`` or ``swiglu``); (int) ``act_group_size`` (K for one scale a row, or ``group_size``).
+(``none``, ``swiglu``, ``relu``, ``gelu`` or ``gelu_tanh``); (int) ``act_group_size`` (K for one
+scale a row, or ``group_size``); (list of ints, optional) ``splits``.
+
+With ``splits``, Y's columns go to several outputs, one for each size: what a Split behind it
+would make.  The sizes add up to Y's columns, and all but the last are multiples of 16.  There is
+no residual then.
 
 With ``acts=int8`` each row is quantized on the fly, for each run of ``act_group_size``
 inputs: ``amax = max |x|``; ``inv = 127 / amax`` and ``s_a = amax / 127`` (both 0 when
@@ -34,6 +40,9 @@ With ``activation=swiglu``, N is even, W's first N/2 rows are the gate and the o
 projection; ``Y[m, f] = silu(gate[m, f]) * up[m, f]`` has N/2 columns.  Gate and up rows are
 tiled apart and their tiles interleaved: tile 2i holds gate rows 16i..16i+15 and tile 2i+1 up
 rows 16i..16i+15, so ``T = 2 * ceil(N/2 / 16)``; bias is [N] in plain order.
+
+``gelu`` is ``y/2 (1 + erf(y / sqrt 2))``, ``gelu_tanh`` the standard ``Gelu``'s approximation of
+it.
 
 ``LowBitGather`` (version 1) looks rows up: inputs ``packed``, ``scales``, ``zero_points``
 (optional), ``table`` (optional), ``indices`` (i64 or i32 [...]; negative counts from the end,

@@ -68,10 +68,10 @@ class Body(ir.tape.Tape):
         self,
         name: str,
         overload: str,
-        output: ir.Value,
+        outputs: ir.Value | Sequence[ir.Value],
         attributes: Mapping[str, Any],
     ) -> ir.Function:
-        """Close the body: a function of the ``bitfold`` domain that returns ``output``.
+        """Close the body: a function of the ``bitfold`` domain that returns ``outputs``.
 
         ``attributes`` names what nodes that call it carry for the kernels; the body itself is
         written for one overload and reads none of them.
@@ -79,9 +79,11 @@ class Body(ir.tape.Tape):
         values = [each for node in self.nodes for each in node.outputs]
         for index, value in enumerate(values):
             value.name = f"v{index}"
-        output.name = "Y"
+        results = [outputs] if isinstance(outputs, ir.Value) else list(outputs)
+        for index, output in enumerate(results):
+            output.name = f"Y{index}" if len(results) > 1 else "Y"
         graph = ir.Graph(
-            self.inputs, [output], nodes=self.nodes, opset_imports={"": OPSET}, name=name
+            self.inputs, results, nodes=self.nodes, opset_imports={"": OPSET}, name=name
         )
         kinds = {
             int: ir.AttributeType.INT,
@@ -109,5 +111,6 @@ def call(
         inputs,
         ir.convenience.convert_attributes(attributes),
         overload=function.overload,
+        num_outputs=len(function.outputs),
         name=name,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as ir
 
@@ -11,7 +12,7 @@ from bitfold.runtime.ops.packed import PackedWeight
 from bitfold.runtime.ops.quantize_activation import quantized
 from bitfold.runtime.ops.swiglu import gated
 
-INPUTS = ["X", "packed", "scales", "zero_points", "table", "bias"]
+INPUTS = ["X", "packed", "scales", "zero_points", "table", "bias", "residual"]
 
 
 @dataclass(frozen=True)
@@ -23,37 +24,60 @@ class LowBitMatMul:
         acts: ``int8`` or ``none``.
         act_group_size: inputs that share an activation scale.
         bias: whether the bias input is there.
-        activation: ``none`` or ``swiglu``.
+        activation: ``none``, ``swiglu``, ``relu``, ``gelu`` or ``gelu_tanh``.
+        residual: whether the residual input is there.
+        splits: Y's columns for each of several outputs; empty for one output.
     """
 
     weight: PackedWeight
     acts: str
     act_group_size: int
     bias: bool
-    activation: str
+    activation: str = "none"
+    residual: bool = False
+    splits: tuple[int, ...] = ()
 
-    def attributes(self) -> dict[str, int | str]:
+    def attributes(self) -> dict[str, Any]:
         """The attributes of a node."""
         return {
             **self.weight.attributes(),
             "acts": self.acts,
             "act_group_size": self.act_group_size,
             "activation": self.activation,
+            **({"splits": self.splits} if self.splits else {}),
         }
 
     def function(self) -> ir.Function:
         """The function body for this configuration."""
         body = Body(INPUTS)
-        x, packed, scales, zeros, table, bias = body.inputs
+        x, packed, scales, zeros, table, bias, residual = body.inputs
         weight = self.weight.unpacked(body, [packed, scales, zeros, table])
         if self.acts == "int8":
             x = quantized(body, x, self.weight.k, self.act_group_size)
         y = body("MatMul", x, body.transpose(weight, 1, 0))
         if self.bias:
             y = body("Add", y, bias)
-        if self.activation == "swiglu":
-            y = gated(body, y)
+        y = self._activated(body, y)
+        if self.residual:
+            y = body("Add", y, residual)
+        outputs: list[ir.Value] = [y]
+        if self.splits:
+            sizes = body.ints(*self.splits)
+            outputs = list(
+                body.op_multi_out("Split", [y, sizes], {"axis": -1}, num_outputs=len(self.splits))
+            )
         acts = f"a{self.act_group_size}" if self.acts == "int8" else "float"
         parts = [self.weight.overload(), acts]
         parts += ["bias"] * self.bias + [self.activation] * (self.activation != "none")
-        return body.function("LowBitMatMul", "_".join(parts), y, self.attributes())
+        parts += ["residual"] * self.residual
+        parts += ["split", *map(str, self.splits)] if self.splits else []
+        return body.function("LowBitMatMul", "_".join(parts), outputs, self.attributes())
+
+    def _activated(self, body: Body, y: ir.Value) -> ir.Value:
+        if self.activation == "swiglu":
+            return gated(body, y)
+        if self.activation == "relu":
+            return body("Relu", y)
+        if self.activation in ("gelu", "gelu_tanh"):
+            return body("Gelu", y, approximate="tanh" if self.activation == "gelu_tanh" else "none")
+        return y

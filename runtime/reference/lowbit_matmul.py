@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import erfc
 
 from bitfold.runtime.layouts.tiles import TILE, unpack_codes, untile_groups
 
@@ -55,6 +56,21 @@ def unpaired(rows: np.ndarray, n: int) -> np.ndarray:
     return np.concatenate([gate, up])
 
 
+def activated(y: np.ndarray, activation: str) -> np.ndarray:
+    """An ``activation`` of float64 [M, N]; SwiGLU gives [M, N/2]."""
+    with np.errstate(over="ignore"):
+        if activation == "swiglu":
+            gate, up = np.split(y, 2, axis=1)
+            return gate / (1 + np.exp(-gate)) * up
+        if activation == "relu":
+            return np.maximum(y, 0)
+        if activation == "gelu":
+            return 0.5 * y * erfc(-y / np.sqrt(2))
+        if activation == "gelu_tanh":
+            return y / (1 + np.exp(-2 * np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
+    return y
+
+
 def lowbit_matmul(
     x: np.ndarray,
     packed: np.ndarray,
@@ -62,6 +78,7 @@ def lowbit_matmul(
     zero_points: np.ndarray | None = None,
     table: np.ndarray | None = None,
     bias: np.ndarray | None = None,
+    residual: np.ndarray | None = None,
     *,
     n: int,
     k: int,
@@ -73,7 +90,8 @@ def lowbit_matmul(
 ) -> np.ndarray:
     """Y of ``LowBitMatMul`` in float64, for x float32 [..., K] and the inputs as the op has them.
 
-    ``act_group_size`` 0 stands for K.  Sums are exact for int8 activations up to the scales.
+    ``act_group_size`` 0 stands for K.  Sums are exact for int8 activations up to the scales.  Y is
+    whole: ``splits`` cut it into the operator's outputs.
     """
     paired = activation == "swiglu"
     tiled_rows = len(scales) * TILE
@@ -111,9 +129,8 @@ def lowbit_matmul(
         y += act_scale[:, g : g + 1] * scale[:, g] * part
     if bias is not None:
         y += bias
-    if paired:
-        gate, up = y[:, : n // 2], y[:, n // 2 :]
-        with np.errstate(over="ignore"):
-            y = gate / (1 + np.exp(-gate)) * up
+    y = activated(y, activation)
+    if residual is not None:
+        y += residual.reshape(y.shape)
     y[broken] = np.nan
     return y.reshape(*x.shape[:-1], -1)

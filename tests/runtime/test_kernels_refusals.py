@@ -35,7 +35,13 @@ CASE = Case(40, 96, 4, 32, act_group=32, zero_points=True, table=True, bias=True
         ({"group_size": 112}, "'group_size': expected 1 to 96, found 112"),
         ({"act_group_size": 48}, "'act_group_size': expected K = 96 or group_size = 32"),
         ({"acts": "int4"}, "'acts': expected 'none' or 'int8', found 'int4'"),
-        ({"activation": "gelu"}, "'activation': expected 'none' or 'swiglu', found 'gelu'"),
+        (
+            {"activation": "silu"},
+            "'activation': expected 'none', 'swiglu', 'relu', 'gelu' or 'gelu_t",
+        ),
+        ({"splits": [16, 16]}, "'splits': expected sizes that add up to 40, found [16, 16]"),
+        ({"splits": [8, 32]}, "'splits': expected multiples of 16, found [8, 32]"),
+        ({"splits": [48, -8]}, "'splits': expected sizes that add up to 40"),
         ({"N": 41, "activation": "swiglu"}, "'N': expected an even number for swiglu, found 41"),
         ({"N": 64}, "packed: expected 3072 elements, found 2304"),
         ({"K": 128, "act_group_size": 128}, "packed: expected 3072 elements"),
@@ -101,6 +107,26 @@ def test_largest_group_is_exact() -> None:
 def test_rows_of_another_width(shape: tuple[int, ...]) -> None:
     with pytest.raises(Exception, match="X: expected a last dimension of K = 96"):
         matmul_session(CASE).run(None, {"X": np.zeros(shape, np.float32)})
+
+
+@pytest.mark.parametrize("shape", [(3, 39), (2, 40), (120,), (1, 3, 40), ()])
+def test_residual_of_another_shape(shape: tuple[int, ...]) -> None:
+    run = session(matmul_model(CASE.attributes(), CASE.weights(), residual=True))
+    with pytest.raises(Exception, match=r"residual: expected float32 of Y's shape, \[3, 40\]"):
+        run.run(None, {"X": CASE.rows(3), "residual": np.zeros(shape, np.float32)})
+
+
+def test_residual_beside_splits() -> None:
+    attributes = {**CASE.attributes(), "splits": [16, 24]}
+    with pytest.raises(Exception, match="residual: expected none beside attribute 'splits'"):
+        session(matmul_model(attributes, CASE.weights(), residual=True))
+
+
+def test_number_of_outputs() -> None:
+    model = matmul_model({**CASE.attributes(), "splits": [16, 24]}, CASE.weights())
+    del model.graph.node[0].output[1], model.graph.output[1]
+    with pytest.raises(Exception, match="expected 2 outputs, found 1"):
+        session(model).run(None, {"X": CASE.rows(1)})
 
 
 def test_weights_that_are_fed() -> None:

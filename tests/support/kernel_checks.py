@@ -35,6 +35,7 @@ TOLERANCE = 3e-6
 
 SHAPES = [(1, 1, 0), (5, 3, 0), (16, 32, 32), (17, 33, 16), (33, 70, 32), (31, 100, 16)]
 SHAPES += [(50, 200, 48), (20, 333, 0), (96, 576, 64), (48, 576, 32), (40, 300, 128), (64, 150, 64)]
+ACTIVATIONS = ["none", "swiglu", "relu", "gelu", "gelu_tanh"]
 ROWS = [1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 31]
 
 
@@ -92,10 +93,43 @@ def odd_shapes() -> Iterator[str]:
         yield "X [2, 0, K]"
 
 
+def epilogues() -> Iterator[str]:
+    """Every activation, with and without a bias and a residual; Y cut into several outputs."""
+    plain = Case(70, 96, 4, 32, act_group=32, zero_points=True)
+    cases = [
+        replace(plain, activation=activation, bias=bias, residual=residual)
+        for activation in ACTIVATIONS
+        for bias in (False, True)
+        for residual in (False, True)
+    ]
+    cases += [
+        replace(plain, activation=activation, acts=acts, bias=True, splits=splits)
+        for activation, acts in (("none", "int8"), ("gelu", "none"))
+        for splits in ((70,), (16, 54), (32, 16, 16, 6), (48, 22))
+    ]
+    cases.append(replace(plain, activation="swiglu", splits=(16, 19)))
+    for case in cases:
+        run, inputs = matmul_session(case), case.weights()
+        for m in ROWS:
+            feeds = case.feeds(m)
+            expected = case.expected(feeds["X"], inputs, feeds.get("residual"))
+            found = run.run(None, feeds)
+            parts = np.split(expected, np.cumsum(case.splits[:-1]), axis=1)
+            for y, part in zip(found, parts, strict=True):
+                wrong = mismatch(y, part)
+                if wrong:
+                    yield f"{case} M={m}: {wrong}"
+
+
 def broken_rows() -> Iterator[str]:
     """NaN and infinity spoil their own rows only; zeros, tiny and huge rows are right."""
-    for acts, act_group in (("int8", 0), ("int8", 32), ("none", 0)):
-        case = Case(40, 100, 4, 32, acts=acts, act_group=act_group, zero_points=True)
+    for acts, act_group, activation in (
+        # SwiGLU multiplies two outputs: those of huge rows overflow.
+        *(("int8", 0, activation) for activation in ACTIVATIONS if activation != "swiglu"),
+        ("int8", 32, "none"),
+        ("none", 0, "none"),
+    ):
+        case = Case(40, 100, 4, 32, acts, act_group, activation, zero_points=True)
         run, inputs = matmul_session(case), case.weights()
         for m in (1, 4, 20):
             x = case.rows(m)
@@ -114,23 +148,29 @@ def broken_rows() -> Iterator[str]:
                 yield f"{case}: rows below 1e-30 become zeros"
 
 
+def joined(outputs: list[np.ndarray]) -> bytes:
+    """The bytes of all outputs."""
+    return b"".join(each.tobytes() for each in outputs)
+
+
 def threads() -> Iterator[str]:
     """The same bits for any number of threads, and from several callers at once."""
     for case in (
         Case(1000, 576, 4, 32, act_group=32, zero_points=True),
         Case(1024, 320, 3, 64, act_group=64, activation="swiglu", bias=True),
+        Case(1024, 320, 4, 64, act_group=64, activation="gelu", splits=(512, 256, 256)),
         Case(500, 257, 8, acts="none"),
     ):
         runs = [matmul_session(case, count) for count in (1, 2, 3)]
         for m in (1, 7, 8, 100, 300):
             x = case.rows(m)
-            first, *others = [run.run(None, {"X": x})[0].tobytes() for run in runs]
+            first, *others = [joined(run.run(None, {"X": x})) for run in runs]
             if any(other != first for other in others):
                 yield f"{case} M={m}: bits depend on the number of threads"
             shared = runs[1]
 
             def call(_: int, shared: ort.InferenceSession = shared, x: np.ndarray = x) -> bytes:
-                return bytes(shared.run(None, {"X": x})[0].tobytes())
+                return joined(shared.run(None, {"X": x}))
 
             with ThreadPoolExecutor(4) as pool:
                 at_once = pool.map(call, range(8))
@@ -146,14 +186,17 @@ def guard_pages() -> Iterator[str]:
             Case(16, 35, bits, table=True, f16=False),
             Case(34, 100, bits, 48, acts="none", zero_points=True),
             Case(36, 64, bits, 16, act_group=16, activation="swiglu", zero_points=True),
+            Case(37, 64, bits, 16, act_group=16, activation="gelu", residual=True),
         ):
             inputs = case.weights()
-            run = session(matmul_model(case.attributes(), inputs, constant=False))
+            run = session(
+                matmul_model(case.attributes(), inputs, constant=False, residual=case.residual)
+            )
             for m in (1, 3, 9, 14):
-                x = case.rows(m)
-                expected = case.expected(x, inputs)
+                feeds = case.feeds(m)
+                expected = case.expected(feeds["X"], inputs, feeds.get("residual"))
                 for side in BEHIND:
-                    fed = {k: guarded_copy(v, side) for k, v in {"X": x, **inputs}.items()}
+                    fed = {k: guarded_copy(v, side) for k, v in {**feeds, **inputs}.items()}
                     y = guarded_copy(np.zeros(expected.shape, np.float32), side)
                     bound = run.io_binding()
                     for name, array in fed.items():
@@ -207,6 +250,25 @@ def silu() -> Iterator[str]:
         yield f"{wrong.sum()} of {len(y)}, first at {x[wrong][0, 0]}: {y[wrong][0]}"
 
 
+def gelu() -> Iterator[str]:
+    """``gelu`` and ``gelu_tanh`` of X itself, relative to each value: far below erf's digits."""
+    for activation in ("gelu", "gelu_tanh"):
+        case = Case(1, 1, 8, acts="none", activation=activation, f16=False)
+        inputs = case.weights()
+        inputs["packed"] = pack_codes(np.full((1, 1), 129, np.uint8), 8)
+        inputs["scales"][:] = 1
+        x = np.concatenate([np.linspace(-12, 40, 52001), np.geomspace(1e-30, 1e30, 2001)])
+        x = np.concatenate([x, -np.geomspace(1e-30, 1e30, 2001)]).astype(np.float32)[:, None]
+        y = session(matmul_model(case.attributes(), inputs)).run(None, {"X": x})[0][:, 0]
+        expected = case.expected(x, inputs)[:, 0]
+        # exp(-x^2/2) and the like multiply the rounding of their argument.
+        limit = (1e-6 + 2e-7 * np.minimum(x[:, 0] ** 2, 100)) * np.abs(expected) + 1e-36
+        wrong = ~(np.abs(y - expected) <= limit)
+        if wrong.any():
+            first = np.flatnonzero(wrong)[0]
+            yield f"{activation}: {wrong.sum()}, first at {x[first]}: {y[first]} {expected[first]}"
+
+
 CHECKS: dict[str, Callable[[], Iterator[str]]] = {
     check.__name__: check
     for check in (
@@ -217,6 +279,8 @@ CHECKS: dict[str, Callable[[], Iterator[str]]] = {
         guard_pages,
         gather,
         silu,
+        epilogues,
+        gelu,
     )
 }
 

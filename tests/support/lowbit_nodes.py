@@ -36,6 +36,8 @@ class Case:
     bias: bool = False
     seed: int = 0
     zero_range: int = 7
+    residual: bool = False
+    splits: tuple[int, ...] = ()
 
     @property
     def group_size(self) -> int:
@@ -53,6 +55,7 @@ class Case:
             "acts": self.acts,
             "act_group_size": self.act_group or self.k,
             "activation": self.activation,
+            **({"splits": list(self.splits)} if self.splits else {}),
         }
 
     def weights(self) -> dict[str, np.ndarray]:
@@ -78,11 +81,26 @@ class Case:
         """X float32 [m, K]."""
         return np.random.default_rng(self.seed + m).standard_normal((m, self.k), np.float32)
 
-    def expected(self, x: np.ndarray, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    def feeds(self, m: int) -> dict[str, np.ndarray]:
+        """X [m, K], and the residual [m, N] (N/2 with SwiGLU) where there is one."""
+        feeds = {"X": self.rows(m)}
+        if self.residual:
+            columns = self.n // 2 if self.activation == "swiglu" else self.n
+            rng = np.random.default_rng(self.seed + m + 1)
+            feeds["residual"] = rng.standard_normal((m, columns), np.float32)
+        return feeds
+
+    def expected(
+        self,
+        x: np.ndarray,
+        inputs: dict[str, np.ndarray],
+        residual: np.ndarray | None = None,
+    ) -> np.ndarray:
         """The oracle's Y, float64."""
         return lowbit_matmul(
             x,
             **inputs,
+            residual=residual,
             n=self.n,
             k=self.k,
             bits=self.bits,
@@ -104,12 +122,23 @@ def interleaved(rows: np.ndarray) -> np.ndarray:
 
 
 def matmul_model(
-    attributes: dict[str, Any], inputs: dict[str, np.ndarray], constant: bool = True
+    attributes: dict[str, Any],
+    inputs: dict[str, np.ndarray],
+    constant: bool = True,
+    residual: bool = False,
 ) -> onnx.ModelProto:
-    """A model of one ``LowBitMatMul``; its inputs but X are initializers, or fed as well."""
+    """A model of one ``LowBitMatMul``.
+
+    X and the residual are fed; the other inputs are initializers, or fed as well.
+    """
     names = ["X", *(name if name in inputs else "" for name in MATMUL_INPUTS)]
-    x = helper.make_tensor_value_info("X", TensorProto.FLOAT, None)
-    return _model("LowBitMatMul", names, x, attributes, inputs, constant)
+    names += ["residual"] * residual
+    fed = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        for name in ("X", "residual")[: 1 + residual]
+    ]
+    outputs = max(len(attributes.get("splits", [])), 1)
+    return _model("LowBitMatMul", names, fed, attributes, inputs, constant, outputs)
 
 
 def gather_model(
@@ -118,28 +147,30 @@ def gather_model(
     """A model of one ``LowBitGather`` with the graph input ``indices``."""
     names = [*(name if name in inputs else "" for name in GATHER_INPUTS), "indices"]
     indices = helper.make_tensor_value_info("indices", index_type, None)
-    return _model("LowBitGather", names, indices, attributes, inputs, True)
+    return _model("LowBitGather", names, [indices], attributes, inputs, True)
 
 
 def _model(
     op: str,
     names: list[str],
-    fed: onnx.ValueInfoProto,
+    fed: list[onnx.ValueInfoProto],
     attributes: dict[str, Any],
     inputs: dict[str, np.ndarray],
     constant: bool,
+    outputs: int = 1,
 ) -> onnx.ModelProto:
     while not names[-1]:
         names.pop()
-    node = helper.make_node(op, names, ["Y"], name="node", domain="bitfold", **attributes)
-    y = helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)
+    results = ["Y"] if outputs == 1 else [f"Y{index}" for index in range(outputs)]
+    node = helper.make_node(op, names, results, name="node", domain="bitfold", **attributes)
+    ys = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in results]
     weights = [numpy_helper.from_array(array, name) for name, array in inputs.items()]
     shapes = [
         helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
         for tensor in weights
     ]
     graph = helper.make_graph(
-        [node], "g", [fed, *([] if constant else shapes)], [y], weights if constant else []
+        [node], "g", [*fed, *([] if constant else shapes)], ys, weights if constant else []
     )
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("bitfold", 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)
@@ -159,7 +190,7 @@ def session(model: onnx.ModelProto, threads: int = 1) -> ort.InferenceSession:
 
 def matmul_session(case: Case, threads: int = 1) -> ort.InferenceSession:
     """A session for one case."""
-    return session(matmul_model(case.attributes(), case.weights()), threads)
+    return session(matmul_model(case.attributes(), case.weights(), residual=case.residual), threads)
 
 
 def gather_expected(case: Case, inputs: dict[str, np.ndarray], indices: np.ndarray) -> np.ndarray:

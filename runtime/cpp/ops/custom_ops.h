@@ -20,7 +20,8 @@ struct KernelOf {
   KernelOf(const OrtApi* api, const OrtKernelInfo* info) : api(api), kernel(api, info) {}
 };
 
-// The parts that every operator has in common: one float output, one version.
+// The parts that every operator has in common: one version, and one float output but for those
+// that say otherwise.
 template <class Kernel>
 CustomOp custom_op(const OrtApi* api) {
   CustomOp op{};

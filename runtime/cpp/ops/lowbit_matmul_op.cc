@@ -8,7 +8,11 @@ namespace bitfold::ops {
 namespace {
 
 constexpr const char* kName = "LowBitMatMul";
-enum Input : size_t { kX, kPacked, kScales, kZeroPoints, kTable, kBias, kInputs };
+enum Input : size_t { kX, kPacked, kScales, kZeroPoints, kTable, kBias, kResidual, kInputs };
+constexpr const char* kActivations[] = {"none", "swiglu", "relu", "gelu", "gelu_tanh"};
+static_assert(kIdentity == 0 && kSwiGlu == 1 && kRelu == 2 && kGelu == 3 && kGeluTanh == 4,
+              "the names are in the order of the enum");
+constexpr const char* kActs[] = {"none", "int8"};
 // Beyond this many inputs a group's int32 sum could overflow: 65536 * 127 * 255 < 2^31.
 constexpr int64_t kMostPerGroup = 65536;
 
@@ -16,11 +20,12 @@ class MatMulKernel {
  public:
   MatMulKernel(const OrtApi* api, const OrtKernelInfo* info)
       : api_(api),
-        swiglu_(choice(api, info, "activation", "none", "swiglu")),
-        weight_(api, info, {kPacked, kScales, kZeroPoints, kTable}, swiglu_) {
+        activation_(static_cast<Activation>(choice(api, info, "activation", kActivations))),
+        weight_(api, info, {kPacked, kScales, kZeroPoints, kTable}, activation_ == kSwiGlu),
+        splits_(ints_attribute(api, info, "splits")) {
     const PackedWeight& w = weight_.value();
-    op_.swiglu = swiglu_;
-    op_.int8 = choice(api, info, "acts", "none", "int8");
+    op_.activation = activation_;
+    op_.int8 = choice(api, info, "acts", kActs) == 1;
     op_.act_group_size = int_attribute(api, info, "act_group_size");
     if (op_.int8 && op_.act_group_size != w.k && op_.act_group_size != w.group_size)
       refuse("attribute 'act_group_size': expected K = " + std::to_string(w.k) +
@@ -29,7 +34,11 @@ class MatMulKernel {
     if (op_.int8 && w.group_size > kMostPerGroup)
       refuse("attribute 'group_size': expected at most " + std::to_string(kMostPerGroup) +
              " with int8 activations, found " + std::to_string(w.group_size));
-    op_.columns = op_.swiglu ? w.n / 2 : w.n;
+    op_.columns = is_paired(&op_) ? w.n / 2 : w.n;
+    if (splits_.empty()) splits_ = {op_.columns};
+    check_splits();
+    if (splits_.size() > 1 && has_input(api, info, kResidual))
+      refuse("residual: expected none beside attribute 'splits'");
     const Tensor bias = constant_input(api, info, kBias);
     if (bias.data) op_.bias = checked_bias(bias);
     bias_complete_ = bias.data || !has_input(api, info, kBias);
@@ -54,21 +63,67 @@ class MatMulKernel {
     op.rows = x.count / op.weight->k;
     op.x = static_cast<const float*>(x.data);
     x.shape.back() = op.columns;
-    op.y = output(api_, context, x.shape.data(), x.shape.size());
+    const Tensor residual = input(api_, context, kResidual);
+    if (residual.data) {
+      if (residual.type != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || residual.shape != x.shape)
+        refuse("residual: expected float32 of Y's shape, " + text(x.shape) + ", found " +
+               text(residual.shape));
+      op.residual = static_cast<const float*>(residual.data);
+    }
+    size_t outputs = 0;
+    check(api_, api_->KernelContext_GetOutputCount(context, &outputs));
+    if (outputs != splits_.size())
+      refuse("expected " + std::to_string(splits_.size()) + " outputs, found " +
+             std::to_string(outputs));
+    std::vector<Part> parts;
+    int64_t first = 0;
+    for (int64_t columns : splits_) {
+      x.shape.back() = columns;
+      float* y = output(api_, context, x.shape.data(), x.shape.size(), parts.size());
+      parts.push_back({y, first, columns});
+      first += columns;
+    }
+    op.parts = parts.data();
+    op.part_count = static_cast<int32_t>(parts.size());
     Threads threads{api_, context};
     if (!run_matmul(kernels()->matmul, op, parallel_for, &threads))
       refuse("no memory for " + std::to_string(op.rows) + " rows");
   }
 
  private:
-  // Whether a string attribute has the second of its two values.
-  static bool choice(const OrtApi* api, const OrtKernelInfo* info, const char* name,
-                     const char* off, const char* on) {
+  // Which of its values a string attribute has.
+  template <size_t COUNT>
+  static size_t choice(const OrtApi* api, const OrtKernelInfo* info, const char* name,
+                       const char* const (&values)[COUNT]) {
     const std::string value = string_attribute(api, info, name);
-    if (value != off && value != on)
-      refuse(std::string("attribute '") + name + "': expected '" + off + "' or '" + on +
-             "', found '" + value + "'");
-    return value == on;
+    std::string all;
+    for (size_t i = 0; i < COUNT; i++) {
+      if (value == values[i]) return i;
+      all += std::string(i == 0 ? "'" : i + 1 < COUNT ? ", '" : " or '") + values[i] + "'";
+    }
+    refuse(std::string("attribute '") + name + "': expected " + all + ", found '" + value + "'");
+  }
+
+  static std::string text(const std::vector<int64_t>& shape) {
+    std::string all;
+    for (int64_t dim : shape) all += (all.empty() ? "[" : ", ") + std::to_string(dim);
+    return all.empty() ? "[]" : all + "]";
+  }
+
+  void check_splits() const {
+    int64_t sum = 0;
+    for (int64_t columns : splits_) {
+      if (columns < 1 || columns > op_.columns - sum) {
+        sum = -1;
+        break;
+      }
+      // Only the last may end within a tile.
+      if (sum % kTile) refuse("attribute 'splits': expected multiples of 16, found " + text(splits_));
+      sum += columns;
+    }
+    if (sum != op_.columns)
+      refuse("attribute 'splits': expected sizes that add up to " + std::to_string(op_.columns) +
+             ", found " + text(splits_));
   }
 
   const float* checked_bias(const Tensor& bias) const {
@@ -80,8 +135,9 @@ class MatMulKernel {
   }
 
   const OrtApi* api_;
-  bool swiglu_;
+  Activation activation_;
   Weight weight_;
+  std::vector<int64_t> splits_;  // of Y's columns: one for each output
   MatMul op_{};
   bool bias_complete_ = false;
 };
@@ -115,7 +171,10 @@ OrtStatus* BITFOLD_ORT_CALL infer(const OrtCustomOp* op, OrtShapeInferContext* c
   return guarded(api, kName, [&] {
     const int64_t n = inferred_int(api, context, "N");
     const bool swiglu = inferred_string(api, context, "activation") == "swiglu";
-    if (n > 0) infer_last(api, context, kX, swiglu ? n / 2 : n, false);
+    std::vector<int64_t> splits = inferred_ints(api, context, "splits");
+    if (splits.empty() && n > 0) splits = {swiglu ? n / 2 : n};
+    for (size_t i = 0; i < splits.size(); i++)
+      infer_last(api, context, kX, splits[i], false, i);
   });
 }
 
@@ -127,6 +186,7 @@ CustomOp lowbit_matmul_op(const OrtApi* api) {
   op.GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return kInputs; };
   op.GetInputType = input_type;
   op.GetInputCharacteristic = input_kind;
+  op.GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_VARIADIC; };
   op.CreateKernelV2 = create;
   op.InferOutputShapeFn = infer;
   return op;

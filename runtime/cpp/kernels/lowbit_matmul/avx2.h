@@ -6,6 +6,7 @@
 
 #include <immintrin.h>
 
+#include "gelu.h"
 #include "lowbit_matmul.h"
 
 namespace bitfold {
@@ -127,6 +128,26 @@ inline __m256 silu_ps(__m256 x) {
   return _mm256_div_ps(x, _mm256_add_ps(e, _mm256_set1_ps(1.0f)));
 }
 
+// As in avx512.h.
+inline __m256 gelu_ps(__m256 x) {
+  const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+  const __m256 a = _mm256_min_ps(_mm256_set1_ps(16.0f), _mm256_and_ps(x, magnitude));
+  const __m256 one = _mm256_set1_ps(1.0f);
+  const __m256 t = _mm256_div_ps(one, _mm256_fmadd_ps(a, _mm256_set1_ps(0.3f), one));
+  const __m256 e = exp_ps(_mm256_mul_ps(_mm256_mul_ps(a, a), _mm256_set1_ps(-0.5f)));
+  __m256 p = _mm256_set1_ps(kGeluTail[7]);
+  for (int i = 6; i >= 0; i--) p = _mm256_fmadd_ps(p, t, _mm256_set1_ps(kGeluTail[i]));
+  const __m256 tail = _mm256_mul_ps(_mm256_mul_ps(e, t), p);
+  return _mm256_fnmadd_ps(a, tail, _mm256_max_ps(x, _mm256_setzero_ps()));
+}
+
+inline __m256 gelu_tanh_ps(__m256 x) {
+  const __m256 slope = _mm256_fmadd_ps(_mm256_mul_ps(x, x), _mm256_set1_ps(kGeluCubic),
+                                       _mm256_set1_ps(kGeluLinear));
+  const __m256 e = exp_ps(_mm256_mul_ps(_mm256_sub_ps(_mm256_setzero_ps(), x), slope));
+  return _mm256_div_ps(x, _mm256_add_ps(e, _mm256_set1_ps(1.0f)));
+}
+
 inline __m256i lanes_of(int64_t first, int64_t columns) {
   const int64_t left = columns - first;
   const int32_t lanes = left < 0 ? 0 : left < 8 ? (int32_t)left : 8;
@@ -135,25 +156,53 @@ inline __m256i lanes_of(int64_t first, int64_t columns) {
 }
 
 // Write one tile's sums [rows][16] of a block, or a gate and an up tile's, into Y.
-inline void write(const MatMul* op, const Block* b, int32_t tile, const float* sums,
-                  const float* up_sums) {
+template <int ACTIVATION>
+void write_as(const MatMul* op, const Block* b, int32_t tile, const float* sums,
+              const float* up_sums) {
+  constexpr bool kPaired = ACTIVATION == kSwiGlu;
   for (int half = 0; half < 2; half++) {
-    int64_t n = (int64_t)(op->swiglu ? tile / 2 : tile) * kTile + 8 * half;
+    const int64_t n = (int64_t)(kPaired ? tile / 2 : tile) * kTile + 8 * half;
     if (n >= op->columns) return;
-    __m256i lanes = lanes_of(n, op->columns);
+    const __m256i lanes = lanes_of(n, op->columns);
+    const Part* part = part_of(op, n);
+    float* y = part->y + b->first * part->columns + n - part->first;
+    const float* residual = op->residual ? op->residual + b->first * op->columns + n : nullptr;
     __m256 bias = _mm256_setzero_ps(), up_bias = bias;
     if (op->bias) {
       bias = _mm256_maskload_ps(op->bias + n, lanes);
-      if (op->swiglu) up_bias = _mm256_maskload_ps(op->bias + op->columns + n, lanes);
+      if (kPaired) up_bias = _mm256_maskload_ps(op->bias + op->columns + n, lanes);
     }
     for (int32_t r = 0; r < b->rows; r++) {
-      __m256 y = _mm256_add_ps(_mm256_loadu_ps(sums + r * kTile + 8 * half), bias);
-      if (op->swiglu) {
-        __m256 up = _mm256_add_ps(_mm256_loadu_ps(up_sums + r * kTile + 8 * half), up_bias);
-        y = _mm256_mul_ps(silu_ps(y), up);
+      __m256 v = _mm256_add_ps(_mm256_loadu_ps(sums + r * kTile + 8 * half), bias);
+      if (kPaired)
+        v = _mm256_mul_ps(silu_ps(v), _mm256_add_ps(_mm256_loadu_ps(up_sums + r * kTile + 8 * half),
+                                                    up_bias));
+      if (ACTIVATION == kRelu) v = _mm256_max_ps(_mm256_setzero_ps(), v);  // a NaN stays
+      if (ACTIVATION == kGelu) v = gelu_ps(v);
+      if (ACTIVATION == kGeluTanh) v = gelu_tanh_ps(v);
+      if (residual) {
+        v = _mm256_add_ps(v, _mm256_maskload_ps(residual, lanes));
+        residual += op->columns;
       }
-      _mm256_maskstore_ps(op->y + (b->first + r) * op->columns + n, lanes, y);
+      _mm256_maskstore_ps(y, lanes, v);
+      y += part->columns;
     }
+  }
+}
+
+inline void write(const MatMul* op, const Block* b, int32_t tile, const float* sums,
+                  const float* up_sums) {
+  switch (op->activation) {
+    case kIdentity:
+      return write_as<kIdentity>(op, b, tile, sums, up_sums);
+    case kSwiGlu:
+      return write_as<kSwiGlu>(op, b, tile, sums, up_sums);
+    case kRelu:
+      return write_as<kRelu>(op, b, tile, sums, up_sums);
+    case kGelu:
+      return write_as<kGelu>(op, b, tile, sums, up_sums);
+    case kGeluTanh:
+      return write_as<kGeluTanh>(op, b, tile, sums, up_sums);
   }
 }
 

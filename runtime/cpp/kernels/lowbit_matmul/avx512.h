@@ -5,6 +5,7 @@
 
 #include <immintrin.h>
 
+#include "gelu.h"
 #include "lowbit_matmul.h"
 
 // Loops over rows and tiles are unrolled early, so that their arrays live in registers.
@@ -98,28 +99,79 @@ inline __m512 silu_ps(__m512 x) {
   return _mm512_div_ps(x, _mm512_add_ps(e, _mm512_set1_ps(1.0f)));
 }
 
+// x Phi(x) = max(x, 0) - a Q(a) with a = |x| and the upper tail Q(a) = exp(-a^2/2) t P(t),
+// t = 1 / (1 + 0.3 a).  P is the minimax fit of degree 7 of erfcx's relative error on [0, 14],
+// 1.3e-7: the tail keeps its digits where 1 + erf(x) has none left.
+inline __m512 gelu_ps(__m512 x) {
+  const __m512 a = _mm512_min_ps(_mm512_set1_ps(16.0f), _mm512_abs_ps(x));
+  const __m512 one = _mm512_set1_ps(1.0f);
+  const __m512 t = _mm512_div_ps(one, _mm512_fmadd_ps(a, _mm512_set1_ps(0.3f), one));
+  const __m512 e = exp_ps(_mm512_mul_ps(_mm512_mul_ps(a, a), _mm512_set1_ps(-0.5f)));
+  __m512 p = _mm512_set1_ps(kGeluTail[7]);
+  BITFOLD_UNROLL
+  for (int i = 6; i >= 0; i--) p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(kGeluTail[i]));
+  const __m512 tail = _mm512_mul_ps(_mm512_mul_ps(e, t), p);
+  return _mm512_fnmadd_ps(a, tail, _mm512_max_ps(x, _mm512_setzero_ps()));
+}
+
+// x / (1 + exp(-2u)), u the argument of tanh.
+inline __m512 gelu_tanh_ps(__m512 x) {
+  const __m512 slope = _mm512_fmadd_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(kGeluCubic),
+                                       _mm512_set1_ps(kGeluLinear));
+  const __m512 e = exp_ps(_mm512_mul_ps(_mm512_sub_ps(_mm512_setzero_ps(), x), slope));
+  return _mm512_div_ps(x, _mm512_add_ps(e, _mm512_set1_ps(1.0f)));
+}
+
 inline __mmask16 lanes_of(int64_t first, int64_t columns) {
   int64_t left = columns - first;
   return (__mmask16)(left >= kTile ? 0xFFFF : (1u << left) - 1);
 }
 
 // Write one tile's sums [rows][16] of a block, or a gate and an up tile's, into Y.
-inline void write(const MatMul* op, const Block* b, int32_t tile, const float* sums,
-                  const float* up_sums) {
-  int64_t n = (int64_t)(op->swiglu ? tile / 2 : tile) * kTile;
-  __mmask16 lanes = lanes_of(n, op->columns);
+template <int ACTIVATION>
+void write_as(const MatMul* op, const Block* b, int32_t tile, const float* sums,
+              const float* up_sums) {
+  constexpr bool kPaired = ACTIVATION == kSwiGlu;
+  const int64_t n = (int64_t)(kPaired ? tile / 2 : tile) * kTile;
+  const __mmask16 lanes = lanes_of(n, op->columns);
+  const Part* part = part_of(op, n);
+  float* y = part->y + b->first * part->columns + n - part->first;
+  const float* residual = op->residual ? op->residual + b->first * op->columns + n : nullptr;
   __m512 bias = _mm512_setzero_ps(), up_bias = bias;
   if (op->bias) {
     bias = _mm512_maskz_loadu_ps(lanes, op->bias + n);
-    if (op->swiglu) up_bias = _mm512_maskz_loadu_ps(lanes, op->bias + op->columns + n);
+    if (kPaired) up_bias = _mm512_maskz_loadu_ps(lanes, op->bias + op->columns + n);
   }
   for (int32_t r = 0; r < b->rows; r++) {
-    __m512 y = _mm512_add_ps(_mm512_loadu_ps(sums + r * kTile), bias);
-    if (op->swiglu) {
-      __m512 up = _mm512_add_ps(_mm512_loadu_ps(up_sums + r * kTile), up_bias);
-      y = _mm512_mul_ps(silu_ps(y), up);
+    __m512 v = _mm512_add_ps(_mm512_loadu_ps(sums + r * kTile), bias);
+    if (kPaired)
+      v = _mm512_mul_ps(silu_ps(v),
+                        _mm512_add_ps(_mm512_loadu_ps(up_sums + r * kTile), up_bias));
+    if (ACTIVATION == kRelu) v = _mm512_max_ps(_mm512_setzero_ps(), v);  // a NaN stays
+    if (ACTIVATION == kGelu) v = gelu_ps(v);
+    if (ACTIVATION == kGeluTanh) v = gelu_tanh_ps(v);
+    if (residual) {
+      v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(lanes, residual));
+      residual += op->columns;
     }
-    _mm512_mask_storeu_ps(op->y + (b->first + r) * op->columns + n, lanes, y);
+    _mm512_mask_storeu_ps(y, lanes, v);
+    y += part->columns;
+  }
+}
+
+inline void write(const MatMul* op, const Block* b, int32_t tile, const float* sums,
+                  const float* up_sums) {
+  switch (op->activation) {
+    case kIdentity:
+      return write_as<kIdentity>(op, b, tile, sums, up_sums);
+    case kSwiGlu:
+      return write_as<kSwiGlu>(op, b, tile, sums, up_sums);
+    case kRelu:
+      return write_as<kRelu>(op, b, tile, sums, up_sums);
+    case kGelu:
+      return write_as<kGelu>(op, b, tile, sums, up_sums);
+    case kGeluTanh:
+      return write_as<kGeluTanh>(op, b, tile, sums, up_sums);
   }
 }
 

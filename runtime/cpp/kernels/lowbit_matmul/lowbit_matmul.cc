@@ -66,7 +66,7 @@ bool run_matmul(const MatMulKernels* kernels, MatMul op, ParallelFor parallel, v
   if (op.acts == nullptr) return false;
 
   std::atomic<bool> starved{false};
-  Call call{kernels, &op, op.swiglu ? 2 : 1, 1, 1, &starved};
+  Call call{kernels, &op, is_paired(&op) ? 2 : 1, 1, 1, &starved};
   int64_t inputs = op.rows * w->k;
   if (inputs < kWorthAThread) {
     prepare(&call, 0);

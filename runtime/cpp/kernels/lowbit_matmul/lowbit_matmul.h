@@ -19,16 +19,34 @@
 
 namespace bitfold {
 
+// What is applied to the biased sums.
+enum Activation : int32_t {
+  kIdentity,
+  kSwiGlu,  // tile 2i is gate, tile 2i + 1 up
+  kRelu,
+  kGelu,      // x/2 (1 + erf(x / sqrt 2))
+  kGeluTanh,  // x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
+};
+
+// A run of output columns that goes to a tensor of its own.
+struct Part {
+  float* y;       // [rows][columns]
+  int64_t first;  // a multiple of kTile
+  int64_t columns;
+};
+
 struct MatMul {
   const PackedWeight* weight;
-  const float* bias;       // [n] or null
-  bool swiglu;             // tile 2i is gate, tile 2i + 1 up
+  const float* bias;      // [n] or null
+  const float* residual;  // [rows][columns], added last, or null
+  Activation activation;
   bool int8;               // acts=int8
   int64_t act_group_size;  // k, or the weight's group size
   int64_t rows;            // M
   const float* x;          // [rows][k]
-  float* y;                // [rows][columns]
-  int64_t columns;         // n, or n / 2 with swiglu
+  const Part* parts;       // of Y, from left to right: no tile belongs to two
+  int32_t part_count;
+  int64_t columns;         // n, or n / 2 with kSwiGlu
   int32_t offset;          // of the operand bytes that the kernels will multiply
   int32_t blocks;          // of rows, as even as possible
   uint8_t* acts;           // the blocks, `block_stride` bytes apart
@@ -53,6 +71,15 @@ static inline int64_t round_up(int64_t value, int64_t unit) {
 static inline int64_t block_bytes(const PackedWeight* w, bool int8, int64_t rows) {
   int64_t data = padded_k(w) * rows * (int8 ? 1 : 4);
   return round_up(data, 64) + 3 * round_up((int64_t)w->groups * rows * 4, 64);
+}
+
+static inline bool is_paired(const MatMul* op) { return op->activation == kSwiGlu; }
+
+// The part that column n belongs to.
+static inline const Part* part_of(const MatMul* op, int64_t n) {
+  const Part* part = op->parts + op->part_count - 1;
+  while (part->first > n) part--;
+  return part;
 }
 
 static inline Block block_at(const MatMul* op, int32_t index) {
@@ -83,7 +110,7 @@ struct MatMulKernels {
   void (*interleave)(const MatMul* op, int32_t block);
   // Scratch bytes that one call of `multiply` needs.
   int64_t (*scratch)(const MatMul* op);
-  // Y for the tiles [tile0, tile1) (an even range with swiglu) and blocks [block0, block1).
+  // Y for the tiles [tile0, tile1) (an even range with kSwiGlu) and blocks [block0, block1).
   void (*multiply)(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0,
                    int32_t block1, uint8_t* scratch);
 };

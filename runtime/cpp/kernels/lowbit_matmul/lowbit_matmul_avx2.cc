@@ -135,7 +135,7 @@ void multiply(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0, in
   const PackedWeight* w = op->weight;
   alignas(32) float sums[2 * kBlockRows * kTile];
   const int64_t bytes = padded_k(w) * kTile;
-  const int32_t by = op->swiglu ? 2 : 1;
+  const int32_t by = is_paired(op) ? 2 : 1;
   const Decode decode_tile = decoder(w);
   const Dot* dot = dots(op);
   for (int32_t tile = tile0; tile < tile1; tile += by) {
@@ -159,7 +159,7 @@ void multiply(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0, in
 int32_t offset(const MatMul* op) { return op->weight->offset; }
 
 int64_t scratch(const MatMul* op) {
-  return (op->swiglu ? 2 : 1) * padded_k(op->weight) * kTile;
+  return (is_paired(op) ? 2 : 1) * padded_k(op->weight) * kTile;
 }
 
 }  // namespace

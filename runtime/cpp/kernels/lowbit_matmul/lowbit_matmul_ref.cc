@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "../scalar.h"
+#include "gelu.h"
 #include "lowbit_matmul.h"
 
 namespace bitfold {
@@ -102,24 +103,43 @@ float dot(const MatMul* op, const Block* b, int32_t tile, int32_t lane, const ui
   return op->int8 ? total : total * b->scale[0];
 }
 
+float activated(Activation activation, float value, float up) {
+  switch (activation) {
+    case kIdentity:
+      return value;
+    case kSwiGlu:
+      return value / (1 + expf(-value)) * up;
+    case kRelu:
+      return value < 0 ? 0 : value;  // a NaN stays
+    case kGelu:
+      return value * 0.5f * erfcf(value * -0x1.6a09e6p-1f);
+    case kGeluTanh:
+      return value / (1 + expf(-value * (kGeluLinear + kGeluCubic * value * value)));
+  }
+  return NAN;
+}
+
 void multiply(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0, int32_t block1,
               uint8_t* operands) {
   uint8_t* up_operands = operands + op->weight->k;
-  for (int32_t tile = tile0; tile < tile1; tile += op->swiglu ? 2 : 1)
+  for (int32_t tile = tile0; tile < tile1; tile += is_paired(op) ? 2 : 1)
     for (int32_t lane = 0; lane < kTile; lane++) {
-      const int64_t n = (int64_t)(op->swiglu ? tile / 2 : tile) * kTile + lane;
+      const int64_t n = (int64_t)(is_paired(op) ? tile / 2 : tile) * kTile + lane;
       if (n >= op->columns) break;
       decode_lane(op->weight, tile, lane, operands);
-      if (op->swiglu) decode_lane(op->weight, tile + 1, lane, up_operands);
+      if (is_paired(op)) decode_lane(op->weight, tile + 1, lane, up_operands);
       for (int32_t index = block0; index < block1; index++) {
         const Block b = block_at(op, index);
         float value = dot(op, &b, tile, lane, operands) + (op->bias ? op->bias[n] : 0);
-        if (op->swiglu) {
-          float up = dot(op, &b, tile + 1, lane, up_operands);
+        float up = 0;
+        if (is_paired(op)) {
+          up = dot(op, &b, tile + 1, lane, up_operands);
           if (op->bias) up += op->bias[op->columns + n];
-          value = value / (1 + expf(-value)) * up;
         }
-        op->y[b.first * op->columns + n] = value;
+        value = activated(op->activation, value, up);
+        if (op->residual) value += op->residual[b.first * op->columns + n];
+        const Part* part = part_of(op, n);
+        part->y[b.first * part->columns + n - part->first] = value;
       }
     }
 }

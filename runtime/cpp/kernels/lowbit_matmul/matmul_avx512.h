@@ -76,7 +76,7 @@ inline Panel decode_panel(const MatMul* op, Decode decode_tile, int32_t tile, in
 
 inline void write_all(const MatMul* op, const Block* b, int32_t tile, int32_t tiles,
                       const float* sums) {
-  const int32_t each = b->rows * kTile, by = op->swiglu ? 2 : 1;
+  const int32_t each = b->rows * kTile, by = is_paired(op) ? 2 : 1;
   for (int32_t t = 0; t < tiles; t += by)
     write(op, b, tile + t, sums + t * each, sums + (t + by - 1) * each);
 }
