@@ -90,7 +90,8 @@ def open_session(
         optimize: let ORT rewrite the graph: faster to run, but slower to open, and weights that
             it folds are copied.
         copy_weights: let ORT fold constants and bring weights into the order that its kernels
-            like; as ``optimize`` by default.  With neither, no weight is copied at all.
+            like; as ``optimize`` by default.  With neither, no weight is copied at all, but
+            for those of MatMulNBits.
 
     Raises:
         ModelError: ORT refuses the model, or an output does not exist.
@@ -103,7 +104,7 @@ def open_session(
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     copy_weights = optimize if copy_weights is None else copy_weights
-    if not copy_weights:
+    if not copy_weights and not _only_packed_weights_do(model):
         options.add_session_config_entry("session.disable_prepacking", "1")
     if not optimize:
         # Planning reuse ahead takes a second on 2,500 nodes; buffers are freed as it goes anyway.
@@ -149,6 +150,14 @@ def _feed(array: Any) -> Any:
         array = np.ascontiguousarray(array)
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, int(dtype))
     return array
+
+
+def _only_packed_weights_do(model: ir.Model) -> bool:
+    """Whether an operator computes something else from weights that are not in its own order.
+
+    MatMulNBits of ORT 1.31 leaves its input float then, whatever its accuracy_level says.
+    """
+    return any(node.op_type == "MatMulNBits" for node in model.graph.all_nodes())
 
 
 def _register_op_library(model: ir.Model, options: ort.SessionOptions) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import onnx_ir as ir
 from onnx_ir.passes.common import (
@@ -14,28 +14,55 @@ from onnx_ir.passes.common import (
 
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
+from bitfold.passes.lower.expand import expand_functions
 from bitfold.passes.lower.native import lower_to_native
+from bitfold.passes.lower.stock import lower_to_stock
+from bitfold.passes.lower.targets import Target
 
 
 @dataclass(frozen=True)
 class Lower(Pass):
     """Emit the quantized sites as a target's low-bit operators.
 
-    Target ``native``: ``bitfold.LowBitMatMul`` and ``bitfold.LowBitGather`` on packed weights,
+    ``native``: ``bitfold.LowBitMatMul``, ``LowBitGather`` and ``LowBitConv`` on packed weights,
     with a following bias and SwiGLU taken in.  Every such node carries a function body of
     stock operators, so that the file also runs where the op library is not loaded.
 
+    ``ort``: com.microsoft MatMulNBits and GatherBlockQuantized, which every ONNX Runtime has;
+    convolutions as DequantizeLinear and Conv.
+
+    ``portable``: DequantizeLinear, QuantizeLinear and the standard operators between them.
+
+    Other operators of bitfold become standard ones for ``ort`` and ``portable``.  Formats that a
+    target lacks are stored in its next wider one, and the report says so.
+
     Attributes:
         target: what the model must run on.
+        emulate: run sites whose scheme the target has no operator for as standard float
+            operators that give the same numbers, and say so, instead of refusing.
+        stock: globs of site or weight names that take the operators of ``ort`` though the target
+            is ``native``, where these are faster.
+
+    Raises:
+        UnsupportedError: the target has no operator for a site's scheme.
     """
 
     name: ClassVar[str] = "lower"
     promise: ClassVar[Promise] = Promise.EXACT
 
-    target: Literal["native"] = "native"
+    target: Target = "native"
+    emulate: bool = False
+    stock: tuple[str, ...] = ()
 
     def run(self, model: ir.Model, context: Context) -> bool:
-        changed = lower_to_native(model, context)
+        if self.target == "native":
+            changed = False
+            if self.stock:
+                changed = lower_to_stock(model, context, "ort", self.emulate, self.stock)
+            changed |= lower_to_native(model, context)
+        else:
+            changed = lower_to_stock(model, context, self.target, self.emulate)
+            changed |= expand_functions(model)
         for cleanup in (RemoveUnusedNodesPass, RemoveUnusedFunctionsPass, RemoveUnusedOpsetsPass):
             cleanup()(model)
         return changed

@@ -1,0 +1,100 @@
+"""Read the neutral form: a quantized weight's arrays, and how a site's input is rounded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from bitfold.passes.analysis.sites import Site, input_at
+from bitfold.runtime.ops import DOMAIN
+
+
+@dataclass(frozen=True)
+class NeutralWeight:
+    """A weight ``scales * (level - zero_points)``, level by level what its codes stand for.
+
+    Attributes:
+        codes: uint8 [N, K].
+        scales: float16 or float32 [N, G].
+        zero_points: int8 [N, G], or None.
+        table: int8 [2**bits], or None where code c stands for ``c - 2**(bits - 1)``.
+        bits: bits of a code.
+        group_size: input channels that share a scale; the last group may be shorter.
+    """
+
+    codes: np.ndarray
+    scales: np.ndarray
+    zero_points: np.ndarray | None
+    table: np.ndarray | None
+    bits: int
+    group_size: int
+
+    def levels(self) -> np.ndarray:
+        """The integers int8 [N, K] that the codes stand for."""
+        if self.table is not None:
+            return self.table[self.codes]
+        # In uint8 the difference wraps around, to the bytes of a negative int8.
+        return (self.codes - np.uint8(1 << (self.bits - 1))).view(np.int8)
+
+
+def width_of(bits: int, table: np.ndarray | None) -> int:
+    """Bits of the narrowest two's-complement integer that holds every level."""
+    if table is None:
+        return bits
+    reach = max(int(table.max(initial=0)), -int(table.min(initial=0)) - 1)
+    return reach.bit_length() + 1
+
+
+def weight_of(site: Site) -> NeutralWeight:
+    """The quantized weight of a site; its arrays stay mapped."""
+    node = site.quantized
+    assert node is not None, "only quantized sites are lowered"
+    codes, scales, zeros, table = (_array(input_at(node, index)) for index in range(4))
+    assert codes is not None, "a DequantizeWeight has codes"
+    assert scales is not None, "a DequantizeWeight has scales"
+    group_size = node.attributes.get_int("group_size", site.shape[1])
+    return NeutralWeight(
+        codes, scales, zeros, table, node.attributes.get_int("bits", 8), group_size
+    )
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How a site's input is rounded on the fly.
+
+    Attributes:
+        node: the ``QuantizeActivation``.
+        source: its float input.
+        bits: bits of a level.
+        group_size: channels that share a scale.
+        axis: -1 for rows, 1 for the pixels of [n, C, ...].
+    """
+
+    node: ir.Node
+    source: ir.Value
+    bits: int
+    group_size: int
+    axis: int
+
+
+def rounding_of(site: Site) -> Rounding | None:
+    """How the site's input is rounded; None where it stays float."""
+    node = site.data.producer() if site.kind != "gather" else None
+    if node is None or node.domain != DOMAIN or node.op_type != "QuantizeActivation":
+        return None
+    source = node.inputs[0]
+    assert source is not None, "a QuantizeActivation has an input"
+    attributes = node.attributes
+    return Rounding(
+        node,
+        source,
+        attributes.get_int("bits", 8),
+        attributes.get_int("group_size", site.shape[1]),
+        attributes.get_int("axis", -1),
+    )
+
+
+def _array(value: ir.Value | None) -> np.ndarray | None:
+    return None if value is None or value.const_value is None else value.const_value.numpy()

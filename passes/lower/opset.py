@@ -1,0 +1,31 @@
+"""Make sure that the graph's version of the standard operators has what a lowering writes."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from bitfold.runtime.errors import UnsupportedError
+
+CANONICAL = 23
+"""The version that canonicalize leaves; from here on, the operators in use kept their meaning."""
+
+
+def require_opset(model: ir.Model, version: int) -> None:
+    """Raise the graph's version to ``version`` where it is lower.
+
+    Raises:
+        UnsupportedError: it is lower than what canonicalize leaves.
+    """
+    current = model.graph.opset_imports.get("", 0)
+    if current >= version:
+        return
+    if current < CANONICAL:
+        raise UnsupportedError(
+            f"the graph has version {current} of the standard operators, blocks of weights need "
+            f"{CANONICAL}",
+            "put the pass canonicalize before lower: it raises the version",
+        )
+    model.graph.opset_imports[""] = version
+    for node in model.graph.all_nodes():
+        if node.domain == "" and node.version is not None:
+            node.version = version

@@ -1,0 +1,134 @@
+"""Lowering to the operators of stock ONNX Runtime: MatMulNBits and GatherBlockQuantized."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from bitfold.passes.analysis.sites import Site
+from bitfold.passes.core.context import Context
+from bitfold.passes.core.rewire import shared_initializer
+from bitfold.passes.lower.blocks import blocked
+from bitfold.passes.lower.native import tail_of
+from bitfold.passes.lower.neutral import rounding_of, weight_of, width_of
+from bitfold.passes.lower.stored_blocks import StoredBlocks
+from bitfold.passes.lower.surgery import Builder, remove_dead
+from bitfold.passes.lower.targets import matmul_block, rounding_block, stored_width
+
+DOMAIN = "com.microsoft"
+FLOAT_INPUTS, INT8_INPUTS = 1, 4
+"""Values of accuracy_level.  Left out, it stands for float inputs, whatever the peers expect."""
+
+
+def ort_block(site: Site) -> int | str:
+    """The block size in which ORT's operators run a matmul or look-up, or why they do not."""
+    weight = weight_of(site)
+    width = stored_width("ort", width_of(weight.bits, weight.table))
+    k = site.shape[1]
+    rounding = rounding_of(site)
+    if rounding is None:
+        return matmul_block(width, k, weight.group_size)
+    if rounding.bits != 8:
+        return f"int{rounding.bits} inputs: MatMulNBits rounds to int8"
+    shape = rounding.source.shape
+    if shape is not None and len(shape) < 2:
+        return f"an input with {len(shape)} axes: MatMulNBits takes two or more"
+    return rounding_block(width, k, weight.group_size, rounding.group_size)
+
+
+@dataclass
+class OrtLowering:
+    """Replaces sites weight by weight; a weight that several sites share is stored once."""
+
+    model: ir.Model
+    context: Context
+
+    def lower(self, sites: Sequence[Site], blocks: Sequence[int]) -> None:
+        """Replace ``sites``, which share one weight, each in its block size."""
+        stored: dict[int, StoredBlocks] = {}
+        weight = weight_of(sites[0])
+        width = width_of(weight.bits, weight.table)
+        bits = stored_width("ort", width)
+        stem = (sites[0].source.name or sites[0].name).removesuffix(".dequantized")
+        for site, block in zip(sites, blocks, strict=True):
+            if block not in stored:
+                suffix = f"_{block}" if stored else ""
+                stored[block] = StoredBlocks(
+                    self.model.graph,
+                    self.context,
+                    blocked(weight, bits, block),
+                    bits,
+                    f"{stem}.blocks{suffix}",
+                )
+            operator = (self._gather if site.kind == "gather" else self._matmul)(
+                site, stored[block], block
+            )
+            wide = f" (codes of {width} bits)" if bits != width else ""
+            self.context.entry.changed(site.name, f"{operator} of {bits} bits{wide}, block {block}")
+        self.model.graph.opset_imports[DOMAIN] = 1
+
+    def _matmul(self, site: Site, stored: StoredBlocks, block: int) -> str:
+        n, k = site.shape
+        rounding = rounding_of(site)
+        tail = tail_of(site)
+        end, bias = tail.last, tail.bias
+        if tail.swiglu:
+            gate = end.producer()
+            assert gate is not None, "a SwiGLU computes it"
+            assert gate.inputs[0] is not None, "and reads the matmul"
+            end = gate.inputs[0]
+        build = Builder(site.name)
+        output = build(
+            "MatMulNBits",
+            rounding.source if rounding is not None else site.data,
+            stored.codes,
+            stored.scales,
+            stored.packed_zeros,
+            None,
+            bias,
+            domain=DOMAIN,
+            K=k,
+            N=n,
+            bits=stored.bits,
+            block_size=block,
+            accuracy_level=FLOAT_INPUTS if rounding is None else INT8_INPUTS,
+        )
+        last = end.producer()
+        build.replace(end, output)
+        quantizer = rounding.node if rounding is not None else None
+        remove_dead(last, site.node, quantizer, site.transpose, site.source.producer())
+        return f"MatMulNBits{'' if rounding is None else ' with int8 inputs'}"
+
+    def _gather(self, site: Site, stored: StoredBlocks, block: int) -> str:
+        k = site.shape[1]
+        build = Builder(site.name)
+        # [..., G, block]: the codes keep the shape that MatMulNBits reads them in.
+        rows = build(
+            "GatherBlockQuantized",
+            stored.codes,
+            site.data,
+            stored.scales_column,
+            stored.zeros_column,
+            domain=DOMAIN,
+            bits=stored.bits,
+            block_size=block,
+            gather_axis=0,
+            quantize_axis=2,
+        )
+        lead = build("Shape", rows, start=0, end=-2)
+        whole = stored.groups * block
+        shape = build("Concat", lead, self._int(whole), axis=0)
+        lead.dtype = shape.dtype = ir.DataType.INT64
+        output = build("Reshape", rows, shape)
+        if whole != k:
+            output = build("Slice", output, *(self._int(each) for each in (0, k, -1)))
+        build.replace(site.node.outputs[0], output)
+        remove_dead(site.node, site.source.producer())
+        return "GatherBlockQuantized"
+
+    def _int(self, number: int) -> ir.Value:
+        array = np.array([number], np.int64)
+        return shared_initializer(self.model.graph, self.context, array, f"bitfold.ints.{number}")

@@ -1,0 +1,66 @@
+"""Round a matmul's or convolution's input on the fly with standard operators."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from bitfold.passes.core.context import Context
+from bitfold.passes.core.rewire import shared_initializer
+from bitfold.passes.lower.neutral import Rounding
+from bitfold.passes.lower.surgery import Builder
+from bitfold.runtime.ops.quantize_activation import TINY
+
+
+def round_input(graph: ir.Graph, context: Context, rounding: Rounding, channels: int) -> ir.Value:
+    """The rounded input, float again: QuantizeLinear and DequantizeLinear with one scale a block.
+
+    The scale is a block's largest magnitude over the largest level, as
+    ``bitfold.QuantizeActivation`` has it; blocks below 1e-30 become next to nothing, not zeros.
+
+    Args:
+        graph: the model's graph, which takes the constants.
+        channels: elements of the axis.
+    """
+    build = Builder(rounding.node.name or "quantize")
+    size = min(rounding.group_size, channels)
+    groups = -(-channels // size)
+
+    def constant(array: np.ndarray, name: str) -> ir.Value:
+        return shared_initializer(graph, context, array, f"bitfold.{name}")
+
+    def ints(*values: int) -> ir.Value:
+        return constant(np.array(values, np.int64), "ints." + "_".join(map(str, values)))
+
+    magnitude = build("Abs", rounding.source)
+    if groups == 1:
+        reach = build("ReduceMax", magnitude, ints(rounding.axis), keepdims=1)
+    elif rounding.axis == -1:
+        if groups * size != channels:
+            pads = ints(0, groups * size - channels)
+            magnitude = build("Pad", magnitude, pads, None, ints(-1))
+        lead = build("Shape", rounding.source, start=0, end=-1)
+        shape = build("Concat", lead, ints(groups, size), axis=0)
+        lead.dtype = shape.dtype = ir.DataType.INT64
+        grouped = build("Reshape", magnitude, shape, allowzero=1)
+        reach = build("ReduceMax", grouped, ints(-1), keepdims=0)
+    else:
+        batch = build("Shape", rounding.source, start=0, end=1)
+        pixels = build("Shape", rounding.source, start=2)
+        shape = build("Concat", batch, ints(groups, size), pixels, axis=0)
+        batch.dtype = pixels.dtype = shape.dtype = ir.DataType.INT64
+        grouped = build("Reshape", magnitude, shape, allowzero=1)
+        reach = build("ReduceMax", grouped, ints(2), keepdims=0)
+    # A block of zeros must not be divided by 0.
+    reach = build("Max", reach, constant(np.array(TINY, np.float32), "tiny"))
+    top = (1 << (rounding.bits - 1)) - 1
+    scale = build("Div", reach, constant(np.array(top, np.float32), f"top{top}"))
+    blocks = {"axis": rounding.axis, "block_size": size}
+    levels = build(
+        "QuantizeLinear", rounding.source, scale, output_dtype=int(ir.DataType.INT8), **blocks
+    )
+    levels.dtype = ir.DataType.INT8
+    rounded = build("DequantizeLinear", levels, scale, **blocks)
+    rounded.type, rounded.shape = rounding.source.type, rounding.source.shape
+    build.place(rounding.node)
+    return rounded
