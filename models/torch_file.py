@@ -8,8 +8,10 @@ the bytes stay memory-mapped.
 
 from __future__ import annotations
 
+import io
 import math
 import mmap
+import os
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -82,14 +84,15 @@ def read_torch_file(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_legacy(data: mmap.mmap) -> tuple[Any, dict[str, _Storage]]:
-    if read_pickle(data) != _MAGIC or read_pickle(data) != _PROTOCOL:
+    file = _Reader(data)
+    if read_pickle(file) != _MAGIC or read_pickle(file) != _PROTOCOL:
         raise ModelError("expected a PyTorch checkpoint, found something else")
-    system = read_pickle(data)
+    system = read_pickle(file)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise UnsupportedError("the checkpoint was written on a big-endian machine")
-    checkpoint = read_pickle(data)
+    checkpoint = read_pickle(file)
     wanted = {key: dtype for key, dtype, _ in _storage_ids(checkpoint)}
-    keys = read_pickle(data)
+    keys = read_pickle(file)
     if not isinstance(keys, list):
         raise ModelError(f"expected a list of storages, found {_kind(keys)}")
     position = data.tell()
@@ -105,7 +108,7 @@ def _read_legacy(data: mmap.mmap) -> tuple[Any, dict[str, _Storage]]:
 
 def _read_zip(data: mmap.mmap) -> tuple[Any, dict[str, _Storage]]:
     try:
-        with zipfile.ZipFile(_Reader(data)) as archive:  # type: ignore[arg-type]
+        with zipfile.ZipFile(_Reader(data)) as archive:
             members = {info.filename: info for info in archive.infolist()}
             pickles = [name for name in members if name.endswith("/data.pkl")]
             if len(pickles) != 1:
@@ -120,7 +123,7 @@ def _read_zip(data: mmap.mmap) -> tuple[Any, dict[str, _Storage]]:
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
         raise ModelError(f"the archive is broken ({error})") from error
     data.seek(start)
-    checkpoint = read_pickle(data)
+    checkpoint = read_pickle(_Reader(data))
     if data.tell() > start + size:
         raise ModelError("data.pkl does not end where the archive says")
     storages = {}
@@ -135,18 +138,33 @@ def _read_zip(data: mmap.mmap) -> tuple[Any, dict[str, _Storage]]:
     return checkpoint, storages
 
 
-class _Reader:
-    """A file of its own over a map, for `zipfile`: it would close the map."""
+class _Reader(io.RawIOBase):
+    """A map as a file, from where the map stands; closing it leaves the map open."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self._data = data
-        self.read, self.seek, self.tell = data.read, data.seek, data.tell
+
+    def readable(self) -> bool:
+        return True
 
     def seekable(self) -> bool:
         return True
 
-    def close(self) -> None:
-        pass
+    def readinto(self, buffer: Any) -> int:
+        piece = self._data.read(len(buffer))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def readline(self, size: int | None = -1) -> bytes:
+        return self._data.readline()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._data.tell(), os.SEEK_END: len(self._data)}
+        self._data.seek(base[whence] + offset)
+        return self._data.tell()
+
+    def tell(self) -> int:
+        return self._data.tell()
 
 
 def _stored(member: zipfile.ZipInfo, data: mmap.mmap) -> tuple[int, int]:

@@ -8,10 +8,11 @@ where the program would import or call something it leaves a note of it: a `Glob
 
 from __future__ import annotations
 
+import io
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from bitfold.runtime.errors import ModelError, UnsupportedError
 
@@ -45,7 +46,7 @@ class Persistent:
     id: Any
 
 
-def read_pickle(file: IO[bytes]) -> Any:
+def read_pickle(file: io.RawIOBase | io.BytesIO) -> Any:
     """The object that the pickle at the file's position describes; the file is left behind it.
 
     The result is made of dictionaries, lists, tuples, strings, bytes, numbers, None, and of
@@ -57,7 +58,7 @@ def read_pickle(file: IO[bytes]) -> Any:
     """
     machine = _Machine()
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], file))):
             if count > MAX_OPERATIONS:
                 raise ModelError(f"the pickle has more than {MAX_OPERATIONS} operations")
             if opcode.name == "STOP":
@@ -90,6 +91,9 @@ class _Machine:
         if len(self.stack) <= (self.marks[-1] if self.marks else 0):
             raise ModelError("the pickle takes from an empty stack")
         return self.stack.pop()
+
+    def drop(self) -> None:
+        self.pop()
 
     def top(self, kind: type) -> Any:
         item = self.pop()
@@ -182,7 +186,7 @@ _STEPS: dict[str, _Step] = {
     "REDUCE": lambda machine, _: machine.call(),
     "BINPERSID": lambda machine, _: machine.push(Persistent(machine.pop())),
     # An object's attributes: a state dictionary's `_metadata`, which says nothing about tensors.
-    "BUILD": lambda machine, _: machine.pop_many(1),
+    "BUILD": lambda machine, _: machine.drop(),
 }  # fmt: skip
 
 
