@@ -1,4 +1,4 @@
-"""Lowering to bitfold's own operators: pack each weight once, take in bias and SwiGLU."""
+"""Lowering matmuls to bitfold's own operators: pack weights once, take in bias and SwiGLU."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import onnx_ir as ir
 from bitfold.passes.analysis.sites import Site, find_sites, input_at, is_vector
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.rewire import new_initializer
+from bitfold.passes.lower.epilogue import array_of, is_op, only_consumer, take_place
+from bitfold.passes.lower.native_conv import ConvLowering
 from bitfold.passes.lower.packing import pack_weight
 from bitfold.runtime.ops import DOMAIN
 from bitfold.runtime.ops.body import call
@@ -20,14 +22,14 @@ from bitfold.runtime.ops.packed import PackedWeight
 
 def lower_to_native(model: ir.Model, context: Context) -> bool:
     """Rewrite every quantized site as a native operator; return whether there was any."""
-    lowering = NativeLowering(model, context)
+    lowering, convolutions = NativeLowering(model, context), ConvLowering(model, context)
     sites = [site for site in find_sites(model) if site.quantized is not None]
     for done, site in enumerate(sites):
         context.progress(f"packing {site.name}", done / len(sites))
         if site.kind == "gather":
             lowering.gather(site)
         elif site.kind == "conv":
-            context.entry.skipped(site.name, "the native target has no low-bit convolution yet")
+            convolutions.conv(site)
         else:
             lowering.matmul(site)
     return bool(sites)
@@ -71,7 +73,7 @@ class NativeLowering:
         )
         inputs = [data, *packed, tail.bias]
         node = call(self.model, operator.function(), inputs, operator.attributes(), site.name)
-        self._replace(site.node, tail.last, node)
+        take_place(site.node, tail.last, node)
         taken = ["bias"] * (tail.bias is not None) + ["SwiGLU"] * tail.swiglu
         with_tail = f" with {' and '.join(taken)}" if taken else ""
         self.context.entry.changed(site.name, f"LowBitMatMul {weight.overload()}{with_tail}")
@@ -81,7 +83,7 @@ class NativeLowering:
         weight = self._weight(site, paired=False)
         inputs = [*self._packed(site, weight), site.data]
         node = call(self.model, lowbit_gather(weight), inputs, weight.attributes(), site.name)
-        self._replace(site.node, site.node.outputs[0], node)
+        take_place(site.node, site.node.outputs[0], node)
         self.context.entry.changed(site.name, f"LowBitGather {weight.overload()}")
 
     def _weight(self, site: Site, paired: bool) -> PackedWeight:
@@ -124,22 +126,6 @@ class NativeLowering:
     def _initializer(self, name: str, array: np.ndarray) -> ir.Value:
         return new_initializer(self.model.graph, self.context, array, name)
 
-    def _replace(self, anchor: ir.Node, last: ir.Value, node: ir.Node) -> None:
-        """Put ``node`` where ``last`` was computed and give its output that value's name."""
-        producer, graph = last.producer(), anchor.graph
-        assert producer is not None, "it is computed by the anchor or its tail"
-        assert graph is not None, "sites come from a graph"
-        value = node.outputs[0]
-        value.type, value.shape = last.type, last.shape
-        graph.insert_before(producer, node)
-        name = last.name
-        last.replace_all_uses_with(value, replace_graph_outputs=True)
-        last.name = f"{name}.replaced"
-        value.name = name
-        for dead in dict.fromkeys((producer, anchor)):
-            if not any(output.uses() for output in dead.outputs):
-                graph.remove(dead, safe=True)
-
 
 def quantized_input(site: Site) -> tuple[ir.Value, str, int]:
     """The site's float input, its ``acts`` attribute and the activation group's size."""
@@ -173,21 +159,3 @@ def tail_of(site: Site) -> Tail:
     if follower is not None and is_op(follower, "SwiGLU", DOMAIN):
         tail.swiglu, tail.last = True, follower.outputs[0]
     return tail
-
-
-def only_consumer(value: ir.Value, graph: object) -> ir.Node | None:
-    """The one node that uses ``value``; None if several do, or one outside of ``graph``."""
-    uses = list(value.uses())
-    if len(uses) != 1 or value.is_graph_output() or uses[0].node.graph is not graph:
-        return None
-    return uses[0].node
-
-
-def is_op(node: ir.Node, op_type: str, domain: str = "") -> bool:
-    """Whether ``node`` is the operator ``op_type`` of ``domain``."""
-    return node.op_type == op_type and node.domain == domain
-
-
-def array_of(value: ir.Value | None) -> np.ndarray | None:
-    """The array of an initializer; None for an input that is left out."""
-    return None if value is None or value.const_value is None else value.const_value.numpy()

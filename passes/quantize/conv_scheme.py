@@ -18,8 +18,8 @@ def conv_scheme(
 ) -> QuantScheme:
     """The scheme of a convolution under a recipe's scheme for matmuls.
 
-    1. Groups are runs of channels within a tap: the recipe's where they divide the channels of
-       a convolution group, else all of those.
+    1. Groups are runs of channels within a tap: of the multiples of 16 that divide the channels
+       of a convolution group, the one next to the recipe's, else all of those channels.
     2. A depthwise weight gets 8 bits and one scale per channel, and its input stays float: its
        few weights weigh nothing, and no sum is long enough for int8 to pay.
     3. Inputs are int8, one scale per pixel and group, if the recipe's are and ``acts`` says so;
@@ -28,12 +28,19 @@ def conv_scheme(
     weight = recipe.weight
     if conv.depthwise:
         return QuantScheme(WeightScheme("int8", 0, True, weight.scale), "none")
-    group = weight.group if weight.group and conv.cg % weight.group == 0 else conv.cg
-    # 0, all columns of a row, stands for sizes that are no multiple of 16: rows are cut by tap.
-    group = 0 if group % 16 else group
+    group = nearest_group(weight.group, conv.cg) if weight.group else 0
     scheme = WeightScheme(weight.format, group, weight.symmetric, weight.scale)
     pixel = acts == "pixel" or (acts == "auto" and (target != "ort" or conv.taps == 1))
     return QuantScheme(scheme, recipe.acts if pixel else "none", recipe.act_granularity)
+
+
+def nearest_group(wanted: int, channels: int) -> int:
+    """The multiple of 16 that divides ``channels`` and has the ratio nearest to 1 to ``wanted``.
+
+    0 if there is none: all channels of a tap share a scale.
+    """
+    sizes = [size for size in range(16, channels + 1, 16) if channels % size == 0]
+    return min(sizes, key=lambda size: max(size / wanted, wanted / size), default=0)
 
 
 def conv_rows(columns: np.ndarray, conv: ConvShape) -> np.ndarray:
