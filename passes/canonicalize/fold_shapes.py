@@ -1,0 +1,245 @@
+"""Follow the shapes that a graph computes, so that what they decide is known ahead."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from bitfold.passes.analysis.sites import input_at
+from bitfold.passes.canonicalize.shape_numbers import (
+    Number,
+    Size,
+    constant_numbers,
+    dim_number,
+    divide,
+    evaluate,
+    is_plain,
+    multiply,
+    number_dim,
+)
+
+Numbers = dict[ir.Value, np.ndarray]
+
+
+def fold_shapes(model: ir.Model) -> bool:
+    """Make constants of numbers that follow from known dimensions, in the main graph.
+
+    Exporters that trace (TorchScript) compute every shape anew from ``Shape``, dimension by
+    dimension, and attention's scale too.  In one walk over the graph:
+
+    1. Small tensors computed from dimensions become constants where all of them are known.
+    2. ``Reshape`` reads ``[0, 0, 4, 16]`` where it takes dimensions over from its input.
+    3. ``Expand`` to the shape that its input has goes.
+    4. Output shapes are inferred anew where a dimension was unknown, so that what follows from
+       (1) to (3) is known further down.
+
+    Dimensions of one name are taken to be equal, as ONNX means them, and at least 0.
+
+    Returns:
+        Whether a node was rewritten.
+    """
+    numbers: Numbers = {}
+    changed = False
+    for node in list(model.graph):
+        _infer(node, model.opset_imports)
+        values = [None if each is None else _numbers_of(each, numbers) for each in node.inputs]
+        if node.domain == "" and node.op_type in ("Reshape", "Expand", "ConstantOfShape"):
+            _set_shape(node, values)
+        found = evaluate(node, values)
+        if found is not None and len(node.outputs) == 1:
+            numbers[node.outputs[0]] = found
+            if is_plain(found) and not node.outputs[0].is_graph_output():
+                changed |= _replace_by_constant(model.graph, node.outputs[0], found)
+        elif node.op_type == "Reshape" and node.domain == "":
+            changed |= _simplify_reshape(model.graph, node, values[1])
+        elif node.op_type == "Expand" and node.domain == "":
+            changed |= _drop_expand(node)
+    return changed
+
+
+def _numbers_of(value: ir.Value, numbers: Numbers) -> np.ndarray | None:
+    if value not in numbers:
+        found = constant_numbers(value)
+        if found is None:
+            return None
+        numbers[value] = found
+    return numbers[value]
+
+
+def _replace_by_constant(graph: ir.Graph, value: ir.Value, found: np.ndarray) -> bool:
+    """Put a constant in the place of ``value``; its node is left for the clean-up."""
+    if value.dtype is None or not value.uses() or not (value.name or ""):
+        return False
+    if value.dtype == ir.DataType.STRING:
+        return False
+    array = np.array(found.tolist(), dtype=value.dtype.numpy()).reshape(found.shape)
+    name = f"{value.name}/known"
+    if name in graph.initializers:
+        return False
+    constant = ir.Value(name=name, type=ir.TensorType(value.dtype), shape=ir.Shape(array.shape))
+    constant.const_value = ir.tensor(array, name=name)
+    graph.register_initializer(constant)
+    ir.convenience.replace_all_uses_with(value, constant)
+    return True
+
+
+def _set_shape(node: ir.Node, values: list[np.ndarray | None]) -> None:
+    """Set the output's shape as far as the numbers tell."""
+    output, target = node.outputs[0], values[-1]
+    if target is None or target.ndim != 1 or output.is_graph_output():
+        return
+    dims = list(target)
+    if node.op_type != "ConstantOfShape":
+        source = input_at(node, 0)
+        if source is None or source.shape is None:
+            return
+        data = [dim_number(dim) for dim in source.shape]
+        resolved = _reshaped(node, data, dims) if node.op_type == "Reshape" else _wide(data, dims)
+        if resolved is None:
+            return
+        dims = resolved
+    _merge(output, ir.Shape([number_dim(each) for each in dims]))
+
+
+def _reshaped(node: ir.Node, data: list[Number], target: list[Number]) -> list[Number] | None:
+    """The shape that Reshape gives: 0 takes a dimension over, -1 is what is left."""
+    copies = node.attributes.get_int("allowzero", 0) == 0
+    dims: list[Number] = []
+    for index, each in enumerate(target):
+        if copies and each == 0 and index < len(data):
+            each = data[index]
+        dims.append(each)
+    if -1 in dims:
+        rest = _product([each for each in dims if each != -1])
+        left = divide(_product(data), rest)
+        dims[dims.index(-1)] = left
+    return None if any(isinstance(each, int) and each < 0 for each in dims) else dims
+
+
+def _wide(data: list[Number], target: list[Number]) -> list[Number]:
+    """The shape that both broadcast to."""
+    rank = max(len(data), len(target))
+    a, b = ([1] * (rank - len(each)) + each for each in (data, target))
+    dims: list[Number] = []
+    for x, y in zip(a, b, strict=True):
+        if x == 1 or x == y:
+            dims.append(y)
+        elif y == 1 or (isinstance(x, int) and x > 1):
+            dims.append(x)
+        else:
+            dims.append(y if isinstance(y, int) and y > 1 else None)
+    return dims
+
+
+def _product(numbers: list[Number]) -> Number:
+    result: Number = 1
+    for each in numbers:
+        result = multiply(result, each)
+    return result
+
+
+def _simplify_reshape(graph: ir.Graph, node: ir.Node, target: np.ndarray | None) -> bool:
+    """Give the Reshape a constant target: 0 for what it takes over, at most one -1."""
+    source, shape = input_at(node, 0), input_at(node, 1)
+    if source is None or source.shape is None or shape is None or target is None:
+        return False
+    if target.ndim != 1 or shape.is_initializer():
+        return False
+    dims: list[int] = []
+    holes = []
+    for index, each in enumerate(target):
+        same = index < len(source.shape) and each == dim_number(source.shape[index])
+        if isinstance(each, int):
+            if each == 0 and node.attributes.get_int("allowzero", 0):
+                return False
+            dims.append(each)
+        elif isinstance(each, Size) and same:
+            dims.append(0)
+        else:
+            holes.append(index)
+            dims.append(-1)
+    # A -1 beside a dimension of 0 elements could not be resolved.
+    if dims.count(-1) > 1 or (holes and any(each == 0 for each in dims)):
+        return False
+    name = f"{node.outputs[0].name}/shape"
+    if name in graph.initializers:
+        return False
+    constant = ir.Value(
+        name=name, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([len(dims)])
+    )
+    constant.const_value = ir.tensor(np.array(dims, np.int64), name=name)
+    graph.register_initializer(constant)
+    node.replace_input_with(1, constant)
+    node.attributes.pop("allowzero", None)
+    return True
+
+
+def _drop_expand(node: ir.Node) -> bool:
+    source, output = input_at(node, 0), node.outputs[0]
+    if source is None or source.shape is None or output.shape is None or output.is_graph_output():
+        return False
+    before = [dim_number(dim) for dim in source.shape]
+    after = [dim_number(dim) for dim in output.shape]
+    if before != after or None in before:
+        return False
+    ir.convenience.replace_all_uses_with(output, source)
+    return True
+
+
+def _infer(node: ir.Node, opsets: dict[str, int]) -> None:
+    """Infer a node's output shapes, where some dimension is not known or has a made-up name."""
+    if all(_is_settled(output) for output in node.outputs) or node.domain not in opsets:
+        return
+    if any(attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attr in node.attributes.values()):
+        return
+    types: dict[str, onnx.TypeProto] = {}
+    data: dict[str, onnx.TensorProto] = {}
+    for value in node.inputs:
+        if value is None:
+            continue
+        if value.type is None or not value.name:
+            return
+        proto = ir.serde.serialize_type(value.type)
+        if value.shape is not None:
+            ir.serde.serialize_shape_into(proto, value.shape)
+        types[value.name] = proto
+        tensor = value.const_value
+        if tensor is not None and tensor.size <= 64 and not value.is_graph_input():
+            data[value.name] = ir.serde.serialize_tensor(tensor)
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opsets[node.domain], node.domain)
+        found = onnx.shape_inference.infer_node_outputs(
+            schema, ir.serde.serialize_node(node), types, data
+        )
+    except (onnx.defs.SchemaError, onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+        return  # an operator of others, or one that inference finds wrong: nothing is learnt
+    for output in node.outputs:
+        proto = found.get(output.name or "")
+        shape = ir.serde.deserialize_type_proto_for_shape(proto) if proto is not None else None
+        if shape is not None and not output.is_graph_output():
+            _merge(output, shape)
+
+
+def _is_settled(value: ir.Value) -> bool:
+    return value.is_graph_output() or (
+        value.shape is not None and not any(_is_vague(dim) for dim in value.shape)
+    )
+
+
+def _is_vague(dim: int | ir.SymbolicDim) -> bool:
+    """Whether a dimension is unknown, or has a name that shape inference made up."""
+    return not isinstance(dim, int) and (dim.value is None or str(dim.value).startswith("unk__"))
+
+
+def _merge(value: ir.Value, shape: ir.Shape) -> None:
+    """Take what ``shape`` says of dimensions that are vague so far."""
+    if value.shape is None or len(value.shape) != len(shape):
+        if value.shape is None:
+            value.shape = shape
+        return
+    dims = [
+        new if _is_vague(old) and not (not isinstance(new, int) and new.value is None) else old
+        for old, new in zip(value.shape, shape, strict=True)
+    ]
+    value.shape = ir.Shape(dims)
