@@ -13,7 +13,7 @@ from bitfold.frontend.importers.tensor_checks import check_tensors
 from bitfold.runtime.errors import ModelError, UnsupportedError
 
 SUFFIXES = (".onnx",)
-OLDEST_OPSET = 11
+OLDEST_OPSET = 6
 """The oldest default-domain opset that canonicalization knows how to raise."""
 
 _IR_OF_CONSTANTS = 4

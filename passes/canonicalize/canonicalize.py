@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import onnx_ir as ir
+import onnx_ir.passes.common as common
 from onnxscript.rewriter import RewriteRule
 
 from bitfold.passes.canonicalize import (
@@ -17,11 +18,13 @@ from bitfold.passes.canonicalize import (
     raise_rms_norm,
     raise_rope,
     raise_silu,
+    raise_transpose,
 )
 from bitfold.passes.canonicalize.absorb_cache import absorb_cache
 from bitfold.passes.canonicalize.cleanup import clean_up, tidy
 from bitfold.passes.canonicalize.opset import convert_opset
 from bitfold.passes.canonicalize.rules import apply_rules
+from bitfold.passes.canonicalize.widen_floats import widen_floats
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
 from bitfold.runtime.errors import RecipeError
@@ -36,6 +39,7 @@ RAISES: tuple[tuple[str, tuple[RewriteRule, ...]], ...] = (
     ("gelu", raise_gelu.RULES),
     ("silu", raise_silu.RULES),
     ("rope", raise_rope.RULES),
+    ("attention", raise_transpose.RULES),
     ("attention", raise_packed_heads.RULES),
     ("attention", raise_attention.RULES),
     ("matmul-add", raise_matmul_add.RULES),
@@ -47,7 +51,8 @@ RAISES: tuple[tuple[str, tuple[RewriteRule, ...]], ...] = (
 class Canonicalize(Pass):
     """Bring a model to the form that the other passes expect.
 
-    1. The default domain is converted to opset 23; weights stay memory-mapped.
+    1. The default domain is converted to opset 23; weights stay memory-mapped.  float16 and
+       bfloat16 become float32 inside; graph inputs and outputs keep their types.
     2. Functions are inlined, constants folded (never a weight), unused nodes dropped, equal ones
        shared; Constant nodes become initializers.
     3. Decomposed RMSNorm, LayerNorm, GELU, RoPE, attention (with shared K/V heads and cache) and
@@ -62,7 +67,7 @@ class Canonicalize(Pass):
             matmul-add.
 
     Raises:
-        UnsupportedError: the opset is older than 11 or cannot be converted.
+        UnsupportedError: the opset is older than 6, or an operator of it cannot be converted.
         RecipeError: ``keep`` names something else.
     """
 
@@ -84,16 +89,20 @@ class Canonicalize(Pass):
         found = convert_opset(model, OPSET)
         if found != OPSET:
             entry.note(f"opset {found} converted to {OPSET}")
+        widened = widen_floats(model, context)
+        for dtype, count in sorted(widened.items()):
+            entry.note(f"{dtype} widened to FLOAT, with {count} constants and weights")
         clean_up(model, self.fold_limit)
         for name, rules in RAISES:
             if name not in self.keep:
                 apply_rules(model, rules, entry)
         if "attention" not in self.keep:
+            common.RemoveUnusedNodesPass()(model)  # they would be other readers of the cache
             absorb_cache(model, entry)
         tidy(model)
         after = _census(model)
         entry.note(f"{before.total()} nodes became {after.total()}")
-        return found != OPSET or before != after
+        return found != OPSET or bool(widened) or before != after
 
 
 def _census(model: ir.Model) -> Counter[str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common
-from onnxscript import optimizer
 from onnxscript.rewriter import RewritePass, RewriteRule
 from onnxscript.rewriter.rules import common as rules
 
 from bitfold.passes.canonicalize import drop_identities
+from bitfold.passes.canonicalize.fold_constants import fold_constants
+from bitfold.passes.canonicalize.quiet import infer_shapes, quiet
 
 # The optimizer's own rules, with exact ones for neutral elements, and less those that fold
 # BatchNormalization: weight math belongs to the pass fold-batch-norm, which says what it did and
@@ -41,39 +42,33 @@ SIMPLIFICATIONS: tuple[RewriteRule, ...] = (
     rules.remove_optional_bias_from_gemm_rule,
 )
 
-SHARED_TRANSPOSE = 256
-"""A Transpose of a weight of at least this many elements that others read too stays a node."""
-
 
 def clean_up(model: ir.Model, fold_limit: int) -> None:
     """Optimize ``model`` in place; value names that survive stay as they are.
 
     Args:
-        model: the model; functions are inlined.
+        model: the model; its functions, but for those of bitfold's operators, are inlined.
         fold_limit: elements; no node with a larger input or output is computed ahead, so a
             weight is never written twice.
     """
+    with quiet():
+        _clean_up(model, fold_limit)
+    tidy(model)
+
+
+def _clean_up(model: ir.Model, fold_limit: int) -> None:
     steps: list[ir.passes.InPlacePass] = [
-        common.InlinePass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.LiftSubgraphInitializersToMainGraphPass(),
-        # Shapes that are computed (Concat of Shape, as exporters write) need data propagation.
-        common.ShapeInferencePass(check_type=False, data_prop=True),
     ]
     for step in steps:
         step(model)
+    infer_shapes(model)
     for _ in range(2):
-        optimizer.fold_constants_ir(
-            model,
-            onnx_shape_inference=True,
-            input_size_limit=fold_limit,
-            output_size_limit=fold_limit,
-            should_fold=_should_fold,
-        )
+        fold_constants(model, fold_limit)
         RewritePass(SIMPLIFICATIONS)(model)
         common.IdentityEliminationPass()(model)
         common.RemoveUnusedNodesPass()(model)
-    tidy(model)
 
 
 def tidy(model: ir.Model) -> None:
@@ -87,17 +82,8 @@ def tidy(model: ir.Model) -> None:
         common.RemoveUnusedFunctionsPass(),
         common.RemoveUnusedOpsetsPass(),
         common.NameFixPass(),
-        common.ShapeInferencePass(check_type=False, data_prop=True),
     ]
-    for step in steps:
-        step(model)
-
-
-def _should_fold(node: ir.Node) -> bool | None:
-    """Keep the Transpose of a tied head, however small the model: folding would copy it."""
-    source = node.inputs[0] if node.inputs else None
-    if node.op_type != "Transpose" or source is None or source.const_value is None:
-        return None
-    if source.const_value.size >= SHARED_TRANSPOSE and len(source.uses()) > 1:
-        return False
-    return None
+    with quiet():
+        for step in steps:
+            step(model)
+    infer_shapes(model)

@@ -2,80 +2,75 @@
 
 from __future__ import annotations
 
-import logging
-
 import onnx_ir as ir
-from onnx_ir.passes import PassError
-from onnxscript import version_converter
+import onnx_ir.passes.common as common
 
+from bitfold.passes.canonicalize.inline_functions import inline_functions
+from bitfold.passes.canonicalize.newer_opsets import check_newer
+from bitfold.passes.canonicalize.opset_steps import STEPS, Conversion
+from bitfold.passes.canonicalize.quiet import infer_shapes
 from bitfold.runtime.errors import UnsupportedError
 
-OLDEST = 11
+OLDEST = 6
+"""Opset 6 came with ONNX 1.1, before the first stable exporters."""
 
 
 def convert_opset(model: ir.Model, target: int) -> int:
     """Convert ``model`` in place to opset ``target`` and return the opset it had.
 
-    onnxscript's converter does opsets 18 and later on the graph itself; older ones go through
-    ONNX's converter in a proto that holds no tensor of more than a thousand elements, so the
-    weights stay where they are and the two-gigabyte limit of protos does not apply.  Model-local
-    functions are inlined.
+    Every operator that changed on the way is rewritten, one opset at a time, in subgraphs too
+    (:mod:`.opset_steps`); a newer model is taken where it needs nothing newer
+    (:mod:`.newer_opsets`).  Weights stay where they are.  Model-local functions are inlined;
+    those of bitfold's own operators stay as they are.
 
     Raises:
-        UnsupportedError: the model's opset is older than 11 or newer than ``target``, or an
-            operator has no conversion.
+        UnsupportedError: the model's opset is older than 6, or an operator has no equivalent.
+        ModelError: functions that cannot be inlined, or an operator without what it needs.
     """
-    found = model.opset_imports.get("", model.opset_imports.get("ai.onnx"))
+    imports = model.graph.opset_imports
+    if "ai.onnx" in imports:
+        imports[""] = imports.pop("ai.onnx")
+    found = imports.get("")
+    if found is not None and found < OLDEST:
+        raise UnsupportedError(
+            f"the model's opset: expected {OLDEST} or newer, found {found}",
+            hint="export the model again with a newer opset",
+        )
+    inlined = inline_functions(model)
     if found is None:
-        model.opset_imports[""] = target
-        return target
-    if not OLDEST <= found <= target:
-        raise UnsupportedError(
-            f"the model's opset: expected {OLDEST} to {target}, found {found}",
-            hint="export the model again with an opset in that range",
-        )
-    if found == target:
-        return found
-    names = [value.name for value in model.graph.outputs]
-    reasons = _Reasons()
-    hint = "export the model again with a newer opset"
-    try:
-        with reasons:
-            version_converter.convert_version(model, target, fallback=True)
-    except (RuntimeError, PassError) as error:
-        raise UnsupportedError(
-            f"the model cannot be brought from opset {found} to {target}: {error}", hint
-        ) from error
-    if model.opset_imports.get("") != target:
-        raise UnsupportedError(
-            f"the model cannot be brought from opset {found} to {target}: {reasons}", hint
-        )
-    for value, name in zip(model.graph.outputs, names, strict=True):
-        value.name = name
+        imports[""] = target
+        found = target
+    nodes = [node for node in model.graph.all_nodes() if node.domain == ""]
+    versions = {node.version or found for node in nodes}
+    if max(versions, default=found) > target:
+        check_newer(model, found, target)
+    if min(versions, default=found) < target:
+        if found < target or inlined:
+            infer_shapes(model)  # some steps ask for types and ranks
+        _convert_up(model, found, target)
+    for node in model.graph.all_nodes():
+        if node.domain == "":
+            node.version = None
+    imports[""] = target
     # Files of the old IR versions list initializers as inputs; new opsets want a new IR version.
     model.ir_version = max(model.ir_version or 0, 10)
     return found
 
 
-class _Reasons(logging.Handler):
-    """Why the converter gave up: it only logs that.  Nothing reaches the terminal meanwhile."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._logger = logging.getLogger("onnxscript.version_converter")
-        self._text = "an operator has no conversion"
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.exc_info and record.exc_info[1] is not None:
-            self._text = str(record.exc_info[1])
-
-    def __enter__(self) -> None:
-        self._propagate, self._logger.propagate = self._logger.propagate, False
-        self._logger.addHandler(self)
-
-    def __exit__(self, *_: object) -> None:
-        self._logger.removeHandler(self)
-        self._logger.propagate = self._propagate
-
-    def __str__(self) -> str:
-        return self._text
+def _convert_up(model: ir.Model, found: int, target: int) -> None:
+    changed = False
+    for version in range(max(OLDEST, 6) + 1, target + 1):
+        steps = STEPS.get(version)
+        if steps is None:
+            continue
+        for graph in list(model.graphs()):
+            for node in list(graph):
+                step = steps.get(node.op_type) if node.domain == "" else None
+                if step is None or (node.version or found) >= version:
+                    continue
+                conversion = Conversion(node, version)
+                step(conversion)
+                conversion.finish(graph)
+                changed = True
+    if changed:
+        common.NameFixPass()(model)

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import onnx
 import onnx_ir as ir
 
 from bitfold.runtime.errors import ModelError
 from bitfold.runtime.ops import DOMAIN
+
+_ORT_STANDARD = {
+    *("Affine", "Crop", "DynamicSlice", "GivenTensorFill", "GRUUnit", "ImageScaler"),
+    *("ParametricSoftplus", "Scale", "ScaledTanh", "SimplifiedLayerNormalization"),
+}
+"""Operators that ORT counts among the standard ones, and that its own tools write."""
 
 _KNOWN_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft", DOMAIN}
 
@@ -20,7 +27,8 @@ def check_invariants(
     1. Nodes are in topological order, and every value they read exists where they read it.
     2. Value names are unique within a scope, node names within a graph; none is missing.
     3. Every initializer has its data, and the name it is stored under.
-    4. Every operator is of a known domain or has a function, and its domain an opset import.
+    4. Every operator is of a known domain or has a function, and its domain an opset import; a
+       standard one exists in the opset and has the inputs, outputs and attributes it needs.
     5. Graph inputs and outputs keep their order, names, types and ranks.
 
     ONNX lets nodes go without a name: ``node_names=False`` leaves theirs unchecked.
@@ -118,8 +126,48 @@ def _check_operator(
         yield f"{label}: expected a function or a known domain, found domain {node.domain!r}"
     if node.domain == DOMAIN and not is_function:
         yield f"{label}: expected a function body for {node.domain}::{node.op_type}, found none"
+    if node.domain == "" and not is_function and node.op_type not in _ORT_STANDARD:
+        yield from _check_standard(node, imports.get("", imports.get("ai.onnx", 0)), label)
     if node.domain not in imports and not (node.domain == "ai.onnx" and "" in imports):
         yield f"{label}: expected an opset import of {node.domain!r}, found {sorted(imports)}"
+
+
+def _check_standard(node: ir.Node, opset: int, label: str) -> Iterator[str]:
+    """An operator of the default domain must exist in its opset, with the inputs it needs."""
+    newest = onnx.defs.onnx_opset_version()
+    try:
+        schema = onnx.defs.get_schema(node.op_type, min(node.version or opset, newest), "")
+    except onnx.defs.SchemaError:
+        yield f"{label}: expected an operator of opset {opset}, found none of this name"
+        return
+    used = len(node.inputs)
+    while used and node.inputs[used - 1] is None:
+        used -= 1
+    if not schema.min_input <= used <= schema.max_input:
+        expected = _range(schema.min_input, schema.max_input)
+        yield f"{label}: expected {expected} inputs, found {used}"
+    if not schema.min_output <= len(node.outputs) <= schema.max_output:
+        expected = _range(schema.min_output, schema.max_output)
+        yield f"{label}: expected {expected} outputs, found {len(node.outputs)}"
+    for name, attribute in schema.attributes.items():
+        if attribute.required and name not in node.attributes:
+            yield f"{label}: expected the attribute {name}, found {sorted(node.attributes)}"
+    for name, found in node.attributes.items():
+        if name not in schema.attributes:
+            continue
+        # The stubs call onnx's own enumeration something else.
+        kind = ir.AttributeType(int(schema.attributes[name].type.value))  # type: ignore[attr-defined]
+        if found.type != kind:
+            yield (
+                f"{label}: expected attribute {name} to be of type {kind.name}, "
+                f"found {found.type.name}"
+            )
+
+
+def _range(low: int, high: int) -> str:
+    if low == high:
+        return str(low)
+    return f"{low} or more" if high >= 1 << 30 else f"{low} to {high}"
 
 
 def _subgraphs(attribute: ir.Attr) -> list[ir.Graph]:

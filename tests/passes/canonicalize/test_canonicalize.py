@@ -105,11 +105,10 @@ def test_old_opsets(opset):
     onnx.checker.check_model(ir.to_proto(model))
 
 
-@pytest.mark.parametrize("opset", [9, 24])
-def test_other_opsets_are_refused(opset):
+def test_opsets_that_are_too_old_are_refused():
     model = parse("g (float[b, 6] x) => (float[b, 6] y) { y = Relu(x) }")
-    model.opset_imports[""] = opset
-    with pytest.raises(UnsupportedError, match=f"expected 11 to 23, found {opset}"):
+    model.opset_imports[""] = 5
+    with pytest.raises(UnsupportedError, match="expected 6 or newer, found 5"):
         apply(Canonicalize(), model)
 
 
@@ -235,9 +234,3 @@ def test_golden_mlp():
         "down = MatMul(both, w_down)",
         "y = Add(x, down)",
     ]
-
-
-def test_an_operator_that_cannot_be_converted_is_named():
-    model = parse("g (float[b, 6] x) => (float[b, 6] y) { y = Frobnicate(x) }", opset=12)
-    with pytest.raises(UnsupportedError, match=r"opset 12 to 23.*Frobnicate"):
-        apply(Canonicalize(), model)
