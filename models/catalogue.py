@@ -16,11 +16,13 @@ from bitfold.models import (
     efficientnet,
     foolbox_images,
     lee_background,
+    librivox_clips,
     magika,
     minilm,
     ppocr,
     smollm2,
     whisper_tiny,
+    word_similarity,
 )
 from bitfold.models.archives import extract
 from bitfold.models.cache import VARIABLE, cache_folder
@@ -36,7 +38,12 @@ MODELS: tuple[ModelEntry, ...] = (
     ppocr.ENTRY,
     magika.ENTRY,
 )
-DATA: tuple[DataEntry, ...] = (lee_background.ENTRY, foolbox_images.ENTRY)
+DATA: tuple[DataEntry, ...] = (
+    lee_background.ENTRY,
+    word_similarity.ENTRY,
+    librivox_clips.ENTRY,
+    foolbox_images.ENTRY,
+)
 
 Progress = Callable[[str, float], None]
 

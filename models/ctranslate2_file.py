@@ -14,6 +14,7 @@ import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -23,7 +24,7 @@ from bitfold.runtime.errors import ModelError, UnsupportedError
 VERSIONS = (6,)
 """The layout's versions that are read."""
 
-_TYPES = {
+_TYPES: dict[int, np.dtype[Any]] = {
     0: np.dtype("<f4"),
     1: np.dtype("i1"),
     2: np.dtype("<i2"),
@@ -35,7 +36,7 @@ _MAX_RANK = 8
 
 @dataclass(frozen=True)
 class _Variable:
-    dtype: np.dtype
+    dtype: np.dtype[Any]
     shape: tuple[int, ...]
     offset: int
 

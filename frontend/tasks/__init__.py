@@ -5,13 +5,22 @@ from __future__ import annotations
 from bitfold.frontend.tasks.classification import Classification
 from bitfold.frontend.tasks.file_type import FileType
 from bitfold.frontend.tasks.ocr import Ocr
+from bitfold.frontend.tasks.similarity import Similarity
 from bitfold.frontend.tasks.task import Score, Setting, Task, task_of
 from bitfold.frontend.tasks.text_generation import TextGeneration
+from bitfold.frontend.tasks.transcription import Transcription
 from bitfold.runtime.errors import UnsupportedError
 
 __all__ = ["TASKS", "Score", "Setting", "Task", "find_task", "task_of"]
 
-TASKS: tuple[Task, ...] = (TextGeneration(), Classification(), Ocr(), FileType())
+TASKS: tuple[Task, ...] = (
+    TextGeneration(),
+    Similarity(),
+    Transcription(),
+    Classification(),
+    Ocr(),
+    FileType(),
+)
 
 
 def find_task(name: str) -> Task:
