@@ -22,6 +22,7 @@ from bitfold.passes.canonicalize import (
 )
 from bitfold.passes.canonicalize.absorb_cache import absorb_cache
 from bitfold.passes.canonicalize.cleanup import clean_up, tidy
+from bitfold.passes.canonicalize.fold_shapes import fold_shapes
 from bitfold.passes.canonicalize.opset import convert_opset
 from bitfold.passes.canonicalize.rules import apply_rules
 from bitfold.passes.canonicalize.widen_floats import widen_floats
@@ -99,6 +100,7 @@ class Canonicalize(Pass):
         if "attention" not in self.keep:
             common.RemoveUnusedNodesPass()(model)  # they would be other readers of the cache
             absorb_cache(model, entry)
+        fold_shapes(model)  # the raised operators' shapes are known where their parts' were not
         tidy(model)
         after = _census(model)
         entry.note(f"{before.total()} nodes became {after.total()}")

@@ -12,6 +12,8 @@ from onnxscript.rewriter.pattern import ANY_VALUE, OrValue, Var
 from bitfold.passes.canonicalize.rules import Rule, decline, either, ints, is_scalar, scalar
 
 LOWEST = -3.0e38
+HIDES = -1.0e30
+"""Scores vanish beside this number."""
 
 
 class RaiseAttention(Rule):
@@ -21,10 +23,11 @@ class RaiseAttention(Rule):
        head].
     2. The scale may stand on the product, on q and on k; it must be a positive constant.
     3. Repeated K/V heads (Unsqueeze, Expand, Reshape) become the op's own head sharing.
-    4. A mask whose query axis is not known to be full is expanded: the op wants it full.
+    4. A mask may be added, or a boolean one choose between scores and a large negative number.
+    5. A mask whose query axis is not known to be full is expanded: the op wants it full.
 
     Declined: a number of heads that is unknown, heads that do not divide, softmax over another
-    axis, a boolean or integer mask.
+    axis, an integer mask.
     """
 
     def __init__(self, repeated: bool) -> None:
@@ -42,6 +45,8 @@ class RaiseAttention(Rule):
         k_scale: Any,
         scale: Any,
         zero: Any,
+        keep: Any,
+        hidden: Any,
     ) -> Any:
         wide_v = v
         if self._repeated:
@@ -66,7 +71,13 @@ class RaiseAttention(Rule):
             tag_var="scaled",
             tag_values=["Mul", "Div", ""],
         )
-        masked = OrValue([either(op.Add, scores, mask), scores])
+        # A mask may choose scores, add to them, or both (GPT-2 with padding).
+        chosen = OrValue(
+            [op.Where(keep, scores, hidden), op.Where(keep, hidden, scores), scores],
+            tag_var="chosen",
+            tag_values=["keep", "hide", ""],
+        )
+        masked = OrValue([either(op.Add, chosen, mask), chosen])
         probs = op.Softmax(masked, _allow_other_attributes=True, _outputs=["probs"])
         # PyTorch makes zeros of the rows that a mask of -inf leaves nothing in.
         guarded = op.Where(op.IsNaN(probs), zero, probs)
@@ -114,11 +125,16 @@ class RaiseAttention(Rule):
                 return decline("the scale is not a positive constant", found.get(name))
         if found["guarded"] and not is_scalar(found["zero"], 0):
             return decline("what replaces NaN is not 0", found["zero"])
-        if mask is not None:
-            if mask.dtype not in (None, ir.DataType.FLOAT):
-                return decline(f"the mask is {mask.dtype}, not float", mask)
-            if mask.shape is None or not 2 <= len(mask.shape) <= 4:
-                return decline("the mask's rank is not known to be 2, 3 or 4", mask)
+        if mask is not None and mask.dtype not in (None, ir.DataType.FLOAT):
+            return decline(f"the mask is {mask.dtype}, not float", mask)
+        keep = found["keep"] if found["chosen"] else None
+        if keep is not None:
+            number = scalar(found["hidden"])
+            if number is None or number > HIDES:
+                return decline("what hides scores is not a large negative constant", keep)
+        for each in (mask, keep):
+            if each is not None and (each.shape is None or not 2 <= len(each.shape) <= 4):
+                return decline("the mask's rank is not known to be 2, 3 or 4", each)
         return MatchResult()
 
     def rewrite(
@@ -140,8 +156,15 @@ class RaiseAttention(Rule):
         layout = _layout(turned)
         if layout is not None and layout.index("heads") == 2:
             k = _swap_heads(op, k)
+        full = any(_full_queries(each, q) for each in (mask, found.get("keep")) if each is not None)
+        if found["chosen"]:
+            hidden = op.Constant(value_float=scalar(found["hidden"]))
+            zero = op.Constant(value_float=0.0)
+            added = op.Where(
+                found["keep"], *((zero, hidden) if found["chosen"] == "keep" else (hidden, zero))
+            )
+            mask = added if mask is None else op.Add(added, mask)
         if mask is not None:
-            full = _full_queries(mask, q)
             mask = _finite(op, mask, keep_infinite=found["guarded"])
             if not full:
                 # [sequence, 1] broadcasts the query axis alone.
