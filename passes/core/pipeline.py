@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import onnx_ir as ir
@@ -51,6 +51,8 @@ class Pipeline:
         tolerance: how far an exact pass may move an output, relative to the output's largest
             magnitude; by default what rounding explains.
         threads: threads that the checks run on; 0 lets ORT choose.
+        watch: called after each pass with its entry and the model to go on with, which no later
+            pass changes.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Pipeline:
         strict: bool = False,
         tolerance: float | None = None,
         threads: int = 0,
+        watch: Callable[[PassEntry, ir.Model], None] = lambda entry, model: None,
     ) -> None:
         if verify not in get_args(Level):
             raise RecipeError(
@@ -73,6 +76,7 @@ class Pipeline:
         self.strict = strict
         self.tolerance = tolerance
         self.threads = threads
+        self.watch = watch
 
     def run(self, model: ir.Model) -> tuple[ir.Model, Report]:
         """Run the recipe on a clone of ``model``, which shares its weights and stays as it is.
@@ -104,6 +108,7 @@ class Pipeline:
             clock = time.perf_counter()
             stage = self._checked(item, entry, stage, after)
             entry.verify_seconds = time.perf_counter() - clock
+            self.watch(entry, stage.model)
         report.total = self._total(first, stage)
         result = snapshot(original) if stage.model is original else stage.model
         write_provenance(result, self.recipe, self.context.seed)

@@ -58,6 +58,45 @@ class SiteRecord:
 
 
 @dataclass
+class OpCost:
+    """What the nodes of one operator cost, in the original model and in the result.
+
+    Times are from a profile of one run on the first sample; None where nothing was run. ORT fuses
+    operators before it runs them, so that one may have a time and no nodes, or the reverse.
+
+    Attributes:
+        op: the operator, with its domain unless it is the standard one.
+        nodes_before: nodes of the original model.
+        bytes_before: weights that these nodes read; a shared weight counts once.
+    """
+
+    op: str
+    nodes_before: int = 0
+    nodes: int = 0
+    bytes_before: int = 0
+    bytes: int = 0
+    seconds_before: float | None = None
+    seconds: float | None = None
+
+
+@dataclass
+class ValueDivergence:
+    """How far one value inside the result is from the same value before the first lossy pass.
+
+    Attributes:
+        value: the value's name in both models.
+        node: the node of the result that computes it.
+        op: that node's operator.
+    """
+
+    value: str
+    node: str
+    op: str
+    sqnr_db: float
+    cosine: float
+
+
+@dataclass
 class PassEntry:
     """One pass's part of the report.
 
@@ -100,16 +139,24 @@ class Report:
     """What a pipeline did to a model.
 
     Attributes:
+        notes: what holds for the whole run, such as what the checks compare with.
         total: the result's divergence from the original model; None where nothing was run.
         seconds: time of the whole run, checks included.
+        ops: size and time by operator; empty unless it was asked for.
+        values: divergence along the depth, in the result's order; empty likewise.
+        unmeasured: why times or values are missing, by what is missing.
     """
 
     recipe: str
     seed: int
     versions: dict[str, str]
     passes: list[PassEntry] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     total: Divergence | None = None
     seconds: float = 0.0
+    ops: list[OpCost] = field(default_factory=list)
+    values: list[ValueDivergence] = field(default_factory=list)
+    unmeasured: dict[str, str] = field(default_factory=dict)
 
     @property
     def rolled_back(self) -> list[PassEntry]:

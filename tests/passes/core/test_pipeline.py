@@ -361,3 +361,21 @@ def test_broken_model_and_wrong_samples_are_refused_at_once():
     relu.replace_input_with(0, ir.Value(name="nowhere"))
     with pytest.raises(ModelError, match=r"relu_2.*nowhere"):
         Pipeline([ScaleWeight()]).run(model)
+
+
+def test_tells_who_watches_the_model_after_each_pass() -> None:
+    model = make_model(MLP, MLP_SHAPES)
+    seen: list[tuple[str, str, float]] = []
+    recipe = [ScaleWeight(factor=1.0), ScaleWeight(), ScaleWeightKnowingly(factor=2.0)]
+    Pipeline(
+        recipe,
+        watch=lambda entry, stage: seen.append(
+            (entry.name, entry.status, float(weight(stage, "w_down")[0, 0]))
+        ),
+    ).run(model)
+    first = float(weight(model, "w_down")[0, 0])
+    assert seen == [
+        ("scale-weight", "applied", first),
+        ("scale-weight", "rolled-back", first),  # the model to go on with
+        ("scale-weight-knowingly", "applied", 2 * first),
+    ]
