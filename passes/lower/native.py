@@ -1,4 +1,4 @@
-"""Lowering matmuls to bitfold's own operators: pack weights once, take in bias and SwiGLU."""
+"""Lowering matmuls to bitfold's own operators: pack weights once, take in what follows."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from bitfold.passes.analysis.sites import Site, find_sites, input_at, is_vector
+from bitfold.passes.analysis.sites import Site, find_sites, input_at
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.rewire import new_initializer
-from bitfold.passes.lower.epilogue import array_of, is_op, only_consumer, take_place
+from bitfold.passes.lower.epilogue import array_of, take_place
+from bitfold.passes.lower.matmul_tail import replace_tail, tail_of
 from bitfold.passes.lower.native_conv import ConvLowering
 from bitfold.passes.lower.packing import pack_weight
 from bitfold.runtime.ops import DOMAIN
@@ -36,21 +37,6 @@ def lower_to_native(model: ir.Model, context: Context) -> bool:
 
 
 @dataclass
-class Tail:
-    """What follows a matmul and goes into its epilogue.
-
-    Attributes:
-        last: the value that the operator's output replaces.
-        bias: the constant vector that is added, if any.
-        swiglu: whether a SwiGLU comes after that.
-    """
-
-    last: ir.Value
-    bias: ir.Value | None = None
-    swiglu: bool = False
-
-
-@dataclass
 class NativeLowering:
     """Replaces sites one by one; a weight that several sites share is packed once."""
 
@@ -62,20 +48,22 @@ class NativeLowering:
         """Replace a MatMul or Gemm, its input's quantizer and its tail by a LowBitMatMul."""
         tail = tail_of(site)
         data, acts, act_group = quantized_input(site)
-        weight = self._weight(site, paired=tail.swiglu)
+        weight = self._weight(site, paired=tail.activation == "swiglu")
         packed = self._packed(site, weight)
         operator = LowBitMatMul(
             weight,
             acts,
             act_group,
             bias=tail.bias is not None,
-            activation="swiglu" if tail.swiglu else "none",
+            activation=tail.activation,
+            residual=tail.residual is not None,
+            splits=tail.splits,
         )
-        inputs = [data, *packed, tail.bias]
+        inputs = [data, *packed, tail.bias] + [tail.residual] * operator.residual
         node = call(self.model, operator.function(), inputs, operator.attributes(), site.name)
-        take_place(site.node, tail.last, node)
-        taken = ["bias"] * (tail.bias is not None) + ["SwiGLU"] * tail.swiglu
-        with_tail = f" with {' and '.join(taken)}" if taken else ""
+        replace_tail(tail, node)
+        taken = tail.taken()
+        with_tail = f" with {', '.join(taken)}" if taken else ""
         self.context.entry.changed(site.name, f"LowBitMatMul {weight.overload()}{with_tail}")
 
     def gather(self, site: Site) -> None:
@@ -142,20 +130,3 @@ def quantized_input(site: Site) -> tuple[ir.Value, str, int]:
     source = producer.inputs[0]
     assert source is not None, "a QuantizeActivation has an input"
     return source, "int8", producer.attributes.get_int("group_size", k)
-
-
-def tail_of(site: Site) -> Tail:
-    """The bias and SwiGLU that follow a matmul directly and are its output's only use."""
-    n, _ = site.shape
-    tail = Tail(site.node.outputs[0])
-    if site.kind == "gemm":
-        tail.bias = input_at(site.node, 2)
-    follower = only_consumer(tail.last, site.node.graph)
-    if follower is not None and is_op(follower, "Add") and tail.bias is None:
-        other = next((each for each in follower.inputs if each is not tail.last), None)
-        if other is not None and is_vector(other, n):
-            tail.bias, tail.last = other, follower.outputs[0]
-            follower = only_consumer(tail.last, site.node.graph)
-    if follower is not None and is_op(follower, "SwiGLU", DOMAIN):
-        tail.swiglu, tail.last = True, follower.outputs[0]
-    return tail
