@@ -160,3 +160,89 @@ def test_tiny_cnn():
     entry = check(model, tiny.sample_feeds("cnn", 2))
     assert len(entry.changes) == 11
     assert "BatchNormalization" not in census(model)
+
+
+ARITHMETIC = [
+    ("y = Mul(c, each)", "y = Mul(one, c)"),
+    ("s = Mul(each, c)  y = Add(s, each)", "s = Mul(c, one)  y = Add(one, s)"),
+    ("s = Sub(c, each)  y = Div(s, each)", "s = Sub(c, one)  y = Div(s, one)"),
+    ("y = Sub(each, c)", "y = Sub(one, c)"),
+]
+BODIES = [body for pair in ARITHMETIC for body in pair]
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+def test_arithmetic_per_channel_into_the_convolution_before(op, bias, body):
+    """As Paddle's exporter writes normalization."""
+    inputs = "x, w, bias" if bias else "x, w"
+    constants = {"each": f(1, 6, 1, 1) + 3, "one": f(1), "w": f(6, 3, 3, 3), "bias": f(6)}
+    model = parse(
+        f"""g (float[b, 6, h, v] x) => (float[b, 6, i, j] y) {{
+            c = {op}<group = 2, pads = [1, 1, 1, 1]>({inputs})  {body}
+        }}""",
+        **{name: array for name, array in constants.items() if name in inputs + body},
+    )
+    check(model, {"x": f(2, 6, 5, 7)})
+    assert census(model) == {op: 1}
+    assert model.graph[0].outputs[0].name == "y"
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("groups", [1, 3])
+def test_arithmetic_per_channel_into_the_convolution_after(groups, body):
+    constants = {"each": f(6, 1, 1) + 3, "one": f(1)}
+    model = parse(
+        f"""g (float[b, 6, h, v] x) => (float[b, 6, i, j] z) {{
+            c = Relu(x)  {body}  z = Conv<group = {groups}>(y, w)
+        }}""",
+        w=f(6, 6 // groups, 3, 3),
+        **{name: array for name, array in constants.items() if name in body},
+    )
+    check(model, {"x": f(2, 6, 5, 7)})
+    assert census(model) == {"Relu": 1, "Conv": 1}
+
+
+def test_a_factor_goes_into_a_padded_convolution_but_a_shift_does_not():
+    body = """g (float[b, 6, h, v] x) => (float[b, 6, h, v] z) {{
+        y = {}(x, each)  z = Conv<pads = [1, 1, 1, 1]>(y, w)
+    }}"""
+    weights = {"each": f(1, 6, 1, 1), "w": f(6, 6, 3, 3)}
+    scaled = parse(body.format("Mul"), **weights)
+    check(scaled, {"x": f(2, 6, 5, 7)})
+    assert census(scaled) == {"Conv": 1}
+    shifted = parse(body.format("Add"), **weights)
+    entry = check(shifted, {"x": f(2, 6, 5, 7)}, "unchanged")
+    assert "pads its input" in entry.skips[0].text
+
+
+@pytest.mark.parametrize(
+    ("body", "constants"),
+    [
+        ("c = Conv(x, w)  y = Mul(c, k)", {"k": (6,)}),  # stretches over the last axis
+        ("c = Conv(x, w)  y = Mul(c, k)", {"k": (1, 6, 1, 6)}),
+        ("c = Conv(x, w)  y = Mul(c, k)", {"k": (1, 1, 1, 1, 1)}),
+        ("c = Conv(x, w)  y = Div(k, c)", {"k": (1, 6, 1, 1)}),
+        ("c = Conv(x, w)  d = Mul(c, k)  y = Add(c, d)", {"k": (1, 6, 1, 1)}),
+        ("c = Relu(x)  y = Mul(c, k)", {"k": (1, 6, 1, 1)}),
+    ],
+)
+def test_other_arithmetic_stays(body, constants):
+    text = f"g (float[b, 6, 8, 8] x) => (float[b, 6, i, j] y) {{ {body} }}"
+    if (1, 1, 1, 1, 1) in constants.values():
+        text = text.replace("float[b, 6, i, j] y", "float[u, b, 6, i, j] y")
+    weights = {"w": f(6, 6, 3, 3)} if "Conv" in body else {}
+    model = parse(text, **weights, **{name: f(*shape) for name, shape in constants.items()})
+    before = census(model)
+    check(model, {"x": f(2, 6, 8, 8)}, "unchanged")
+    assert census(model) == before
+
+
+def test_a_division_by_zero_stays():
+    model = parse(
+        "g (float[b, 6, h, v] x) => (float[b, 6, i, j] y) { c = Conv(x, w)  y = Div(c, k) }",
+        w=f(6, 6, 1, 1),
+        k=np.zeros((1, 6, 1, 1), np.float32),
+    )
+    assert apply(FoldBatchNorm(), model).status == "unchanged"
