@@ -12,8 +12,9 @@ from bitfold.frontend.importers import import_model
 from bitfold.passes.core.context import Context, Feeds
 from bitfold.passes.core.report import Divergence
 from bitfold.passes.core.samples import prepare_samples
+from bitfold.passes.core.stage import Stage
+from bitfold.passes.core.stand_in import settle
 from bitfold.passes.core.verify import verify_models
-from bitfold.runtime.execution import open_session
 
 Source = str | os.PathLike[str] | ModelProto | ir.Model
 
@@ -40,7 +41,8 @@ def verify(
     """
     first, second = import_model(reference), import_model(candidate)
     with Context(samples, seed=seed) as context:
-        session = open_session(first, optimize=False)
-        found = prepare_samples(first, context, session.run)
-        del session
+        stage = Stage(first, ())
+        settle(stage, context)
+        found = prepare_samples(first, context, stage.run)
+        stage.close()
         return verify_models(first, second, found)

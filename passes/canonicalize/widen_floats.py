@@ -138,7 +138,7 @@ def _cast_inputs(graph: ir.Graph, found: Counter[str]) -> None:
         if value.dtype not in HALVES or not readers or first is None:
             continue
         found[str(value.dtype)] += 0
-        cast = _cast(value, ir.DataType.FLOAT, f"{value.name}/float32")
+        cast = _cast(value, ir.DataType.FLOAT, f"{value.name}/wide")
         cast.outputs[0].shape = value.shape
         for node, index in readers:
             node.replace_input_with(index, cast.outputs[0])
@@ -151,7 +151,7 @@ def _cast_outputs(graph: ir.Graph, halves: list[ir.DataType | None]) -> None:
         if half is None or value.is_graph_input():
             continue
         name = value.name
-        value.name = f"{name}/float32"
+        value.name = f"{name}/wide"
         cast = _cast(value, half, str(name))
         cast.outputs[0].shape = value.shape
         graph.append(cast)

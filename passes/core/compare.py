@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,18 @@ def is_float(array: np.ndarray) -> bool:
     if array.dtype.kind == "f":
         return True
     return array.dtype.type.__module__.startswith("ml_dtypes") and "int" not in array.dtype.name
+
+
+def flat_outputs(outputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Outputs as arrays alone: a sequence's elements one by one, an empty optional not at all."""
+    flat: dict[str, np.ndarray] = {}
+    for name, value in outputs.items():
+        if isinstance(value, (list, tuple)):
+            flat |= flat_outputs({f"{name}[{i}]": each for i, each in enumerate(value)})
+            flat[f"{name}.length"] = np.array(len(value))
+        elif value is not None:
+            flat[name] = np.asarray(value)
+    return flat
 
 
 def moved(reference: np.ndarray, candidate: np.ndarray) -> Moved:

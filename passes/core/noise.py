@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from bitfold.passes.core.compare import Moved, Outputs, moved
+from bitfold.passes.core.compare import Moved, Outputs, flat_outputs, moved
 from bitfold.passes.core.context import Feeds
 from bitfold.runtime.execution import open_session
 
@@ -73,8 +73,8 @@ def rounding_noise(model: ir.Model, feeds: Feeds, outputs: Outputs) -> dict[str,
             step = rng.integers(-1, 2, array.shape).astype(array.dtype)
             nudged = array * (1 + step * array.dtype.type(_EPSILON[tensor.dtype]))
             value.const_value = ir.tensor(nudged.astype(array.dtype), name=tensor.name)
-    found = open_session(shaken, optimize=True, copy_weights=False).run(feeds)
-    return {name: moved(array, found[name]) for name, array in outputs.items()}
+    found = flat_outputs(open_session(shaken, optimize=True, copy_weights=False).run(feeds))
+    return {name: moved(array, found[name]) for name, array in outputs.items() if name in found}
 
 
 @dataclass(frozen=True)

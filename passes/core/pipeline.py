@@ -20,6 +20,7 @@ from bitfold.passes.core.recipe import Recipe, as_options, format_text
 from bitfold.passes.core.report import Divergence, PassEntry, Report
 from bitfold.passes.core.samples import prepare_samples
 from bitfold.passes.core.stage import Stage, same_computation, snapshot
+from bitfold.passes.core.stand_in import settle
 from bitfold.passes.core.verify import first_difference
 from bitfold.runtime.errors import BitfoldError, RecipeError, VerificationError
 
@@ -95,6 +96,9 @@ class Pipeline:
         first = Stage(original, (), self.threads)
         if self.verify != "off":
             self.context.progress("sample inputs", 0.0)
+            note = settle(first, self.context)
+            if note:
+                report.notes.append(note)
             first.take_samples(prepare_samples(original, self.context, first.try_out))
             self.context.samples = first.samples
         stage = first
@@ -146,6 +150,8 @@ class Pipeline:
             entry.note("the pass said that it changed nothing, but it did")
         try:
             check_invariants(after.model, before.model)
+            if before.runs is not before.model and self.verify != "off":
+                settle(after, self.context)
             culprit = self._broken_promise(item, entry, before, after)
         except BitfoldError as error:
             if item.promise is Promise.LOSSY:
@@ -181,12 +187,12 @@ class Pipeline:
         for index in indices:
             feeds: Feeds = before.samples[index]
             expected, found = before.outputs(index), after.outputs(index)
-            verdict = judge_outputs(before.model, feeds, expected, found, self.tolerance)
+            verdict = judge_outputs(before.runs, feeds, expected, found, self.tolerance)
             where: Difference | None = None
             if verdict.chaotic:
                 # Noise this large could hide a wrong pass, or convict a right one.
                 after.close()
-                where = local_difference(before.model, after.model, feeds)
+                where = local_difference(before.runs, after.runs, feeds)
                 if where is None:
                     note = "checked piece by piece: rounding alone moves the outputs far"
                     if note not in entry.notes:
@@ -194,7 +200,7 @@ class Pipeline:
                     continue
             elif verdict.reason is not None:
                 after.close()
-                where = first_difference(before.model, after.model, feeds, self.tolerance)
+                where = first_difference(before.runs, after.runs, feeds, self.tolerance)
             else:
                 continue
             entry.divergence = _divergence(before, after, [index])

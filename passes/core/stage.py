@@ -8,15 +8,22 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from bitfold.passes.core.compare import flat_outputs
 from bitfold.passes.core.context import Feeds
 from bitfold.runtime.execution import Execution, open_session
 
 
 class Stage:
-    """One state of the model; its outputs are computed when first asked for, and kept."""
+    """One state of the model; its outputs are computed when first asked for, and kept.
+
+    Attributes:
+        model: the state.
+        runs: what is run for it: the model, or a stand-in that computes the same.
+    """
 
     def __init__(self, model: ir.Model, samples: Sequence[Feeds], threads: int = 0) -> None:
         self.model = model
+        self.runs = model
         self.samples = samples
         self.threads = threads
         self._execution: Execution | None = None
@@ -28,9 +35,13 @@ class Stage:
 
         ORT's optimizer stays off: it would copy the weights, and hide where rounding comes from.
         """
+        return flat_outputs(self.open().run(feeds))
+
+    def open(self) -> Execution:
+        """The session, which is opened where it is not yet."""
         if self._execution is None:
-            self._execution = open_session(self.model, threads=self.threads, optimize=False)
-        return self._execution.run(feeds)
+            self._execution = open_session(self.runs, threads=self.threads, optimize=False)
+        return self._execution
 
     def try_out(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """Run ``feeds`` before it is a sample, and keep the outputs for when it becomes one."""
@@ -53,9 +64,16 @@ class Stage:
             self._outputs[index] = self.run(self.samples[index])
         return self._outputs[index]
 
+    @property
+    def computed(self) -> dict[int, dict[str, np.ndarray]]:
+        """The outputs that were asked for so far, by sample."""
+        return dict(self._outputs)
+
     def followed_by(self, model: ir.Model) -> Stage:
         """A stage of ``model``, which computes the same as this one: outputs are shared."""
         stage = Stage(model, self.samples, self.threads)
+        if self.runs is not self.model:
+            stage.runs = self.runs
         stage._outputs = self._outputs
         return stage
 

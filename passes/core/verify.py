@@ -9,9 +9,11 @@ import onnx_ir as ir
 
 from bitfold.passes.core.blame import Difference, blame
 from bitfold.passes.core.compare import compare_outputs, is_float, moved_beside_mask
-from bitfold.passes.core.context import Feeds
+from bitfold.passes.core.context import Context, Feeds
 from bitfold.passes.core.noise import rounding_floor
 from bitfold.passes.core.report import Divergence
+from bitfold.passes.core.stage import Stage
+from bitfold.passes.core.stand_in import settle
 from bitfold.runtime.errors import BitfoldError, VerificationError
 from bitfold.runtime.execution import open_session
 
@@ -32,9 +34,11 @@ def verify_models(reference: ir.Model, candidate: ir.Model, samples: Iterable[Fe
         raise VerificationError(
             f"expected outputs {sorted(map(str, old))}, found {sorted(map(str, new))}"
         )
-    first = open_session(reference, optimize=False)
-    second = open_session(candidate, optimize=False)
-    return compare_outputs((first.run(feeds), second.run(feeds)) for feeds in samples)
+    with Context() as context:
+        first, second = Stage(reference, ()), Stage(candidate, ())
+        for stage in (first, second):
+            settle(stage, context)
+        return compare_outputs((first.run(feeds), second.run(feeds)) for feeds in samples)
 
 
 def first_difference(

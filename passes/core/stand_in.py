@@ -1,0 +1,60 @@
+"""What is run in the place of a model that ONNX Runtime cannot run as it is."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from bitfold.passes.core.context import Context
+from bitfold.passes.core.stage import Stage, snapshot
+from bitfold.runtime.errors import BitfoldError
+
+TARGET = 23
+"""The opset of the passes."""
+
+
+def settle(stage: Stage, context: Context) -> str:
+    """Open the stage's session, with a stand-in where ORT refuses the model itself.
+
+    ORT's CPU kernels lack most of bfloat16, the opsets before 7, and those that are newer than
+    itself.  The stand-in is the same graph in float32 and in the passes' opset: what passes do
+    later is checked against it; the widening itself is not.
+
+    Returns:
+        What to tell the user of it; empty where the model runs as it is.
+
+    Raises:
+        ModelError: neither the model nor its stand-in can be loaded; why the model cannot.
+        UnsupportedError: likewise, for want of an operator or type.
+    """
+    try:
+        stage.open()
+    except BitfoldError as error:
+        runs = _stand_in(stage.model, context)
+        if runs is None:
+            raise
+        stage.runs = runs
+        try:
+            stage.open()
+        except BitfoldError:
+            raise error from None
+        return (
+            "checks compare with the model's graph in float32 and the passes' opset, since "
+            f"ONNX Runtime cannot run it as it is: {error}"
+        )
+    return ""
+
+
+def _stand_in(model: ir.Model, context: Context) -> ir.Model | None:
+    """The model in float32 and the passes' opset; None where it is that already, or cannot be."""
+    # Passes import this package: the other way round it has to wait until it is needed.
+    from bitfold.passes.canonicalize.opset import convert_opset
+    from bitfold.passes.canonicalize.widen_floats import widen_floats
+
+    runs = snapshot(model)
+    try:
+        found = convert_opset(runs, TARGET)
+        widened = widen_floats(runs, context)
+        ir.passes.common.NameFixPass()(runs)
+    except BitfoldError:
+        return None
+    return runs if widened or found != TARGET else None
