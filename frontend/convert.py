@@ -12,12 +12,14 @@ from typing import Any, Literal
 import onnx_ir as ir
 from onnx import ModelProto
 
+from bitfold.frontend.canary import check_file
 from bitfold.frontend.emit import check_output, write_model
 from bitfold.frontend.importers import import_model
 from bitfold.frontend.importers.tokenizer import TOKENIZER
 from bitfold.frontend.plain import to_json
 from bitfold.frontend.recipes import resolve_recipe
 from bitfold.frontend.sidecars import check_sidecars, put_sidecars, read_sidecars
+from bitfold.frontend.targets import check_lowered, record_target, target_of
 from bitfold.frontend.text_samples import text_samples
 from bitfold.passes.core.context import Context, Feeds
 from bitfold.passes.core.metadata import recipe_of, seed_of
@@ -25,10 +27,8 @@ from bitfold.passes.core.pipeline import Pipeline
 from bitfold.passes.core.recipe import Recipe
 from bitfold.passes.core.report import Report
 from bitfold.passes.quantize.quantize import Quantize
-from bitfold.runtime.errors import BitfoldError, OutputError, UnsupportedError
-from bitfold.runtime.op_library import op_library_path
+from bitfold.runtime.errors import OutputError, UnsupportedError
 from bitfold.runtime.ops import DOMAIN
-from bitfold.runtime.session import Session
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ def convert(
         recipe: a recipe, a ``.toml`` file, or a model that bitfold wrote, whose recipe and seed
             are used again.
         passes: a recipe's text, or a list of passes.
-        target: what the result must run on.
+        target: what the result must run on: ``native`` (bitfold's operators), ``ort`` (those of
+            stock ONNX Runtime) or ``portable`` (standard ONNX); the recipe's by default.
         exclude: globs of sites to leave in float.
         samples: inputs on which every pass is checked.  Where none are given, a language model
             with its tokenizer beside it reads a text; others get synthesized inputs.
@@ -90,7 +91,8 @@ def convert(
         OutputError: a file exists, or a tokenizer of another model lies in the output's folder,
             and ``force`` is off; the disk refuses.
         UnsupportedError: the recipe quantizes, but the model is low-bit already, or has nothing
-            that can be quantized.
+            that can be quantized; the target has no operator for a site's scheme.
+        VerificationError: the result does not give what the quantized model gives.
         BitfoldError: the subclass says the cause; nothing is left half-written.
     """
     path = Path(output) if output is not None else None
@@ -128,12 +130,14 @@ def convert(
             _write_report(made, folder / "report.json")
         if quantizes:
             _check_quantized(made, chosen)
+        check_lowered(made)
+        record_target(converted, target_of(chosen))
         if path is not None:
 
             def check(complete: Path) -> None:
-                if verify != "off":
-                    progress("loading the result", 1.0)
-                    _check_loads(complete)
+                if pipeline.reference is not None and verify != "off":
+                    progress("running the result", 1.0)
+                    check_file(complete, pipeline.reference)
 
             write_model(converted, path, force=force, progress=progress, check=check)
             put_sidecars(sidecars, path.parent)
@@ -189,16 +193,6 @@ def _check_quantized(report: Report, recipe: Recipe) -> None:
         if any(isinstance(item, Quantize) and item.exclude for item in recipe)
         else "use --preset float to optimize without quantizing",
     )
-
-
-def _check_loads(path: Path) -> None:
-    """Load the file as a user would; without the op library, by its function bodies."""
-    try:
-        op_library_path()
-    except BitfoldError:
-        Session(path, library=False)
-    else:
-        Session(path)
 
 
 def _write_report(report: Report, path: Path) -> None:

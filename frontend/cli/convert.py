@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         "bitfold convert model.onnx -o out.onnx --passes "
         "'canonicalize, fold-norm-gain, quantize{weights=int3 group=64}, lower'",
         "bitfold convert classifier.onnx -o classifier.w8a8.onnx --preset w8a8 --samples batch.npz",
+        "bitfold convert model.onnx -o model.portable.onnx --preset w8a8 --target portable",
         "bitfold convert other.onnx -o out.onnx --recipe model.w4a8.onnx",
     )
 )
@@ -40,8 +41,9 @@ if TYPE_CHECKING:
 @recipe_options
 @click.option(
     "--target",
-    metavar="NAME",
-    help="What the result must run on; `bitfold passes lower` lists it.  Default: native.",
+    type=click.Choice(["native", "ort", "portable"]),
+    help="What the result must run on: bitfold's operators, those of stock ONNX Runtime, or "
+    "standard ONNX alone.  Default: the recipe's, native in presets.",
 )
 @click.option(
     "--exclude", metavar="GLOB", multiple=True, help="Sites to leave in float.  May be repeated."

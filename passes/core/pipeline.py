@@ -54,6 +54,10 @@ class Pipeline:
         threads: threads that the checks run on; 0 lets ORT choose.
         watch: called after each pass with its entry and the model to go on with, which no later
             pass changes.
+
+    Attributes:
+        reference: after a run, the stage that the last lossy pass left (the original where there
+            is none), with its outputs on the samples: what the result must give.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Pipeline:
         self.tolerance = tolerance
         self.threads = threads
         self.watch = watch
+        self.reference: Stage | None = None
 
     def run(self, model: ir.Model) -> tuple[ir.Model, Report]:
         """Run the recipe on a clone of ``model``, which shares its weights and stays as it is.
@@ -101,7 +106,7 @@ class Pipeline:
                 report.notes.append(note)
             first.take_samples(prepare_samples(original, self.context, first.try_out))
             self.context.samples = first.samples
-        stage = first
+        stage = self.reference = first
         for index, item in enumerate(self.recipe):
             self.context.progress(item.name, index / len(self.recipe))
             entry = PassEntry(item.name, as_options(item), item.promise.value)
@@ -112,6 +117,8 @@ class Pipeline:
             clock = time.perf_counter()
             stage = self._checked(item, entry, stage, after)
             entry.verify_seconds = time.perf_counter() - clock
+            if item.promise is Promise.LOSSY:
+                self.reference = stage
             self.watch(entry, stage.model)
         report.total = self._total(first, stage)
         result = snapshot(original) if stage.model is original else stage.model

@@ -66,7 +66,7 @@ class DequantizedWeight:
                 block_size=block,
                 output_dtype=int(ir.DataType.FLOAT),
             )
-            value.shape = inputs[0].shape
+            value.dtype, value.shape = ir.DataType.FLOAT, inputs[0].shape
             build.place(self.graph[0])
             self.values[form] = value
         return self.values[form]

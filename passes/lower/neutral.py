@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import Site, input_at
+from bitfold.passes.lower.epilogue import array_of
 from bitfold.runtime.ops import DOMAIN
 
 
@@ -51,7 +52,7 @@ def weight_of(site: Site) -> NeutralWeight:
     """The quantized weight of a site; its arrays stay mapped."""
     node = site.quantized
     assert node is not None, "only quantized sites are lowered"
-    codes, scales, zeros, table = (_array(input_at(node, index)) for index in range(4))
+    codes, scales, zeros, table = (array_of(input_at(node, index)) for index in range(4))
     assert codes is not None, "a DequantizeWeight has codes"
     assert scales is not None, "a DequantizeWeight has scales"
     group_size = node.attributes.get_int("group_size", site.shape[1])
@@ -94,7 +95,3 @@ def rounding_of(site: Site) -> Rounding | None:
         attributes.get_int("group_size", site.shape[1]),
         attributes.get_int("axis", -1),
     )
-
-
-def _array(value: ir.Value | None) -> np.ndarray | None:
-    return None if value is None or value.const_value is None else value.const_value.numpy()

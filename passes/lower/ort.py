@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from bitfold.passes.analysis.sites import Site
+from bitfold.passes.analysis.sites import Site, input_at, is_vector
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.rewire import shared_initializer
 from bitfold.passes.lower.blocks import blocked
-from bitfold.passes.lower.native import tail_of
+from bitfold.passes.lower.epilogue import is_op, only_consumer
 from bitfold.passes.lower.neutral import rounding_of, weight_of, width_of
 from bitfold.passes.lower.stored_blocks import StoredBlocks
 from bitfold.passes.lower.surgery import Builder, remove_dead
@@ -73,13 +73,7 @@ class OrtLowering:
     def _matmul(self, site: Site, stored: StoredBlocks, block: int) -> str:
         n, k = site.shape
         rounding = rounding_of(site)
-        tail = tail_of(site)
-        end, bias = tail.last, tail.bias
-        if tail.swiglu:
-            gate = end.producer()
-            assert gate is not None, "a SwiGLU computes it"
-            assert gate.inputs[0] is not None, "and reads the matmul"
-            end = gate.inputs[0]
+        end, bias = with_bias(site)
         build = Builder(site.name)
         output = build(
             "MatMulNBits",
@@ -121,7 +115,6 @@ class OrtLowering:
         lead = build("Shape", rows, start=0, end=-2)
         whole = stored.groups * block
         shape = build("Concat", lead, self._int(whole), axis=0)
-        lead.dtype = shape.dtype = ir.DataType.INT64
         output = build("Reshape", rows, shape)
         if whole != k:
             output = build("Slice", output, *(self._int(each) for each in (0, k, -1)))
@@ -132,3 +125,17 @@ class OrtLowering:
     def _int(self, number: int) -> ir.Value:
         array = np.array([number], np.int64)
         return shared_initializer(self.model.graph, self.context, array, f"bitfold.ints.{number}")
+
+
+def with_bias(site: Site) -> tuple[ir.Value, ir.Value | None]:
+    """The site's output, or that of the Add of a constant vector behind it; and the vector."""
+    output = site.node.outputs[0]
+    if site.kind == "gemm":
+        return output, input_at(site.node, 2)
+    add = only_consumer(output, site.node.graph)
+    if add is None or not is_op(add, "Add"):
+        return output, None
+    other = next((each for each in add.inputs if each is not output), None)
+    if other is None or not is_vector(other, site.shape[0]):
+        return output, None
+    return add.outputs[0], other

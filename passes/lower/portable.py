@@ -73,11 +73,7 @@ class PortableLowering:
 
     def _gather(self, site: Site, stored: DequantizedWeight) -> None:
         build = Builder(site.name)
-        rows = []
-        for array in stored.rows():
-            row = build("Gather", array, site.data, axis=0)
-            row.dtype = array.dtype
-            rows.append(row)
+        rows = [build("Gather", array, site.data, axis=0) for array in stored.rows()]
         output = build(
             "DequantizeLinear",
             *rows,

@@ -41,26 +41,27 @@ def round_input(graph: ir.Graph, context: Context, rounding: Rounding, channels:
             magnitude = build("Pad", magnitude, pads, None, ints(-1))
         lead = build("Shape", rounding.source, start=0, end=-1)
         shape = build("Concat", lead, ints(groups, size), axis=0)
-        lead.dtype = shape.dtype = ir.DataType.INT64
         grouped = build("Reshape", magnitude, shape, allowzero=1)
         reach = build("ReduceMax", grouped, ints(-1), keepdims=0)
     else:
         batch = build("Shape", rounding.source, start=0, end=1)
         pixels = build("Shape", rounding.source, start=2)
         shape = build("Concat", batch, ints(groups, size), pixels, axis=0)
-        batch.dtype = pixels.dtype = shape.dtype = ir.DataType.INT64
         grouped = build("Reshape", magnitude, shape, allowzero=1)
         reach = build("ReduceMax", grouped, ints(2), keepdims=0)
     # A block of zeros must not be divided by 0.
-    reach = build("Max", reach, constant(np.array(TINY, np.float32), "tiny"))
+    reach = build("Max", reach, constant(np.array([TINY], np.float32), "tiny"))
     top = (1 << (rounding.bits - 1)) - 1
-    scale = build("Div", reach, constant(np.array(top, np.float32), f"top{top}"))
-    blocks = {"axis": rounding.axis, "block_size": size}
+    scale = build("Div", reach, constant(np.array([top], np.float32), f"top{top}"))
     levels = build(
-        "QuantizeLinear", rounding.source, scale, output_dtype=int(ir.DataType.INT8), **blocks
+        "QuantizeLinear",
+        rounding.source,
+        scale,
+        axis=rounding.axis,
+        block_size=size,
+        output_dtype=int(ir.DataType.INT8),
     )
-    levels.dtype = ir.DataType.INT8
-    rounded = build("DequantizeLinear", levels, scale, **blocks)
+    rounded = build("DequantizeLinear", levels, scale, axis=rounding.axis, block_size=size)
     rounded.type, rounded.shape = rounding.source.type, rounding.source.shape
     build.place(rounding.node)
     return rounded

@@ -28,9 +28,7 @@ class Builder(ir.tape.Tape):
         """Add a node and return its one output."""
         while inputs and inputs[-1] is None:
             inputs = inputs[:-1]
-        value = self.op(op, inputs, attributes, domain=domain)
-        value.dtype = value.dtype or ir.DataType.FLOAT
-        return value
+        return self.op(op, inputs, attributes, domain=domain)
 
     def place(self, anchor: ir.Node, *, after: bool = False) -> None:
         """Put the nodes before (or after) ``anchor``, all with names of their own."""
