@@ -11,11 +11,11 @@
 namespace bitfold {
 namespace {
 
-const Kernels kRef = {"ref", &kMatMulRef, gather_row_ref};
+const Kernels kRef = {"ref", &kMatMulRef, gather_row_ref, &kConvRef};
 
 #if defined(BITFOLD_X86)
-const Kernels kAvx2 = {"avx2", &kMatMulAvx2, gather_row_ref};
-const Kernels kAvx512Vnni = {"avx512vnni", &kMatMulAvx512Vnni, gather_row_ref};
+const Kernels kAvx2 = {"avx2", &kMatMulAvx2, gather_row_ref, &kConvAvx2};
+const Kernels kAvx512Vnni = {"avx512vnni", &kMatMulAvx512Vnni, gather_row_ref, &kConvAvx512Vnni};
 
 // Whether the operating system saves these parts of the register state (XCR0).
 bool state_enabled(unsigned mask) {

@@ -50,5 +50,6 @@ CustomOp custom_op(const OrtApi* api) {
 
 CustomOp lowbit_matmul_op(const OrtApi* api);
 CustomOp lowbit_gather_op(const OrtApi* api);
+CustomOp lowbit_conv_op(const OrtApi* api);
 
 }  // namespace bitfold::ops

@@ -38,19 +38,6 @@ inline bool folds(const MatMul* op) {
   return op->rows > kFusedRows && op->weight->zero_points && !is_decoded(op->weight);
 }
 
-// Whether every level of a tile less its zero point fits in eight bits.
-inline bool tile_folds(const PackedWeight* w, const int8_t* zero_points) {
-  __m128i low = _mm_set1_epi8(127), high = _mm_set1_epi8(-128);
-  for (int32_t g = 0; g < w->groups; g++) {
-    const __m128i z = _mm_loadu_si128((const __m128i*)(zero_points + (int64_t)g * kTile));
-    low = _mm_min_epi8(low, z);
-    high = _mm_max_epi8(high, z);
-  }
-  const int32_t least = _mm512_reduce_min_epi32(_mm512_cvtepi8_epi32(low));
-  const int32_t most = _mm512_reduce_max_epi32(_mm512_cvtepi8_epi32(high));
-  return w->least - most >= -128 && w->most - least <= 127;
-}
-
 // A pair of tiles, or one: their bytes and zero points.
 struct Panel {
   const uint8_t* bytes;

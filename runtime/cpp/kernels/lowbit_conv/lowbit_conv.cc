@@ -1,0 +1,332 @@
+// The driver: which way a convolution goes, and how its work is shared out over threads.
+//
+// How it is cut depends on shapes alone, never on the number of threads.
+
+#include "lowbit_conv.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "../scratch.h"
+
+namespace bitfold {
+namespace {
+
+// Work below this many byte-sized steps is done by the calling thread, as in lowbit_matmul.cc.
+constexpr int64_t kWorthAThread = 384 << 10;
+constexpr int64_t kMaxTasks = 32;
+// Quantized pixels of a pass over several images: they should stay in the last cache.
+constexpr int64_t kPassBytes = 8 << 20;
+// Quantized pixels that a task reads: they should stay in a core's L2.
+constexpr int64_t kTaskBytes = 256 << 10;
+// Fewer windows a task would not be worth decoding the weight for.
+constexpr int64_t kFewestWindows = 192;
+// Windows go over the kernels in multiples of this.
+constexpr int64_t kWindowUnit = 48;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t split(int64_t total, int64_t parts, int64_t index) { return total * index / parts; }
+
+struct Call {
+  const ConvKernels* kernels;
+  const MatMulKernels* matmul;
+  const Conv* conv;
+  std::atomic<bool>* starved;  // a thread found no memory
+  // A pass: these images; their quantized pixels, one set for each image and conv group.
+  int64_t image0, images;
+  uint8_t* pixels;
+  int64_t pixel_bytes;
+  int64_t window_parts, tile_parts;  // of an image's conv group
+  int64_t task_parts;                // what a loop over something else is cut into
+
+  int64_t sets() const { return images * conv->groups; }
+};
+
+void run(ParallelFor parallel, void* context, void (*fn)(void*, size_t), Call* call,
+         int64_t count) {
+  if (count == 1) {
+    fn(call, 0);
+  } else {
+    parallel(context, fn, call, static_cast<size_t>(count));
+  }
+}
+
+uint8_t* scratch_or_starve(const Call* call, Scratch which, int64_t size) {
+  uint8_t* data = thread_scratch(which, static_cast<size_t>(size));
+  if (data == nullptr) call->starved->store(true);
+  return data;
+}
+
+// The part of the weight that belongs to one conv group.
+PackedWeight bank_of(const Conv* c, int64_t group) {
+  PackedWeight w = *c->weight;
+  w.tiles = static_cast<int32_t>(w.tiles / c->groups);
+  const int64_t tile = group * w.tiles, scales = tile * w.groups * kTile;
+  w.packed += tile * tile_bytes(&w);
+  w.scales = static_cast<const uint8_t*>(w.scales) + scales * (w.scales_f16 ? 2 : 4);
+  if (w.zero_points) w.zero_points += scales;
+  return w;
+}
+
+int64_t pixel_stride(const Conv* c) { return round_up(conv_depth(c), 16); }
+
+// Weight groups of a tap.
+int64_t parts_of(const Conv* c) { return c->weight->groups / conv_taps(c); }
+
+int64_t pixels_bytes(const Conv* c) {
+  const int64_t rows = conv_pixels(c) + 1;
+  return round_up(rows * pixel_stride(c), 64) + 3 * round_up(rows * parts_of(c) * 4, 64);
+}
+
+Pixels pixels_at(const Call* call, int64_t set) {
+  const Conv* c = call->conv;
+  Pixels p;
+  p.count = conv_pixels(c);
+  p.stride = pixel_stride(c);
+  p.parts = static_cast<int32_t>(parts_of(c));
+  p.offset = call->kernels->offset(c->weight);
+  uint8_t* at = call->pixels + set * call->pixel_bytes;
+  const int64_t values = round_up((p.count + 1) * p.parts * 4, 64);
+  p.q = reinterpret_cast<int8_t*>(at);
+  at += round_up((p.count + 1) * p.stride, 64);
+  p.scale = reinterpret_cast<float*>(at);
+  p.start = reinterpret_cast<int32_t*>(at + values);
+  p.sum = reinterpret_cast<float*>(at + 2 * values);
+  return p;
+}
+
+void quantize(void* data, size_t index) {
+  const Call* call = static_cast<const Call*>(data);
+  const Conv* c = call->conv;
+  const int64_t set = static_cast<int64_t>(index) / call->task_parts;
+  const int64_t part = static_cast<int64_t>(index) % call->task_parts;
+  const Pixels p = pixels_at(call, set);
+  const int64_t blocks = ceil_div(p.count, 64);
+  const int64_t first = split(blocks, call->task_parts, part) * 64;
+  const int64_t last = std::min(split(blocks, call->task_parts, part + 1) * 64, p.count);
+  const float* x = c->x + (call->image0 * c->groups + set) * conv_depth(c) * p.count;
+  call->kernels->quantize(c, x, &p, first, last);
+  if (part + 1 < call->task_parts) return;
+  std::fill_n(p.q + p.count * p.stride, p.stride, int8_t{0});
+  for (int32_t i = 0; i < p.parts; i++) {
+    const int64_t at = i * (p.count + 1) + p.count;
+    p.scale[at] = p.sum[at] = 0;
+    p.start[at] = 0;
+  }
+}
+
+// The pixel under each tap of the windows [first, first + count): [taps][count].
+void find_pixels(const Conv* c, int64_t first, int64_t count, int32_t* index) {
+  const int32_t outside = static_cast<int32_t>(conv_pixels(c));
+  for (int64_t ky = 0; ky < c->kernel[0]; ky++)
+    for (int64_t kx = 0; kx < c->kernel[1]; kx++) {
+      int64_t oy = first / c->out[1], ox = first % c->out[1];
+      for (int64_t i = 0; i < count; i++, ox++) {
+        if (ox == c->out[1]) ox = 0, oy++;
+        const int64_t y = oy * c->stride[0] + ky * c->dilation[0] - c->pad[0];
+        const int64_t x = ox * c->stride[1] + kx * c->dilation[1] - c->pad[1];
+        const bool inside = y >= 0 && y < c->size[0] && x >= 0 && x < c->size[1];
+        *index++ = inside ? static_cast<int32_t>(y * c->size[1] + x) : outside;
+      }
+    }
+}
+
+// What a task over windows and tiles is to do.
+struct Task {
+  int64_t set, group, first, count;  // windows
+  PackedWeight bank;
+  Windows windows;
+
+  Task(const Call* call, size_t index) {
+    const Conv* c = call->conv;
+    const int64_t part = static_cast<int64_t>(index);
+    const int64_t tile = part % call->tile_parts, rest = part / call->tile_parts;
+    const int64_t window = rest % call->window_parts, total = conv_windows(c);
+    const int64_t units = ceil_div(total, kWindowUnit);
+    set = rest / call->window_parts;
+    group = set % c->groups;
+    first = split(units, call->window_parts, window) * kWindowUnit;
+    count = std::min(split(units, call->window_parts, window + 1) * kWindowUnit, total) - first;
+    bank = bank_of(c, group);
+    const int64_t pairs = ceil_div(bank.tiles, 2);
+    windows = {};
+    windows.conv = c;
+    windows.weight = &bank;
+    windows.bias = c->bias ? c->bias + group * bank.n : nullptr;
+    windows.count = count;
+    windows.tile0 = static_cast<int32_t>(2 * split(pairs, call->tile_parts, tile));
+    windows.tile1 = static_cast<int32_t>(
+        std::min<int64_t>(2 * split(pairs, call->tile_parts, tile + 1), bank.tiles));
+    windows.y = c->y + (call->image0 * c->groups + set) * bank.n * total + first;
+  }
+  Task(const Task&) = delete;  // windows points at bank
+};
+
+void multiply(void* data, size_t index) {
+  const Call* call = static_cast<const Call*>(data);
+  const Conv* c = call->conv;
+  Task task(call, index);
+  const int64_t list = round_up(conv_taps(c) * task.count * 4, 64);
+  uint8_t* scratch =
+      scratch_or_starve(call, Scratch::kPanel, list + call->kernels->scratch(c->weight));
+  if (scratch == nullptr) return;
+  auto* found = reinterpret_cast<int32_t*>(scratch);
+  find_pixels(c, task.first, task.count, found);
+  const Pixels pixels = pixels_at(call, task.set);
+  task.windows.pixels = &pixels;
+  task.windows.index = found;
+  call->kernels->multiply(&task.windows, scratch + list);
+}
+
+// Cut the windows and tiles of an image's conv group so that there are about enough tasks.
+void cut(Call* call, int64_t most_windows) {
+  const Conv* c = call->conv;
+  const int64_t windows = conv_windows(c), tiles = c->weight->tiles / c->groups;
+  const int64_t work = std::max<int64_t>(tile_bytes(c->weight) * tiles,
+                                         windows * c->weight->k * tiles * kTile / 8);
+  const int64_t wanted =
+      std::clamp<int64_t>(work * call->sets() / (kWorthAThread / 2), 1, kMaxTasks);
+  const int64_t each = ceil_div(wanted, call->sets());
+  const int64_t units = ceil_div(windows, kWindowUnit);
+  call->window_parts = std::max(ceil_div(windows, most_windows),
+                                std::min(each, windows / kFewestWindows));
+  call->window_parts = std::clamp<int64_t>(call->window_parts, 1, units);
+  call->tile_parts =
+      std::clamp<int64_t>(each / call->window_parts, 1, ceil_div(tiles, 2));
+}
+
+bool run_int8(Call* call, ParallelFor parallel, void* context) {
+  const Conv* c = call->conv;
+  call->pixel_bytes = pixels_bytes(c);
+  const int64_t image_bytes = call->pixel_bytes * c->groups;
+  const int64_t at_once = std::clamp<int64_t>(kPassBytes / image_bytes, 1, c->images);
+  call->pixels = thread_scratch(Scratch::kActivations, static_cast<size_t>(at_once * image_bytes));
+  if (call->pixels == nullptr) return false;
+  const int64_t window_bytes = pixel_stride(c) * c->stride[0] * c->stride[1];
+  const int64_t most_windows = std::max(kTaskBytes / window_bytes, kFewestWindows);
+  for (call->image0 = 0; call->image0 < c->images; call->image0 += at_once) {
+    call->images = std::min(at_once, c->images - call->image0);
+    const int64_t inputs = conv_pixels(c) * pixel_stride(c);
+    const int64_t wanted = inputs * call->sets() < kWorthAThread
+                               ? 1
+                               : std::min(inputs * call->sets() / (kWorthAThread / 4), kMaxTasks);
+    call->task_parts =
+        std::clamp<int64_t>(ceil_div(wanted, call->sets()), 1, ceil_div(conv_pixels(c), 64));
+    run(parallel, context, quantize, call, call->sets() * call->task_parts);
+    cut(call, most_windows);
+    run(parallel, context, multiply, call,
+        call->sets() * call->window_parts * call->tile_parts);
+    if (call->starved->load()) return false;
+  }
+  return true;
+}
+
+// Windows that are gathered at a time for float activations, and floats of a gathered window.
+constexpr int64_t kGatherBytes = 256 << 10;
+
+int64_t gathered_at_once(const Conv* c) {
+  return std::clamp<int64_t>(kGatherBytes / (c->weight->k * 4), 12, kWindowUnit);
+}
+
+// Rows [count][k] of the windows from `first`, whose pixels are in `index` [taps][count].
+void gather(const Conv* c, const float* x, const int32_t* index, int64_t count, float* rows) {
+  const int64_t pixels = conv_pixels(c), depth = conv_depth(c), k = c->weight->k;
+  const int64_t padded = k / conv_taps(c);
+  for (int64_t tap = 0; tap < conv_taps(c); tap++, index += count)
+    for (int64_t i = 0; i < count; i++) {
+      float* row = rows + i * k + tap * padded;
+      const float* from = x + index[i];
+      int64_t channel = 0;
+      if (index[i] < pixels)
+        for (; channel < depth; channel++) row[channel] = from[channel * pixels];
+      for (; channel < padded; channel++) row[channel] = 0;
+    }
+}
+
+void in_turn(void*, void (*fn)(void*, size_t), void* data, size_t count) {
+  for (size_t i = 0; i < count; i++) fn(data, i);
+}
+
+void multiply_float(void* data, size_t index) {
+  const Call* call = static_cast<const Call*>(data);
+  const Conv* c = call->conv;
+  Task task(call, index);
+  const int64_t most = gathered_at_once(c), n = task.bank.n, k = task.bank.k;
+  const int64_t list = round_up(conv_taps(c) * most * 4, 64);
+  const int64_t gathered = round_up(most * k * 4, 64);
+  uint8_t* scratch = scratch_or_starve(call, Scratch::kRows,
+                                       list + gathered + (most * n + kTile) * 4);
+  if (scratch == nullptr) return;
+  auto* found = reinterpret_cast<int32_t*>(scratch);
+  auto* rows = reinterpret_cast<float*>(scratch + list);
+  auto* sums = reinterpret_cast<float*>(scratch + list + gathered);
+  const float* x =
+      c->x + (call->image0 * c->groups + task.set) * conv_depth(c) * conv_pixels(c);
+  for (int64_t done = 0; done < task.count; done += most) {
+    const int64_t count = std::min(most, task.count - done);
+    find_pixels(c, task.first + done, count, found);
+    gather(c, x, found, count, rows);
+    const Part whole = {sums, 0, n};
+    MatMul op{};
+    op.weight = &task.bank;
+    op.act_group_size = k;
+    op.rows = count;
+    op.x = rows;
+    op.parts = &whole;
+    op.part_count = 1;
+    op.columns = n;
+    if (!run_matmul(call->matmul, op, in_turn, nullptr)) {
+      call->starved->store(true);
+      return;
+    }
+    Windows part = task.windows;
+    part.count = count;
+    part.y += done;
+    for (int64_t first = 0; first < n; first += kTile)
+      call->kernels->store(&part, sums + first, n, first);
+  }
+}
+
+bool run_float(Call* call, ParallelFor parallel, void* context) {
+  const Conv* c = call->conv;
+  call->images = c->images;
+  cut(call, std::max(kFewestWindows, kTaskBytes / (pixel_stride(c) * 4)));
+  call->tile_parts = 1;  // every task gathers its own windows
+  run(parallel, context, multiply_float, call, call->sets() * call->window_parts);
+  return !call->starved->load();
+}
+
+void depthwise(void* data, size_t index) {
+  const Call* call = static_cast<const Call*>(data);
+  const Conv* c = call->conv;
+  const int64_t image = static_cast<int64_t>(index) / call->task_parts;
+  const int64_t part = static_cast<int64_t>(index) % call->task_parts;
+  uint8_t* scratch =
+      scratch_or_starve(call, Scratch::kPanel, call->kernels->depthwise_scratch(c));
+  if (scratch == nullptr) return;
+  call->kernels->depthwise(c, image, split(c->outputs, call->task_parts, part),
+                           split(c->outputs, call->task_parts, part + 1), scratch);
+}
+
+bool run_depthwise(Call* call, ParallelFor parallel, void* context) {
+  const Conv* c = call->conv;
+  const int64_t work = c->outputs * (conv_windows(c) * conv_taps(c) + conv_pixels(c));
+  const int64_t wanted =
+      std::clamp<int64_t>(work * c->images / (kWorthAThread / 2), 1, kMaxTasks);
+  call->task_parts = std::min(ceil_div(wanted, c->images), c->outputs);
+  run(parallel, context, depthwise, call, c->images * call->task_parts);
+  return !call->starved->load();
+}
+
+}  // namespace
+
+bool run_conv(const ConvKernels* kernels, const MatMulKernels* matmul, const Conv& conv,
+              ParallelFor parallel, void* context) {
+  if (conv.images == 0 || conv_windows(&conv) == 0) return true;
+  std::atomic<bool> starved{false};
+  Call call{kernels, matmul, &conv, &starved, 0, 0, nullptr, 0, 1, 1, 1};
+  if (conv_depth(&conv) == 1) return run_depthwise(&call, parallel, context);
+  return conv.int8 ? run_int8(&call, parallel, context) : run_float(&call, parallel, context);
+}
+
+}  // namespace bitfold

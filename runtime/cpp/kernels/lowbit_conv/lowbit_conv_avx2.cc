@@ -1,0 +1,173 @@
+// Quantized pixels times low-bit tiles on AVX2: half a tile (8 outputs) and four windows at a
+// time, from a panel of operand bytes; products as in lowbit_matmul_avx2.cc.
+
+#include "conv_avx2.h"
+
+namespace bitfold {
+namespace {
+
+constexpr int kRows = 4;      // windows in registers
+constexpr int kWindows = 32;  // windows whose sums are transposed together
+
+// How operand bytes u are multiplied by int8 activations, by what 16 bits can hold.
+enum Range {
+  kNarrow,  // u <= 31: vpmaddubsw sums of 16 input channels fit
+  kWide,    // u <= 127: those of two do
+  kSigned,  // else: |u - 128| times the activation with the sign of u - 128
+};
+
+Range range_of(const PackedWeight* w) {
+  if (w->has_table || w->bits == 8) return kSigned;
+  return w->bits <= 5 ? kNarrow : kWide;
+}
+
+// Add 16 input channels: four lines of operand bytes, and R windows' activations at `at`.
+template <int RANGE, int R>
+inline void add_16(__m256i* acc, const uint8_t* line, const int8_t* const* q, int64_t at) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  __m256i pairs[R];
+  for (int s = 0; s < 4; s++) {
+    __m256i u = _mm256_loadu_si256((const __m256i*)(line + s * kLine));
+    const __m256i level = _mm256_xor_si256(u, _mm256_set1_epi8((char)0x80));
+    if (RANGE == kSigned) u = _mm256_abs_epi8(level);
+    for (int r = 0; r < R; r++) {
+      __m256i a = _mm256_set1_epi32(*(const int32_t*)(q[r] + at + 4 * s));
+      if (RANGE == kSigned) a = _mm256_sign_epi8(a, level);
+      const __m256i product = _mm256_maddubs_epi16(u, a);
+      if (RANGE == kNarrow) {
+        pairs[r] = s == 0 ? product : _mm256_add_epi16(pairs[r], product);
+      } else {
+        acc[r] = _mm256_add_epi32(acc[r], _mm256_madd_epi16(product, ones));
+      }
+    }
+  }
+  if (RANGE == kNarrow)
+    for (int r = 0; r < R; r++)
+      acc[r] = _mm256_add_epi32(acc[r], _mm256_madd_epi16(pairs[r], ones));
+}
+
+// Sums of R windows, 16 floats apart, for 8 outputs; `index` is the first window's.
+template <int RANGE, int R>
+void dot(const Windows* t, const uint8_t* panel, int32_t tile, int half, const int32_t* index,
+         float* sums) {
+  const PackedWeight* w = t->weight;
+  const Pixels* p = t->pixels;
+  const int64_t taps = conv_taps(t->conv), part_bytes = p->stride / p->parts;
+  const uint8_t* line = panel + 32 * half;
+  int64_t at = 2 * (int64_t)tile * w->groups + half;
+  __m256 total[R];
+  for (int r = 0; r < R; r++) total[r] = _mm256_setzero_ps();
+  for (int64_t tap = 0; tap < taps; tap++, index += t->count) {
+    int64_t meta[R];
+    const int8_t* q[R];
+    for (int r = 0; r < R; r++) meta[r] = index[r], q[r] = p->q + index[r] * p->stride;
+    for (int32_t part = 0; part < p->parts; part++, at += 2) {
+      __m256i acc[R];
+      for (int r = 0; r < R; r++)  // signed levels need no offset removed
+        acc[r] = _mm256_set1_epi32(RANGE == kSigned ? 0 : p->start[meta[r]]);
+      for (int64_t i = part * part_bytes; i < (part + 1) * part_bytes; i += 16, line += 4 * kLine)
+        add_16<RANGE, R>(acc, line, q, i);
+      const __m256 scale = scales_at(w, at);
+      const __m256 zero = w->zero_points ? zeros_at(w, at) : _mm256_setzero_ps();
+      for (int r = 0; r < R; r++) {
+        const __m256 sum = _mm256_fnmadd_ps(zero, _mm256_broadcast_ss(p->sum + meta[r]),
+                                            _mm256_cvtepi32_ps(acc[r]));
+        total[r] = _mm256_fmadd_ps(_mm256_mul_ps(sum, scale),
+                                   _mm256_broadcast_ss(p->scale + meta[r]), total[r]);
+        meta[r] += p->count + 1;
+      }
+    }
+  }
+  for (int r = 0; r < R; r++) _mm256_storeu_ps(sums + r * kTile + 8 * half, total[r]);
+}
+
+typedef void (*Dot)(const Windows* t, const uint8_t* panel, int32_t tile, int half,
+                    const int32_t* index, float* sums);
+
+const Dot kDots[3][kRows] = {
+    {dot<kNarrow, 1>, dot<kNarrow, 2>, dot<kNarrow, 3>, dot<kNarrow, 4>},
+    {dot<kWide, 1>, dot<kWide, 2>, dot<kWide, 3>, dot<kWide, 4>},
+    {dot<kSigned, 1>, dot<kSigned, 2>, dot<kSigned, 3>, dot<kSigned, 4>}};
+
+// Transpose 8 x 8 floats.
+inline void transpose(__m256 (&v)[8]) {
+  __m256 a[8];
+  for (int i = 0; i < 8; i += 2) {
+    a[i] = _mm256_unpacklo_ps(v[i], v[i + 1]);
+    a[i + 1] = _mm256_unpackhi_ps(v[i], v[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    v[i] = _mm256_shuffle_ps(a[i], a[i + 2], 0x44);
+    v[i + 1] = _mm256_shuffle_ps(a[i], a[i + 2], 0xEE);
+    v[i + 2] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0x44);
+    v[i + 3] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0xEE);
+  }
+  for (int j = 0; j < 4; j++) {
+    a[j] = _mm256_permute2f128_ps(v[j], v[4 + j], 0x20);
+    a[4 + j] = _mm256_permute2f128_ps(v[j], v[4 + j], 0x31);
+  }
+  for (int i = 0; i < 8; i++) v[i] = a[i];
+}
+
+void store_count(const Windows* t, const float* sums, int64_t stride, int64_t first, float* y,
+                 int64_t count) {
+  const int64_t plane = conv_windows(t->conv);
+  const __m256 least = _mm256_set1_ps(t->conv->least), most = _mm256_set1_ps(t->conv->most);
+  for (int half = 0; half < 2; half++, first += 8, sums += 8) {
+    const int64_t left = t->weight->n - first, channels = left < 8 ? left : 8;
+    if (left <= 0) return;
+    const __m256i lanes = lanes_of(0, channels);
+    const __m256 bias = t->bias ? _mm256_maskload_ps(t->bias + first, lanes) : _mm256_setzero_ps();
+    for (int64_t i = 0; i < count; i += 8) {
+      const int64_t windows = count - i < 8 ? count - i : 8;
+      const __m256i there = lanes_of(0, windows);
+      __m256 v[8];
+      for (int r = 0; r < 8; r++) {
+        v[r] = r < windows ? _mm256_maskload_ps(sums + (i + r) * stride, lanes)
+                           : _mm256_setzero_ps();
+        // In this order of operands NaN stays.
+        v[r] = _mm256_min_ps(most, _mm256_max_ps(least, _mm256_add_ps(v[r], bias)));
+      }
+      transpose(v);
+      for (int lane = 0; lane < 8; lane++)
+        if (lane < channels) _mm256_maskstore_ps(y + (first + lane) * plane + i, there, v[lane]);
+    }
+  }
+}
+
+void store(const Windows* t, const float* sums, int64_t stride, int64_t first) {
+  store_count(t, sums, stride, first, t->y, t->count);
+}
+
+void multiply(const Windows* t, uint8_t* scratch) {
+  alignas(32) float sums[kWindows * kTile];
+  const PackedWeight* w = t->weight;
+  const Dot* dots = kDots[range_of(w)];
+  for (int32_t tile = t->tile0; tile < t->tile1; tile++) {
+    const uint8_t* panel = scratch;
+    if (w->bits == 8 && !w->has_table) {
+      panel = w->packed + tile * tile_bytes(w);
+    } else {
+      decoder(w)(w, tile, scratch);
+    }
+    for (int64_t i = 0; i < t->count; i += kWindows) {
+      const int64_t count = t->count - i < kWindows ? t->count - i : kWindows;
+      for (int64_t r = 0; r < count; r += kRows) {
+        const int64_t rows = count - r < kRows ? count - r : kRows;
+        for (int half = 0; half < 2; half++)
+          dots[rows - 1](t, panel, tile, half, t->index + i + r, sums + r * kTile);
+      }
+      store_count(t, sums, kTile, (int64_t)tile * kTile, t->y + i, count);
+    }
+  }
+}
+
+int32_t offset(const PackedWeight* w) { return w->offset; }
+int64_t scratch(const PackedWeight* w) { return padded_k(w) * kTile; }
+
+}  // namespace
+
+const ConvKernels kConvAvx2 = {"avx2",   offset, quantize_pixels_avx2, scratch,
+                               multiply, store,  depthwise_avx2,       depthwise_scratch_avx2};
+
+}  // namespace bitfold

@@ -1,0 +1,201 @@
+// Quantized pixels times low-bit tiles on AVX-512 VNNI: two tiles and six windows at a time.
+//
+// Tiles are decoded into a panel of operand bytes, zero points subtracted where they can be; a
+// window's taps are read where the quantized pixels lie.
+
+#include "conv_avx512.h"
+
+namespace bitfold {
+namespace {
+
+constexpr int kRows = 6;       // windows in registers
+constexpr int kWindows = 48;   // windows whose sums are transposed together
+constexpr int kTiles = 2;
+
+// Operand bytes of one or two tiles, each [k / 4][64], and zero points [T][G][16] that are yet to
+// be subtracted, or null.
+struct Tiles {
+  const uint8_t* bytes;
+  int64_t stride;
+  const int8_t* zero_points;
+};
+
+inline bool takes_zeros(const PackedWeight* w) { return w->zero_points && !is_decoded(w); }
+
+Tiles decoded(const Windows* t, int32_t tile, int32_t tiles, uint8_t* scratch) {
+  const PackedWeight* w = t->weight;
+  if (is_decoded(w)) return {w->packed + tile * tile_bytes(w), tile_bytes(w), w->zero_points};
+  const int64_t stride = padded_k(w) * kTile, zeros = (int64_t)w->groups * kTile;
+  bool folded = takes_zeros(w);
+  for (int32_t i = 0; i < tiles && folded; i++)
+    folded = tile_folds(w, w->zero_points + (tile + i) * zeros);
+  for (int32_t i = 0; i < tiles; i++) {
+    const Shift shift = {folded ? w->zero_points + (tile + i) * zeros : nullptr,
+                         t->pixels->offset - w->offset};
+    decoder(w)(w, tile + i, &shift, scratch + i * stride);
+  }
+  return {scratch, stride, folded ? nullptr : w->zero_points};
+}
+
+// Sums of R windows, `kTiles` times 16 for each, from NT tiles; `index` is the first one's.
+template <int R, int NT>
+void dot(const Windows* t, const Tiles* tiles, int32_t tile, const int32_t* index, float* sums) {
+  const PackedWeight* w = t->weight;
+  const Pixels* p = t->pixels;
+  const int64_t taps = conv_taps(t->conv), part_bytes = p->stride / p->parts;
+  const uint8_t* bytes = tiles->bytes;
+  int64_t at = (int64_t)tile * w->groups;
+  __m512 total[NT][R];
+  BITFOLD_UNROLL
+  for (int n = 0; n < NT; n++)
+    BITFOLD_UNROLL
+    for (int r = 0; r < R; r++) total[n][r] = _mm512_setzero_ps();
+
+  for (int64_t tap = 0; tap < taps; tap++, index += t->count) {
+    int64_t meta[R];
+    const int8_t* q[R];
+    BITFOLD_UNROLL
+    for (int r = 0; r < R; r++) meta[r] = index[r], q[r] = p->q + index[r] * p->stride;
+    for (int32_t part = 0; part < p->parts; part++, at++) {
+      __m512i acc[NT][R];
+      BITFOLD_UNROLL
+      for (int r = 0; r < R; r++) {
+        const __m512i from = _mm512_set1_epi32(p->start[meta[r]]);
+        BITFOLD_UNROLL
+        for (int n = 0; n < NT; n++) acc[n][r] = from;
+      }
+      for (int64_t i = part * part_bytes; i < (part + 1) * part_bytes; i += 16) {
+        BITFOLD_UNROLL
+        for (int s = 0; s < 4; s++) {
+          __m512i u[NT];
+          BITFOLD_UNROLL
+          for (int n = 0; n < NT; n++)
+            u[n] = _mm512_loadu_si512(bytes + n * tiles->stride + s * kLine);
+          BITFOLD_UNROLL
+          for (int r = 0; r < R; r++) {
+            const __m512i a = _mm512_set1_epi32(*(const int32_t*)(q[r] + i + 4 * s));
+            BITFOLD_UNROLL
+            for (int n = 0; n < NT; n++) acc[n][r] = _mm512_dpbusd_epi32(acc[n][r], u[n], a);
+          }
+        }
+        bytes += 4 * kLine;
+      }
+      BITFOLD_UNROLL
+      for (int n = 0; n < NT; n++) {
+        const __m512 scale = scales_at(w, at + n * w->groups);
+        const __m512 zero = tiles->zero_points ? zeros_at(tiles->zero_points, at + n * w->groups)
+                                               : _mm512_setzero_ps();
+        BITFOLD_UNROLL
+        for (int r = 0; r < R; r++) {
+          __m512 sum = _mm512_cvtepi32_ps(acc[n][r]);
+          if (tiles->zero_points)
+            sum = _mm512_fnmadd_ps(zero, _mm512_set1_ps(p->sum[meta[r]]), sum);
+          total[n][r] = _mm512_fmadd_ps(_mm512_mul_ps(sum, scale),
+                                        _mm512_set1_ps(p->scale[meta[r]]), total[n][r]);
+        }
+      }
+      BITFOLD_UNROLL
+      for (int r = 0; r < R; r++) meta[r] += p->count + 1;
+    }
+  }
+  BITFOLD_UNROLL
+  for (int n = 0; n < NT; n++)
+    BITFOLD_UNROLL
+    for (int r = 0; r < R; r++)
+      _mm512_storeu_ps(sums + (r * kTiles + n) * kTile, total[n][r]);
+}
+
+typedef void (*Dot)(const Windows* t, const Tiles* tiles, int32_t tile, const int32_t* index,
+                    float* sums);
+
+const Dot kDots[kTiles][kRows] = {
+    {dot<1, 1>, dot<2, 1>, dot<3, 1>, dot<4, 1>, dot<5, 1>, dot<6, 1>},
+    {dot<1, 2>, dot<2, 2>, dot<3, 2>, dot<4, 2>, dot<5, 2>, dot<6, 2>}};
+
+// Transpose 16 x 16 floats.
+inline void transpose(__m512 (&v)[16]) {
+  __m512 a[16];
+  BITFOLD_UNROLL
+  for (int i = 0; i < 16; i += 2) {  // pairs within 128 bits
+    a[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
+    a[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
+  }
+  BITFOLD_UNROLL
+  for (int i = 0; i < 16; i += 4) {  // fours: v[i + j] has column j of each 128 bits
+    v[i] = _mm512_shuffle_ps(a[i], a[i + 2], 0x44);
+    v[i + 1] = _mm512_shuffle_ps(a[i], a[i + 2], 0xEE);
+    v[i + 2] = _mm512_shuffle_ps(a[i + 1], a[i + 3], 0x44);
+    v[i + 3] = _mm512_shuffle_ps(a[i + 1], a[i + 3], 0xEE);
+  }
+  BITFOLD_UNROLL
+  for (int j = 0; j < 4; j++) {
+    const __m512 ab = _mm512_shuffle_f32x4(v[j], v[4 + j], 0x88);
+    const __m512 cd = _mm512_shuffle_f32x4(v[8 + j], v[12 + j], 0x88);
+    const __m512 ef = _mm512_shuffle_f32x4(v[j], v[4 + j], 0xDD);
+    const __m512 gh = _mm512_shuffle_f32x4(v[8 + j], v[12 + j], 0xDD);
+    a[j] = _mm512_shuffle_f32x4(ab, cd, 0x88);
+    a[8 + j] = _mm512_shuffle_f32x4(ab, cd, 0xDD);
+    a[4 + j] = _mm512_shuffle_f32x4(ef, gh, 0x88);
+    a[12 + j] = _mm512_shuffle_f32x4(ef, gh, 0xDD);
+  }
+  BITFOLD_UNROLL
+  for (int i = 0; i < 16; i++) v[i] = a[i];
+}
+
+void store_count(const Windows* t, const float* sums, int64_t stride, int64_t first, float* y,
+                 int64_t count) {
+  const int64_t plane = conv_windows(t->conv);
+  const __mmask16 lanes = lanes_of(first, t->weight->n);
+  const __m512 bias = t->bias ? _mm512_maskz_loadu_ps(lanes, t->bias + first) : _mm512_setzero_ps();
+  const __m512 least = _mm512_set1_ps(t->conv->least), most = _mm512_set1_ps(t->conv->most);
+  const int channels = __builtin_popcount(lanes);
+  y += first * plane;
+  for (int64_t i = 0; i < count; i += 16, y += 16) {
+    const __mmask16 windows = lanes_of(i, count);
+    __m512 v[16];
+    BITFOLD_UNROLL
+    for (int r = 0; r < 16; r++) {
+      const __mmask16 there = windows & 1u << r ? lanes : 0;
+      v[r] = _mm512_add_ps(_mm512_maskz_loadu_ps(there, sums + (i + r) * stride), bias);
+      // In this order of operands NaN stays.
+      v[r] = _mm512_min_ps(most, _mm512_max_ps(least, v[r]));
+    }
+    transpose(v);
+    BITFOLD_UNROLL
+    for (int lane = 0; lane < 16; lane++)
+      if (lane < channels) _mm512_mask_storeu_ps(y + lane * plane, windows, v[lane]);
+  }
+}
+
+void store(const Windows* t, const float* sums, int64_t stride, int64_t first) {
+  store_count(t, sums, stride, first, t->y, t->count);
+}
+
+void multiply(const Windows* t, uint8_t* scratch) {
+  alignas(64) float sums[kWindows * kTiles * kTile];
+  for (int32_t tile = t->tile0; tile < t->tile1; tile += kTiles) {
+    const int32_t tiles = t->tile1 - tile < kTiles ? 1 : kTiles;
+    const Tiles panel = decoded(t, tile, tiles, scratch);
+    for (int64_t i = 0; i < t->count; i += kWindows) {
+      const int64_t count = t->count - i < kWindows ? t->count - i : kWindows;
+      for (int64_t r = 0; r < count; r += kRows) {
+        const int64_t rows = count - r < kRows ? count - r : kRows;
+        kDots[tiles - 1][rows - 1](t, &panel, tile, t->index + i + r, sums + r * kTiles * kTile);
+      }
+      for (int32_t n = 0; n < tiles; n++)
+        store_count(t, sums + n * kTile, kTiles * kTile, (int64_t)(tile + n) * kTile, t->y + i,
+                    count);
+    }
+  }
+}
+
+int32_t offset(const PackedWeight* w) { return takes_zeros(w) ? 128 : w->offset; }
+int64_t scratch(const PackedWeight* w) { return kTiles * padded_k(w) * kTile; }
+
+}  // namespace
+
+const ConvKernels kConvAvx512Vnni = {
+    "avx512vnni", offset, quantize_pixels_avx512, scratch, multiply, store, depthwise_avx512,
+    depthwise_scratch_avx512};
+
+}  // namespace bitfold
