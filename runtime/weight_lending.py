@@ -112,7 +112,8 @@ def _place_on_disk(tensor: ir.TensorProtocol) -> tuple[str, int] | None:
     """The file and the offset at which the tensor's bytes lie as they are, or None."""
     if isinstance(tensor, ir.ExternalTensor):
         return os.path.realpath(tensor.path), tensor.offset or 0
-    raw = tensor.raw
+    # A lazy tensor's raw form is the function that makes it.
+    raw = tensor.numpy() if isinstance(tensor, ir.LazyTensor) else tensor.raw
     if not isinstance(raw, np.ndarray) or not raw.flags.c_contiguous:
         return None
     if raw.nbytes != tensor.nbytes:  # one code a byte in memory, several in ONNX

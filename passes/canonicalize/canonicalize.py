@@ -24,6 +24,7 @@ from bitfold.passes.canonicalize.absorb_cache import absorb_cache
 from bitfold.passes.canonicalize.cleanup import clean_up, tidy
 from bitfold.passes.canonicalize.fold_shapes import fold_shapes
 from bitfold.passes.canonicalize.opset import convert_opset
+from bitfold.passes.canonicalize.resolve_weights import resolve_weights
 from bitfold.passes.canonicalize.rules import apply_rules
 from bitfold.passes.canonicalize.widen_floats import widen_floats
 from bitfold.passes.core.base import Pass, Promise
@@ -55,7 +56,8 @@ class Canonicalize(Pass):
     1. The default domain is converted to opset 23; weights stay memory-mapped.  float16 and
        bfloat16 become float32 inside; graph inputs and outputs keep their types.
     2. Functions are inlined, constants folded (never a weight), unused nodes dropped, equal ones
-       shared; Constant nodes become initializers.
+       shared; Constant nodes become initializers, and so do weights behind nodes that only
+       arrange them.
     3. Decomposed RMSNorm, LayerNorm, GELU, RoPE, attention (with shared K/V heads and cache) and
        MatMul + Add of a matrix become RMSNormalization, LayerNormalization, Gelu, RotaryEmbedding,
        Attention and Gemm; SiLU becomes ``x * Sigmoid(x)``.  What nearly matched is reported.
@@ -94,6 +96,7 @@ class Canonicalize(Pass):
         for dtype, count in sorted(widened.items()):
             entry.note(f"{dtype} widened to FLOAT, with {count} constants and weights")
         clean_up(model, self.fold_limit)
+        resolve_weights(model, context, entry)
         for name, rules in RAISES:
             if name not in self.keep:
                 apply_rules(model, rules, entry)
