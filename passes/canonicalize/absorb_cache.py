@@ -41,7 +41,7 @@ def absorb_cache(model: ir.Model, entry: PassEntry) -> bool:
             continue
         found = match.bindings
         presents: list[ir.Value] = [found["present_key"], found["present_value"]]
-        reason = _refusal(node, presents)
+        reason = _refusal(node, presents) or _cross_refusal(found["q"], found["key"])
         if reason:
             entry.skipped(str(node.outputs[0].name), f"cache not absorbed: {reason}")
             continue
@@ -61,6 +61,31 @@ def _refusal(attention: ir.Node, presents: list[ir.Value]) -> str:
         if any(user is not attention for user, _ in value.uses()):
             return f"{value.name} has other uses"
     return ""
+
+
+def _cross_refusal(query: ir.Value, key: ir.Value) -> str:
+    """A node with a cache must get a new key each time, as many as queries.
+
+    Attention to other tokens (an encoder's) need not: their keys may all be in the cache.
+    """
+    origins = _projected(query), _projected(key)
+    if None in origins or origins[0] is origins[1]:
+        return ""
+    return "its keys are not those of the tokens that ask"
+
+
+def _projected(value: ir.Value) -> ir.Value | None:
+    """What a query or key is projected from: the input of the matrix product it comes from."""
+    while (node := value.producer()) is not None:
+        first = node.inputs[0]
+        if first is None:
+            return None
+        if node.op_type in ("MatMul", "Gemm"):
+            return first
+        # A bias, a scale or an angle may stand first: what was computed is the other operand.
+        values = [each for each in node.inputs if each is not None and each.producer() is not None]
+        value = values[0] if values else first
+    return None
 
 
 def _absorb(

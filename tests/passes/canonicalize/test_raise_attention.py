@@ -170,3 +170,33 @@ def test_a_cache_is_absorbed():
         node = next(node for node in model.graph if node.op_type == "Attention")
         assert [value.name for value in node.outputs] == ["y", "new_k", "new_v"]
         assert any("cache absorbed" in change.text for change in entry.changes)
+
+
+def test_a_cache_of_other_tokens_is_left_outside():
+    # All of an encoder's keys may lie in the cache; Attention takes no empty ones beside it.
+    projected = "\n".join(
+        f"flat_{n} = MatMul({x}, w_{n})\n"
+        f"cut_{n} = Reshape(flat_{n}, split)\n"
+        f"{n} = Transpose<perm = [0, 2, 1, 3]>(cut_{n})"
+        for n, x in (("q", "x"), ("k", "states"), ("v", "states"))
+    )
+    weights = {f"w_{n}": RNG.standard_normal((8, KV * D)).astype(np.float32) for n in "qkv"}
+    text = f"""g (float[b, s, 8] x, float[b, f, 8] states,
+        float[b, {KV}, p, {D}] past_k, float[b, {KV}, p, {D}] past_v)
+        => (float[b, {KV}, s, {D}] y, float[b, {KV}, t, {D}] new_k, float[b, {KV}, t, {D}] new_v) {{
+        {projected}
+        new_k = Concat<axis = 2>(past_k, k)
+        new_v = Concat<axis = 2>(past_v, v)
+        turned = Transpose<perm = [0, 1, 3, 2]>(new_k)
+        product = MatMul(q, turned)
+        p0 = Softmax<axis = -1>(product)
+        y = MatMul(p0, new_v)
+    }}"""
+    f = RNG.standard_normal
+    for new, past in ((S, 0), (0, S)):
+        feeds = {"x": f((B, 2, 8)), "states": f((B, new, 8))}
+        feeds |= {name: f((B, KV, past, D)) for name in ("past_k", "past_v")}
+        feeds = {name: array.astype(np.float32) for name, array in feeds.items()}
+        model, entry = check(text, feeds, split=np.array([0, -1, KV, D]), **weights)
+        assert census(model)["Attention"] == 1
+        assert any("tokens that ask" in skip.text for skip in entry.skips)
