@@ -16,8 +16,11 @@ from bitfold.frontend.canary import check_file
 from bitfold.frontend.emit import check_output, write_model
 from bitfold.frontend.importers import import_model
 from bitfold.frontend.importers.tokenizer import TOKENIZER
-from bitfold.frontend.plain import to_json
 from bitfold.frontend.recipes import resolve_recipe
+from bitfold.frontend.report.command import again
+from bitfold.frontend.report.html import Conversion
+from bitfold.frontend.report.measure import Reference, measure_report
+from bitfold.frontend.report.write import prepared_folder, write_report
 from bitfold.frontend.sidecars import check_sidecars, put_sidecars, read_sidecars
 from bitfold.frontend.targets import check_lowered, record_target, target_of
 from bitfold.frontend.text_samples import text_samples
@@ -27,7 +30,7 @@ from bitfold.passes.core.pipeline import Pipeline
 from bitfold.passes.core.recipe import Recipe
 from bitfold.passes.core.report import Report
 from bitfold.passes.quantize.quantize import Quantize
-from bitfold.runtime.errors import OutputError, UnsupportedError
+from bitfold.runtime.errors import UnsupportedError
 from bitfold.runtime.ops import DOMAIN
 
 
@@ -61,6 +64,7 @@ def convert(
     strict: bool = False,
     seed: int | None = None,
     report: str | os.PathLike[str] | None = None,
+    command: Sequence[str] = (),
     force: bool = False,
     progress: Callable[[str, float], None] = lambda text, fraction: None,
 ) -> ConvertResult:
@@ -83,7 +87,9 @@ def convert(
         verify: how thoroughly promises are checked.
         strict: raise, instead of rolling back, when an exact pass moves the outputs.
         seed: the only source of randomness; 0 by default.
-        report: a folder to write ``report.json`` into.
+        report: a folder to write ``report.json`` and ``report.html`` into.
+        command: the command line that the report offers to change; by default the one that runs
+            this recipe again.
         force: replace files that exist: the model, its weights, and another model's tokenizer.
         progress: called with a line of text and a fraction in [0, 1].
 
@@ -112,6 +118,9 @@ def convert(
     if seed is None:
         seed = seed_of(written) if written is not None else 0
     loaded = import_model(model)
+    name = str(model) if isinstance(model, (str, os.PathLike)) else "model in memory"
+    if not command:
+        command = again(name, path, chosen, seed, report)
     quantizes = any(isinstance(item, Quantize) for item in chosen)
     if quantizes:
         _check_float(loaded)
@@ -124,10 +133,12 @@ def convert(
         if not samples and verify != "off" and tokenizer.is_file():
             samples = text_samples(loaded, tokenizer, progress=progress)
     with Context(samples, calibration, seed, progress) as context:
-        pipeline = Pipeline(chosen, context, verify=verify, strict=strict)
+        before = Reference(loaded)
+        pipeline = Pipeline(chosen, context, verify=verify, strict=strict, watch=before)
         converted, made = pipeline.run(loaded)
         if folder is not None:
-            _write_report(made, folder / "report.json")
+            about = Conversion(name, str(path or ""), target_of(chosen) or "none", command, chosen)
+            write_report(made, folder, about)
         if quantizes:
             _check_quantized(made, chosen)
         check_lowered(made)
@@ -141,17 +152,19 @@ def convert(
 
             write_model(converted, path, force=force, progress=progress, check=check)
             put_sidecars(sidecars, path.parent)
+        if folder is not None:
+            samples = context.samples if verify != "off" else ()
+            files = (_onnx_file(model), path)
+            measure_report(made, loaded, before.model, converted, files, samples, progress)
+            write_report(made, folder, about)
     return ConvertResult(converted, made, path)
 
 
-def prepared_folder(report: str | os.PathLike[str]) -> Path:
-    """The folder for the report, made if it is not there."""
-    folder = Path(report)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the report's folder {folder}: {error.strerror}") from error
-    return folder
+def _onnx_file(model: object) -> Path | None:
+    """The file that a model was read from as it is."""
+    if isinstance(model, (str, os.PathLike)) and Path(model).suffix == ".onnx":
+        return Path(model)
+    return None
 
 
 def _model_with_recipe(recipe: Path | Recipe | None) -> ir.Model | None:
@@ -193,12 +206,3 @@ def _check_quantized(report: Report, recipe: Recipe) -> None:
         if any(isinstance(item, Quantize) and item.exclude for item in recipe)
         else "use --preset float to optimize without quantizing",
     )
-
-
-def _write_report(report: Report, path: Path) -> None:
-    try:
-        path.write_text(to_json(report.as_dict()) + "\n", "utf-8")
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}", "choose another folder"
-        ) from error

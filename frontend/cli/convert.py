@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bitfold.frontend.cli.command_line import given_command
 from bitfold.frontend.cli.options import FILE, examples, json_option, recipe_options
 from bitfold.frontend.cli.output import (
     make_table,
@@ -20,6 +21,9 @@ from bitfold.frontend.cli.output import (
 
 if TYPE_CHECKING:
     from bitfold.passes.core.report import Divergence, Report
+
+LEFT_OUT = ("force", "as_json")
+"""Options that are not part of the command line in a report."""
 
 
 @click.command(
@@ -70,7 +74,7 @@ if TYPE_CHECKING:
     "--report",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Folder for report.json: what every pass did, skipped, and why.",
+    help="Folder for report.html and report.json: what every pass did, skipped, and why.",
 )
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @json_option
@@ -119,6 +123,7 @@ def convert(
             strict=strict,
             seed=seed,
             report=report,
+            command=[*given_command(click.get_current_context(), LEFT_OUT), "--force"],
             force=force,
             progress=progress,
         )
