@@ -11,18 +11,17 @@ from onnxscript.rewriter import RewriteRule
 
 from bitfold.passes.canonicalize import (
     raise_attention,
+    raise_gather,
     raise_gelu,
-    raise_layer_norm,
     raise_matmul_add,
+    raise_norm,
     raise_packed_heads,
-    raise_rms_norm,
     raise_rope,
     raise_silu,
     raise_transpose,
 )
 from bitfold.passes.canonicalize.absorb_cache import absorb_cache
-from bitfold.passes.canonicalize.cleanup import clean_up, tidy
-from bitfold.passes.canonicalize.fold_shapes import fold_shapes
+from bitfold.passes.canonicalize.cleanup import clean_up, simplify, tidy
 from bitfold.passes.canonicalize.opset import convert_opset
 from bitfold.passes.canonicalize.resolve_weights import resolve_weights
 from bitfold.passes.canonicalize.rules import apply_rules
@@ -35,12 +34,16 @@ OPSET = 23
 
 RAISES: tuple[tuple[str, tuple[RewriteRule, ...]], ...] = (
     # An RMSNorm of the centred input sits inside every LayerNorm: the larger pattern goes first.
-    ("layer-norm", raise_layer_norm.RULES),
-    ("layer-norm", raise_layer_norm.BIAS_RULES),
-    ("rms-norm", raise_rms_norm.RULES),
+    ("layer-norm", raise_norm.LAYER_NORM_RULES),
+    ("layer-norm", raise_norm.PLAIN_LAYER_NORM_RULES),
+    ("layer-norm", raise_norm.BIAS_RULES),
+    ("rms-norm", raise_norm.RMS_NORM_RULES),
+    ("rms-norm", raise_norm.PLAIN_RMS_NORM_RULES),
     ("gelu", raise_gelu.RULES),
     ("silu", raise_silu.RULES),
+    ("gather", raise_gather.RULES),
     ("rope", raise_rope.RULES),
+    ("rope", raise_rope.PARTIAL_RULES),
     ("attention", raise_transpose.RULES),
     ("attention", raise_packed_heads.RULES),
     ("attention", raise_attention.RULES),
@@ -60,7 +63,6 @@ class Canonicalize(Pass):
        arrange them.
     3. Decomposed RMSNorm, LayerNorm, GELU, RoPE, attention (with shared K/V heads and cache) and
        MatMul + Add of a matrix become RMSNormalization, LayerNormalization, Gelu, RotaryEmbedding,
-       Attention and Gemm; SiLU becomes ``x * Sigmoid(x)``.  What nearly matched is reported.
 
     Names of graph inputs, outputs and surviving values stay.
 
@@ -103,7 +105,8 @@ class Canonicalize(Pass):
         if "attention" not in self.keep:
             common.RemoveUnusedNodesPass()(model)  # they would be other readers of the cache
             absorb_cache(model, entry)
-        fold_shapes(model)  # the raised operators' shapes are known where their parts' were not
+        # The raised operators' shapes are known where their parts' were not.
+        simplify(model, self.fold_limit)
         tidy(model)
         after = _census(model)
         entry.note(f"{before.total()} nodes became {after.total()}")

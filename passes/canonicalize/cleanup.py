@@ -9,6 +9,7 @@ from onnxscript.rewriter.rules import common as rules
 
 from bitfold.passes.canonicalize import drop_identities
 from bitfold.passes.canonicalize.fold_constants import fold_constants
+from bitfold.passes.canonicalize.fold_shapes import fold_shapes
 from bitfold.passes.canonicalize.quiet import infer_shapes, quiet
 
 # The optimizer's own rules, with exact ones for neutral elements, and less those that fold
@@ -42,6 +43,9 @@ SIMPLIFICATIONS: tuple[RewriteRule, ...] = (
     rules.remove_optional_bias_from_gemm_rule,
 )
 
+ROUNDS = 3
+"""What one round of simplifying makes possible, the next ones do."""
+
 
 def clean_up(model: ir.Model, fold_limit: int) -> None:
     """Optimize ``model`` in place; value names that survive stay as they are.
@@ -64,11 +68,21 @@ def _clean_up(model: ir.Model, fold_limit: int) -> None:
     for step in steps:
         step(model)
     infer_shapes(model)
-    for _ in range(2):
-        fold_constants(model, fold_limit)
-        RewritePass(SIMPLIFICATIONS)(model)
-        common.IdentityEliminationPass()(model)
-        common.RemoveUnusedNodesPass()(model)
+    simplify(model, fold_limit)
+
+
+def simplify(model: ir.Model, fold_limit: int) -> None:
+    """Fold shapes and constants and drop what changes nothing, until that ends (or thrice)."""
+    with quiet():
+        for _ in range(ROUNDS):
+            before = len(model.graph)
+            fold_shapes(model)
+            fold_constants(model, fold_limit)
+            RewritePass(SIMPLIFICATIONS)(model)
+            common.IdentityEliminationPass()(model)
+            common.RemoveUnusedNodesPass()(model)
+            if len(model.graph) == before:
+                break
 
 
 def tidy(model: ir.Model) -> None:

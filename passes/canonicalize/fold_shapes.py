@@ -191,7 +191,8 @@ def _infer(node: ir.Node, opsets: dict[str, int]) -> None:
     """Infer a node's output shapes, where some dimension is not known or has a made-up name."""
     if all(_is_settled(output) for output in node.outputs) or node.domain not in opsets:
         return
-    if any(attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attr in node.attributes.values()):
+    graphs = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+    if any(attribute.type in graphs for attribute in node.attributes.values()):
         return
     types: dict[str, onnx.TypeProto] = {}
     data: dict[str, onnx.TensorProto] = {}
@@ -216,15 +217,20 @@ def _infer(node: ir.Node, opsets: dict[str, int]) -> None:
         return  # an operator of others, or one that inference finds wrong: nothing is learnt
     for output in node.outputs:
         proto = found.get(output.name or "")
-        shape = ir.serde.deserialize_type_proto_for_shape(proto) if proto is not None else None
-        if shape is not None and not output.is_graph_output():
+        if proto is None or output.is_graph_output():
+            continue
+        if output.type is None:
+            output.type = ir.serde.deserialize_type_proto_for_type(proto)
+        shape = ir.serde.deserialize_type_proto_for_shape(proto)
+        if shape is not None:
             _merge(output, shape)
 
 
 def _is_settled(value: ir.Value) -> bool:
-    return value.is_graph_output() or (
-        value.shape is not None and not any(_is_vague(dim) for dim in value.shape)
-    )
+    if value.is_graph_output():
+        return True
+    known = value.type is not None and value.shape is not None
+    return known and not any(_is_vague(dim) for dim in value.shape)
 
 
 def _is_vague(dim: int | ir.SymbolicDim) -> bool:

@@ -26,7 +26,9 @@ class RaisePackedHeads(Rule):
         super().__init__("Transpose raised from packed heads", remove_nodes=False)
         self._sliced = sliced
 
-    def pattern(self, op: Any, x: Any, shape: Any, index: Any, end: Any, axis: Any, gone: Any) -> Any:
+    def pattern(
+        self, op: Any, x: Any, shape: Any, index: Any, end: Any, axis: Any, gone: Any
+    ) -> Any:
         parts = op.Reshape(x, shape, _allow_other_attributes=True, _outputs=["parts"])
         turned = op.Transpose(parts, _allow_other_attributes=True, _outputs=["turned"])
         if not self._sliced:

@@ -44,7 +44,7 @@ class RaiseBatchedTranspose(Rule):
 
 
 class RaiseUnsqueezedTranspose(Rule):
-    """``Squeeze(Transpose(Unsqueeze(x, i), perm), j)`` to one Transpose, if one axis comes and goes.
+    """``Squeeze(Transpose(Unsqueeze(x, i), perm), j)`` to one Transpose, if i becomes j.
 
     PyTorch's multi-head attention moves the axis of query, key and value to the front so.
     """

@@ -146,14 +146,6 @@ def last_dim(value: ir.Value) -> int | None:
     return shape[-1]
 
 
-def last_axis_only(value: ir.Value, axes: ir.Value | None) -> bool:
-    """Whether ``axes`` is a constant that names the last axis of ``value`` alone."""
-    found = ints(axes)
-    if found is None or len(found) != 1:
-        return False
-    return found[0] == -1 or (value.shape is not None and found[0] == len(value.shape) - 1)
-
-
 def keeps_dims(outputs: Iterable[ir.Value]) -> bool:
     """Whether each of these reductions keeps the reduced axis with size 1."""
     for output in outputs:
