@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import click
 
-from bitfold.frontend.cli.options import examples, json_option
-from bitfold.frontend.cli.output import make_table, print_json, print_table, shown_progress
+from bitfold.frontend.cli.options import examples, json_option, threads_option
+from bitfold.frontend.cli.output import (
+    make_table,
+    number,
+    print_json,
+    print_table,
+    shown_progress,
+    size,
+)
 
 
 @click.group(
@@ -80,3 +87,63 @@ def build(name: str, as_json: bool) -> None:
     with shown_progress(not as_json) as progress:
         path = build_trained(progress) if name == TRAINED else run(name, progress)
     print_json({"name": name, "path": path}) if as_json else click.echo(path)
+
+
+@models.command(
+    epilog=examples(
+        "bitfold models table",
+        "bitfold models table all-minilm-l6-v2 --target native --preset w4a8",
+        "bitfold models table --limit 4 --json",
+    )
+)
+@click.argument("names", nargs=-1)
+@click.option("--preset", "presets", multiple=True, help="May be repeated.  Default: w8a8, w4a8.")
+@click.option("--target", "targets", multiple=True, help="May be repeated.  Default: all three.")
+@click.option("--limit", type=click.IntRange(min=1), help="Samples of each task's data, at most.")
+@threads_option(default=2)
+@json_option
+def table(
+    names: tuple[str, ...],
+    presets: tuple[str, ...],
+    targets: tuple[str, ...],
+    limit: int | None,
+    threads: int,
+    as_json: bool,
+) -> None:
+    """Convert the models NAMES every way and measure each by its task.
+
+    Without NAMES, all of the catalogue: that takes some minutes.
+    """
+    from bitfold.frontend.model_table import PRESETS, TARGETS, model_table
+
+    rows = []
+    with shown_progress(not as_json) as progress:
+        for row in model_table(
+            names,
+            presets=presets or PRESETS,
+            targets=targets or TARGETS,
+            limit=limit,
+            threads=threads,
+            progress=progress,
+        ):
+            rows.append(row)
+    if as_json:
+        print_json([row.as_dict() for row in rows])
+        return
+    columns = ("model", "metric", "recipe", "target", "size", "value", "cosine", "speed")
+    shown = make_table(*columns, right="4567")
+    for row in rows:
+        head = (row.model, row.metric) if row.preset == "float" else ("", "")
+        if row.error:
+            shown.add_row(*head, row.preset, row.target, "", "", "", row.error)
+            continue
+        shown.add_row(
+            *head,
+            row.preset,
+            row.target,
+            size(row.size),
+            number(row.value),
+            "" if row.cosine is None else f"{row.cosine:.5f}",
+            "" if row.speed is None else f"{row.speed:.2f}x",
+        )
+    print_table(shown)
