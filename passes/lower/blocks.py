@@ -54,4 +54,4 @@ def _per_block(weight: NeutralWeight, groups: np.ndarray, block: int) -> np.ndar
     blocks = -(-weight.codes.shape[1] // block)
     if block >= weight.group_size:
         return groups
-    return np.repeat(groups, weight.group_size // block, 1)[:, :blocks]
+    return np.repeat(groups, -(-weight.group_size // block), 1)[:, :blocks]

@@ -79,9 +79,14 @@ class DequantizedWeight:
         if form == "kernels":
             assert conv is not None, "kernels are those of a convolution"
             levels = conv.kernels(levels)
-        if parts[0].shape[1] == 1:
-            turned = [None if each is None else each.reshape(-1) for each in parts]
-        elif form == "turned":
+        if parts[0].shape[1] == 1 and form != "rows":
+            # Not for rows: ORT 1.31 moves a Transpose over these, forgets output_dtype, and makes a
+            # MatMulNBits of what is then a matmul with turned weights.
+            scales, zeros = parts
+            zeros = None if zeros is None else zeros.reshape(-1)
+            return levels, scales.reshape(-1).astype(np.float32), zeros
+        turned: list[np.ndarray | None] = list(parts)
+        if form == "turned":
             turned = [None if each is None else each.T for each in parts]
         elif conv is not None and form == "kernels":
             # Groups lie within a tap: [N, taps * G] is [N, *kernel, G].
@@ -90,11 +95,7 @@ class DequantizedWeight:
                 None if each is None else each.reshape(conv.n, *conv.kernel, -1).transpose(order)
                 for each in parts
             ]
-        else:
-            turned = list(parts)
-        scales, zeros = turned
-        assert scales is not None, "a weight has scales"
-        return levels, scales, zeros
+        return levels, turned[0], turned[1]  # type: ignore[return-value]  # scales are there
 
     def _stored(self, form: Form, arrays: Arrays) -> list[ir.Value]:
         if form not in self.made:

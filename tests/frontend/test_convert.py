@@ -13,7 +13,7 @@ from support.language_models import CONFIG, write_llama, write_tokenizer
 from support.tiny_gguf import write_gguf
 
 import bitfold
-from bitfold.frontend import convert as module
+from bitfold.frontend import canary
 from bitfold.frontend.importers import import_model
 from bitfold.models.tiny import TINY
 from bitfold.passes.core.recipe import parse_text
@@ -51,7 +51,7 @@ def test_what_does_not_load_is_not_published(
         opened.append(path)
         raise ModelError("it does not load")
 
-    monkeypatch.setattr(module, "Session", broken)
+    monkeypatch.setattr(canary, "Session", broken)
     with pytest.raises(ModelError, match="does not load"):
         bitfold.convert(model, out, passes=QUANTIZE, force=True)
     assert opened[0].name == out.name
