@@ -1,6 +1,6 @@
 // LowBitConv for ORT: what runtime/ops/__init__.py specifies.
 
-#include <cmath>
+#include <algorithm>
 #include <limits>
 
 #include "../kernels/dispatch.h"
@@ -74,6 +74,19 @@ struct Geometry {
   }
   int64_t columns() const { return taps() * padded_depth(); }
 
+  // Input channels of a whole tap as a weight group counts them.
+  int64_t whole_group() const { return depthwise() ? taps() : padded_depth(); }
+
+  // Refuses groups that straddle taps.
+  const Geometry& check_group_size(int64_t found) const {
+    const bool divides = found > 0 && found % 16 == 0 && depth() % found == 0;
+    if (found != whole_group() && !divides)
+      refuse("attribute 'group_size': expected " + std::to_string(whole_group()) +
+             " or a multiple of 16 that divides " + std::to_string(depth()) + ", found " +
+             std::to_string(found));
+    return *this;
+  }
+
   // Rows of one bank; columns; tiles of all banks.
   WeightShape shape() const {
     const int64_t banks = depthwise() ? 1 : conv.groups, rows = conv.outputs / banks;
@@ -134,15 +147,9 @@ class ConvKernel {
   ConvKernel(const OrtApi* api, const OrtKernelInfo* info)
       : api_(api),
         geometry_(api, info),
-        weight_(api, info, {kPacked, kScales, kZeroPoints, kTable}, geometry_.shape()) {
-    const PackedWeight& w = weight_.value();
-    const int64_t depth = geometry_.depth(), padded = geometry_.padded_depth();
-    const bool whole = w.group_size == (geometry_.depthwise() ? w.k : padded);
-    if (!whole && (w.group_size % 16 != 0 || depth % w.group_size != 0))
-      refuse("attribute 'group_size': expected " + std::to_string(padded) +
-             " or a multiple of 16 that divides " + std::to_string(depth) + ", found " +
-             std::to_string(w.group_size));
-    read_acts(info, whole ? depth : w.group_size);
+        weight_(api, info, {kPacked, kScales, kZeroPoints, kTable},
+                geometry_.check_group_size(int_attribute(api, info, "group_size")).shape()) {
+    read_acts(info);
     const Tensor bias = constant_input(api, info, kBias);
     if (bias.data) geometry_.conv.bias = checked_bias(bias);
     bias_complete_ = bias.data || !has_input(api, info, kBias);
@@ -180,8 +187,7 @@ class ConvKernel {
   }
 
  private:
-  // `run`: the channels of a weight group.
-  void read_acts(const OrtKernelInfo* info, int64_t run) {
+  void read_acts(const OrtKernelInfo* info) {
     const std::string acts = string_attribute(api_, info, "acts");
     if (acts != "none" && acts != "int8")
       refuse("attribute 'acts': expected 'none' or 'int8', found '" + acts + "'");
@@ -190,6 +196,7 @@ class ConvKernel {
     conv.act_group_size = int_attribute(api_, info, "act_group_size");
     if (!conv.int8) return;
     const int64_t depth = geometry_.depth();
+    const int64_t run = std::min<int64_t>(weight_.value().group_size, depth);
     if (geometry_.depthwise())
       refuse("attribute 'acts': expected 'none' with one channel a conv group, found 'int8'");
     if (conv.act_group_size != depth && conv.act_group_size != run)

@@ -29,16 +29,10 @@ struct V {
   }
   // The even and the odd elements of two vectors.
   static void split(Vector a, Vector b, float* even, float* odd) {
-    const __m256 low = _mm256_permute2f128_ps(a, b, 0x20), high = _mm256_permute2f128_ps(a, b, 0x31);
-    const __m256 evens = _mm256_shuffle_ps(low, high, 0x88), odds = _mm256_shuffle_ps(low, high, 0xDD);
-    _mm256_storeu_ps(even, in_order(evens));
-    _mm256_storeu_ps(odd, in_order(odds));
-  }
-
- private:
-  // Of pairs 0 2 1 3 make 0 1 2 3.
-  static __m256 in_order(__m256 v) {
-    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(v), 0xD8));
+    const __m256 low = _mm256_permute2f128_ps(a, b, 0x20);
+    const __m256 high = _mm256_permute2f128_ps(a, b, 0x31);
+    _mm256_storeu_ps(even, _mm256_shuffle_ps(low, high, 0x88));
+    _mm256_storeu_ps(odd, _mm256_shuffle_ps(low, high, 0xDD));
   }
 };
 
