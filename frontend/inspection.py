@@ -7,11 +7,13 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from onnx import ModelProto
 
 from bitfold.frontend.importers import import_model
 from bitfold.frontend.recipes import resolve_recipe
+from bitfold.passes.analysis.foreign_sites import find_foreign_sites
 from bitfold.passes.analysis.sites import Site, find_sites
 from bitfold.passes.analysis.weight_statistics import WeightStatistics, weight_statistics
 from bitfold.passes.core.context import Context
@@ -107,7 +109,11 @@ def inspect(
         operators=dict(operators.most_common()),
         weights=dict(weights.most_common()),
         metadata=dict(loaded.metadata_props),
-        sites=[site_info(site) for site in find_sites(loaded)] + packed_sites(loaded),
+        sites=[
+            *(site_info(site) for site in find_sites(loaded)),
+            *packed_sites(loaded),
+            *foreign_sites(loaded),
+        ],
     )
     if plan:
         chosen = resolve_recipe(preset=preset, recipe=recipe, passes=passes)
@@ -172,6 +178,32 @@ def packed_sites(model: ir.Model) -> list[SiteInfo]:
                 attributes.get_int("K", 0),
                 f"{bits} bits, group {group}, {'float' if acts == 'none' else acts} inputs",
                 sum(part.const_value.nbytes for part in parts if part.const_value is not None),
+                None,
+            )
+        )
+    return found
+
+
+def foreign_sites(model: ir.Model) -> list[SiteInfo]:
+    """The sites that another tool has quantized."""
+    found = []
+    for site in find_foreign_sites(model):
+        tensor = site.codes.const_value
+        dims = [] if tensor is None else list(tensor.shape.numpy())
+        out_first = site.kind == "conv" or site.node.op_type in ("MatMulNBits", "MatMulBnb4")
+        rows, columns = dims[0] if dims else 1, int(np.prod(dims[1:]))
+        if not out_first and site.kind != "gather":
+            rows, columns = columns, rows
+        attributes = site.node.attributes
+        found.append(
+            SiteInfo(
+                site.node.name or "",
+                site.kind,
+                site.codes.name or "",
+                attributes.get_int("N", rows),
+                attributes.get_int("K", columns),
+                site.scheme,
+                site.bytes,
                 None,
             )
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from bitfold.passes.analysis.foreign_sites import foreign_site
 from bitfold.passes.analysis.sites import input_at, site_of
 
 
@@ -11,9 +12,15 @@ def near_miss(node: ir.Node) -> str | None:
     """Why a linear op with a float weight is no site; None for anything else.
 
     A MatMul without a weight at all is an attention's, say, and nothing missed; a Conv of a
-    computed weight is told all the same, for there are few.
+    computed weight is told all the same, for there are few.  What another tool has quantized is
+    told too: it is not quantized twice.
     """
-    if node.domain not in ("", "ai.onnx") or site_of(node) is not None:
+    if site_of(node) is not None:
+        return None
+    foreign = foreign_site(node)
+    if foreign is not None:
+        return f"it is quantized already ({foreign.scheme}) and stays as it is"
+    if node.domain not in ("", "ai.onnx"):
         return None
     if node.op_type == "MatMul":
         return _matmul(node)
