@@ -11,11 +11,16 @@ from onnxscript.rewriter import RewriteRule
 
 from bitfold.passes.canonicalize import (
     raise_attention,
+    raise_clip,
+    raise_conv_bias,
     raise_gather,
     raise_gelu,
+    raise_hard_swish,
     raise_matmul_add,
     raise_norm,
     raise_packed_heads,
+    raise_padding,
+    raise_products,
     raise_rope,
     raise_silu,
     raise_transpose,
@@ -47,6 +52,12 @@ RAISES: tuple[tuple[str, tuple[RewriteRule, ...]], ...] = (
     ("attention", raise_transpose.RULES),
     ("attention", raise_packed_heads.RULES),
     ("attention", raise_attention.RULES),
+    ("clip", raise_clip.RULES),
+    ("hard-swish", raise_hard_swish.RULES),
+    ("hard-swish", raise_hard_swish.GATED_RULES),
+    ("conv-bias", raise_conv_bias.RULES),
+    ("padding", raise_padding.RULES),
+    ("products", raise_products.RULES),
     ("matmul-add", raise_matmul_add.RULES),
 )
 """What is raised, in this order: a name for the option ``keep`` and the rules."""
@@ -63,13 +74,17 @@ class Canonicalize(Pass):
        arrange them.
     3. Decomposed RMSNorm, LayerNorm, GELU, RoPE, attention (with shared K/V heads and cache) and
        MatMul + Add of a matrix become RMSNormalization, LayerNormalization, Gelu, RotaryEmbedding,
+       Attention and Gemm; SiLU becomes ``x * Sigmoid(x)``.  What nearly matched is reported.
+    4. Around convolutions, limits and gates become Clip, HardSigmoid and HardSwish; padding and
+       what is added for each channel go into the operator; a 1x1 Conv of channels-last data or of
+       one pixel, and a weight on the left, become products with the weight on the right.
 
     Names of graph inputs, outputs and surviving values stay.
 
     Attributes:
         fold_limit: elements; nothing larger is computed ahead or read.
-        keep: what is not raised, of rms-norm, layer-norm, gelu, silu, rope, attention,
-            matmul-add.
+        keep: what is not raised, of rms-norm, layer-norm, gelu, silu, gather, rope, attention,
+            clip, hard-swish, conv-bias, padding, products, matmul-add.
 
     Raises:
         UnsupportedError: the opset is older than 6, or an operator of it cannot be converted.
