@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from bitfold.frontend.tasks.task import Progress, Score, Setting, Task
-from bitfold.passes.core.compare import compare_outputs
+from bitfold.passes.core.compare import compare_outputs, is_float
 from bitfold.passes.core.context import Feeds
 from bitfold.passes.core.report import Divergence
 from bitfold.runtime.errors import VerificationError
@@ -65,6 +67,8 @@ def compare_each(
 ) -> dict[str, Divergence]:
     """How far each of the reference's outputs is off in ``session``, over all samples.
 
+    Top-1 is given for any output of scores, see `top1_agreement`; KL for logits only.
+
     Raises:
         VerificationError: an output is missing.
     """
@@ -78,7 +82,25 @@ def compare_each(
     for index, feeds in enumerate(samples):
         progress("comparing", index / len(samples))
         pairs.append((reference.run(feeds), session.run(feeds, names)))
-    return {
-        name: compare_outputs([({name: a[name]}, {name: b[name]}) for a, b in pairs])
-        for name in names
-    }
+    return {name: _compare([(a[name], b[name]) for a, b in pairs], name) for name in names}
+
+
+def _compare(pairs: list[tuple[np.ndarray, np.ndarray]], name: str) -> Divergence:
+    found = compare_outputs([({name: a}, {name: b}) for a, b in pairs])
+    if found.top1 is None:
+        found.top1 = top1_agreement(pairs)
+    return found
+
+
+def top1_agreement(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float | None:
+    """The share of rows with the same largest element, over pairs of [batch, …, classes].
+
+    None for arrays that are no such scores: images, and what holds no real numbers.
+    """
+    same = rows = 0
+    for a, b in pairs:
+        if not (is_float(a) and a.ndim in (2, 3) and a.shape == b.shape and a.shape[-1] > 1):
+            return None
+        equal = a.argmax(-1) == b.argmax(-1)
+        same, rows = same + int(equal.sum()), rows + equal.size
+    return same / rows if rows else None
