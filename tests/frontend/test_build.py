@@ -3,15 +3,19 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from support import tiny_gguf
 from support.wheels import sha256, write_wheel
 
+import bitfold
 from bitfold.frontend.importers import build as building
 from bitfold.models.cache import cache_folder
-from bitfold.models.entry import ModelEntry
+from bitfold.models.entry import ENTRY_KEY, TASK_KEY, ModelEntry
+from bitfold.models.tiny import TINY
 from bitfold.runtime.errors import ModelError, UnsupportedError
+from bitfold.runtime.session import Session
 
 
 @pytest.fixture
@@ -87,3 +91,32 @@ def test_a_data_set_is_no_model() -> None:
 def test_an_importer_that_does_not_exist(entry: ModelEntry) -> None:
     with pytest.raises(UnsupportedError, match="'tarot'"):
         building.build_entry(dataclasses.replace(entry, importer="tarot"))
+
+
+def test_metadata_name_the_entry_and_its_task(entry: ModelEntry) -> None:
+    metadata = Session(building.build_entry(entry), threads=1).metadata
+    assert metadata[ENTRY_KEY] == "tiny"
+    assert metadata[TASK_KEY] == "text-generation"
+
+
+def test_conversion_keeps_the_metadata(entry: ModelEntry, tmp_path: Path) -> None:
+    made = bitfold.convert(building.build_entry(entry), tmp_path / "out.onnx", preset="float")
+    assert made.model.metadata_props[TASK_KEY] == "text-generation"
+    session = Session(tmp_path / "out.onnx", threads=1, library=False)
+    assert session.metadata[ENTRY_KEY] == "tiny"
+
+
+def test_a_model_built_by_its_own_code(entry: ModelEntry) -> None:
+    def build(source: Path) -> ir.Model:
+        assert source.name == "m.gguf"
+        return TINY["cnn"](0)
+
+    def sidecars(source: Path, folder: Path) -> None:
+        (folder / "labels.txt").write_text(source.name)
+
+    own = dataclasses.replace(entry, importer="", build=build, sidecars=sidecars)
+    path = building.build_entry(own)
+    assert (path.parent / "labels.txt").read_text() == "m.gguf"
+    assert ort.InferenceSession(path).get_inputs()[0].name == TINY["cnn"](0).graph.inputs[0].name
+    revised = building.build_entry(dataclasses.replace(own, revision=2))
+    assert revised != path

@@ -223,6 +223,20 @@ def test_eval_compares_outputs(cnn: Path) -> None:
     run("eval", cnn, code=errors.CalibrationError.exit_code)
 
 
+def test_eval_by_a_task(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "the cat sat on the mat " * 50
+    monkeypatch.setattr("bitfold.frontend.tasks.text_generation.default_text", lambda show: text)
+    options = ("eval", model, "--reference", model, "--task", "text-generation", "--limit", 1)
+    found = run_json(*options)
+    assert found["kind"] == "task"
+    assert found["task"]["score"] == found["task"]["reference"]
+    assert found["task"]["score"]["samples"] == 1
+    shown = run(*options).stdout
+    assert "Lee perplexity" in shown
+    assert "outputs on 1 of its inputs" in shown
+    run("eval", model, "--task", "cooking", code=errors.UnsupportedError.exit_code)
+
+
 def test_bench(model: Path) -> None:
     options = ("--threads", 1, "--prefill", 8, "--decode", 4, "--rounds", 1)
     found = run_json("bench", model, "--vs", model, *options)
@@ -300,8 +314,8 @@ def test_a_catalogue_name_is_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (["convert", "{model}", "-o", "x.onnx", "--samples", "{text}"],
          errors.CalibrationError, ""),
         (["convert", "{model}", "-o", "x.onnx", "--target", "bogus"], errors.RecipeError,
-         "expected one of native, found 'bogus'"),
-        (["convert", "{model}", "-o", "x.onnx", "--preset", "float", "--target", "native"],
+         "expected one of native, ort, portable, found 'bogus'"),
+        (["convert", "{model}", "-o", "x.onnx", "--passes", "canonicalize", "--target", "ort"],
          errors.RecipeError, "target"),
         (["inspect", "{text}"], errors.UnsupportedError, "importer"),
         (["generate", "{model}", "a", "--top-p", "2"], errors.UnsupportedError, "top_p"),
