@@ -13,6 +13,7 @@ from bitfold.passes.canonicalize import (
     raise_attention,
     raise_clip,
     raise_conv_bias,
+    raise_flat_linear,
     raise_gather,
     raise_gelu,
     raise_hard_swish,
@@ -59,6 +60,7 @@ RAISES: tuple[tuple[str, tuple[RewriteRule, ...]], ...] = (
     ("padding", raise_padding.RULES),
     ("products", raise_products.RULES),
     ("matmul-add", raise_matmul_add.RULES),
+    ("matmul-add", raise_flat_linear.RULES),
 )
 """What is raised, in this order: a name for the option ``keep`` and the rules."""
 

@@ -28,7 +28,8 @@ def fold_shapes(model: ir.Model) -> bool:
     Exporters that trace (TorchScript) compute every shape anew from ``Shape``, dimension by
     dimension, and attention's scale too.  In one walk over the graph:
 
-    1. Small tensors computed from dimensions become constants where all of them are known.
+    1. Small tensors computed from dimensions become constants where all of them are known, and
+       those that are equal to one of their node's inputs become that input.
     2. ``Reshape`` reads ``[0, 0, 4, 16]`` where it takes dimensions over from its input.
     3. ``Expand`` to the shape that its input has goes.
     4. Output shapes are inferred anew where a dimension was unknown, so that what follows from
@@ -49,8 +50,8 @@ def fold_shapes(model: ir.Model) -> bool:
         found = evaluate(node, values)
         if found is not None and len(node.outputs) == 1:
             numbers[node.outputs[0]] = found
-            if is_plain(found) and not node.outputs[0].is_graph_output():
-                changed |= _replace_by_constant(model.graph, node.outputs[0], found)
+            if not node.outputs[0].is_graph_output():
+                changed |= _replace(model.graph, node, found, values)
         elif node.op_type == "Reshape" and node.domain == "":
             changed |= _simplify_reshape(model.graph, node, values[1])
         elif node.op_type == "Expand" and node.domain == "":
@@ -65,6 +66,23 @@ def _numbers_of(value: ir.Value, numbers: Numbers) -> np.ndarray | None:
             return None
         numbers[value] = found
     return numbers[value]
+
+
+def _replace(
+    graph: ir.Graph, node: ir.Node, found: np.ndarray, values: list[np.ndarray | None]
+) -> bool:
+    """Put a constant in the place of what is known, or the input that it is equal to."""
+    output = node.outputs[0]
+    if is_plain(found):
+        return _replace_by_constant(graph, output, found)
+    for value, numbers in zip(node.inputs, values, strict=True):
+        if value is None or numbers is None or value.dtype != output.dtype or not output.uses():
+            continue
+        same = numbers.shape == found.shape and None not in found.reshape(-1).tolist()
+        if same and numbers.reshape(-1).tolist() == found.reshape(-1).tolist():
+            ir.convenience.replace_all_uses_with(output, value)
+            return True
+    return False
 
 
 def _replace_by_constant(graph: ir.Graph, value: ir.Value, found: np.ndarray) -> bool:

@@ -46,6 +46,8 @@ def flatten_attention(model: ir.Model, attention: ir.Node) -> str:
     if not match:
         return "it is not between the reshapes of heads"
     found: Found = dict(match.bindings)
+    if found["out"].shape is None or len(found["out"].shape) != 3:
+        return "its result is not put together as [batch, sequence, heads * head]"
     counts = []
     for name in ("q", "k", "v"):
         heads, shape = heads_of(found[f"{name}_heads"]), found[name].shape

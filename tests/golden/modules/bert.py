@@ -93,7 +93,7 @@ SPECS = (
             lambda fused=fused: Bert(fused),
             _inputs,
             ("last_hidden_state", "pooler_output"),
-            {each: AXES for each in NAMES},
+            dict.fromkeys(NAMES, AXES),
         )
         for name, fused in (("bert", False), ("bert_sdpa", True))
     ),

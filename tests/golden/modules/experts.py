@@ -68,13 +68,14 @@ class WeightTable(nn.Module):
         self.router = nn.Linear(WIDTH, EXPERTS, bias=False)
         self.up = nn.Parameter(torch.randn(EXPERTS, WIDTH, HIDDEN) / WIDTH**0.5)
         self.down = nn.Parameter(torch.randn(EXPERTS, HIDDEN, WIDTH) / HIDDEN**0.5)
+        self.out = nn.Linear(WIDTH, WIDTH)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.reshape(-1, WIDTH)
         scores, chosen = torch.topk(self.router(rows).softmax(-1), 1, dim=-1)
         up, down = self.up[chosen[:, 0]], self.down[chosen[:, 0]]
         hidden = F.relu(torch.bmm(rows[:, None], up))
-        return (torch.bmm(hidden, down)[:, 0] * scores).view(x.shape)
+        return self.out((torch.bmm(hidden, down)[:, 0] * scores).view(x.shape))
 
 
 SPECS = tuple(

@@ -212,7 +212,7 @@ SPECS = (
             lambda rope=rope, fused=fused: Llama(rope, fused),
             _inputs,
             ("logits",),
-            {each: AXES for each in ("input_ids", "attention_mask", "position_ids")},
+            dict.fromkeys(("input_ids", "attention_mask", "position_ids"), AXES),
         )
         for name, rope, fused in FORMS
     ),
