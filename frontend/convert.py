@@ -19,7 +19,13 @@ from bitfold.frontend.importers.tokenizer import TOKENIZER
 from bitfold.frontend.recipes import resolve_recipe
 from bitfold.frontend.report.command import again
 from bitfold.frontend.report.html import Conversion
-from bitfold.frontend.report.measure import Reference, measure_report
+from bitfold.frontend.report.measure import (
+    NOT_REACHED,
+    NOT_RUN,
+    Reference,
+    measure_report,
+    size_report,
+)
 from bitfold.frontend.report.write import prepared_folder, write_report
 from bitfold.frontend.sidecars import check_sidecars, put_sidecars, read_sidecars
 from bitfold.frontend.targets import check_lowered, record_target, target_of
@@ -118,9 +124,9 @@ def convert(
     if seed is None:
         seed = seed_of(written) if written is not None else 0
     loaded = import_model(model)
-    name = str(model) if isinstance(model, (str, os.PathLike)) else "model in memory"
+    source = str(model) if isinstance(model, (str, os.PathLike)) else "model in memory"
     if not command:
-        command = again(name, path, chosen, seed, report)
+        command = again(source, path, chosen, seed, report)
     quantizes = any(isinstance(item, Quantize) for item in chosen)
     if quantizes:
         _check_float(loaded)
@@ -137,7 +143,9 @@ def convert(
         pipeline = Pipeline(chosen, context, verify=verify, strict=strict, watch=before)
         converted, made = pipeline.run(loaded)
         if folder is not None:
-            about = Conversion(name, str(path or ""), target_of(chosen) or "none", command, chosen)
+            written_to = str(path or "")
+            about = Conversion(source, written_to, target_of(chosen) or "none", command, chosen)
+            size_report(made, loaded, converted, NOT_RUN if verify == "off" else NOT_REACHED)
             write_report(made, folder, about)
         if quantizes:
             _check_quantized(made, chosen)
@@ -152,10 +160,9 @@ def convert(
 
             write_model(converted, path, force=force, progress=progress, check=check)
             put_sidecars(sidecars, path.parent)
-        if folder is not None:
-            samples = context.samples if verify != "off" else ()
-            files = (_onnx_file(model), path)
-            measure_report(made, loaded, before.model, converted, files, samples, progress)
+        if folder is not None and verify != "off":
+            files, feeds = (_onnx_file(model), path), context.samples[0]
+            measure_report(made, loaded, before.model, converted, files, feeds, progress)
             write_report(made, folder, about)
     return ConvertResult(converted, made, path)
 

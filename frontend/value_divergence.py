@@ -20,6 +20,9 @@ MOST = 160
 CHUNK_BYTES = 64 << 20
 """Values are compared in chunks whose arrays fit in about this much memory."""
 
+_MOVES = ("Cast", "Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+"""Operators that only move values about: what they give has diverged just as what they take."""
+
 _LINEAR = ("MatMul", "Gemm", "Conv", "LowBitMatMul", "LowBitConv", "MatMulNBits", "Add")
 """Operators whose results are compared first: sites and the residual stream."""
 
@@ -33,7 +36,8 @@ def value_divergence(
     """Compare the float values that both models name, on one set of inputs, in order of depth.
 
     What is compared is each model on its own from the inputs on, so that errors add up along the
-    depth as they do in use. Where there are more than `MOST` values, results of linear operators
+    depth as they do in use. What operators give that only move values about is left out; outputs
+    of the graph are not. Where there are more than `MOST` values, results of linear operators
     are kept, and of those as many at even distances. Values of other shapes than before, or that
     one of the models cannot give, are left out.
 
@@ -45,6 +49,8 @@ def value_divergence(
     producers = {value.name: node for node in after.graph for value in node.outputs}
     ours = set(computed_names(before.graph))
     shared = [name for name in computed_names(after.graph) if name in ours]
+    outputs = {value.name for value in after.graph.outputs}
+    shared = [n for n in shared if producers[n].op_type not in _MOVES or n in outputs]
     names = _chosen(shared, producers)
     found: list[ValueDivergence] = []
     start, size = 0, 8

@@ -45,7 +45,7 @@ LEFT_OUT = ("force", "as_json")
 @recipe_options
 @click.option(
     "--target",
-    type=click.Choice(["native", "ort", "portable"]),
+    metavar="native|ort|portable",
     help="What the result must run on: bitfold's operators, those of stock ONNX Runtime, or "
     "standard ONNX alone.  Default: the recipe's, native in presets.",
 )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from bitfold.frontend.figures import duration, number, percent
 from bitfold.frontend.report.markup import Content, Html, tag
-from bitfold.frontend.report.measure import VALUES
+from bitfold.frontend.report.measure import NOT_RUN, VALUES
 from bitfold.frontend.report.parts import (
     LISTED,
     all_sites,
@@ -24,6 +24,9 @@ from bitfold.passes.core.report import (
     Report,
     ValueDivergence,
 )
+
+ROUNDING = 7.0
+"""Nines of a cosine that float32 tells from 1."""
 
 
 def passes(report: Report) -> Html:
@@ -51,7 +54,7 @@ def passes(report: Report) -> Html:
         ]
         parts.append(figure(title, bar_plot(title, bars)))
     else:
-        parts.append(missing("No divergence by pass", "nothing was run (verify is off)"))
+        parts.append(missing("No divergence by pass", NOT_RUN))
     rows = [_pass_row(entry) for entry in report.passes]
     head = ("pass", "promise", "status", "changed", "skipped", "time", "check", "effect")
     parts.append(table("Passes in their order", head, rows))
@@ -104,7 +107,6 @@ def depth(report: Report) -> Html:
     high = 10 * math.ceil(max(v.sqnr_db for v in moved) / 10)
     first = "SQNR of the values inside, in decibels, from the first operator to the last"
     second = "Cosine of the values inside, in nines: 3 stands for 0.999"
-    most = max(4.0, math.ceil(max(p.y for p in nines if math.isfinite(p.y))))
     lowest = sorted(moved, key=lambda value: value.sqnr_db)[:10]
     return tag(
         "div",
@@ -116,7 +118,7 @@ def depth(report: Report) -> Html:
                 "model before the first lossy pass. Filled dots are sites.",
             ),
             figure(first, line_plot(first, "dB", heights, low, max(high, low + 10))),
-            figure(second, line_plot(second, "nines", nines, 0.0, most)),
+            figure(second, line_plot(second, "nines", nines, 0.0, ROUNDING)),
             tag("details", [tag("summary", "The ten lowest"), _value_table(lowest)]),
             tag("details", [tag("summary", "All as a table"), _value_table(report.values)]),
         ],

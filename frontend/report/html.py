@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from bitfold.frontend.report import divergence, operators, sections, site_table
 from bitfold.frontend.report.command import open_forms, shell_line
@@ -51,7 +51,7 @@ def page(report: Report, conversion: Conversion) -> str:
         "script": script,
         "style-hash": _hash(style),
         "script-hash": _hash(script),
-        "model": join(conversion.model).text,
+        "model": join(_title(conversion.model)).text,
         "subtitle": join(_subtitle(conversion)).text,
         "summary": sections.summary(report).text,
         "attention": sections.attention(report).text,
@@ -65,6 +65,12 @@ def page(report: Report, conversion: Conversion) -> str:
     }
     # In one go: what is put in is not searched for places again.
     return re.sub(r"\{\{([a-z-]+)\}\}", lambda found: parts[found[1]], _part("page.html"))
+
+
+def _title(model: str) -> str:
+    """The model's file, or its folder's name where the file is called like any other."""
+    path = PurePath(model)
+    return path.parent.name if path.name == "model.onnx" and path.parent.name else path.name
 
 
 def _subtitle(conversion: Conversion) -> str:

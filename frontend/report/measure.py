@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx_ir as ir
@@ -20,6 +20,9 @@ Progress = Callable[[str, float], None]
 
 TIMES, VALUES = "times", "values"
 """What may be missing: the keys of `Report.unmeasured`."""
+
+NOT_RUN = "nothing was run, since the conversion's checks were off"
+NOT_REACHED = "the conversion ended before"
 
 
 class Reference:
@@ -40,42 +43,47 @@ class Reference:
             self.model = model
 
 
+def size_report(report: Report, original: ir.Model, result: ir.Model, missing: str) -> None:
+    """Fill in the sizes, which need no run, and say why the rest is missing.
+
+    Args:
+        original: the model that was converted.
+        result: what came out.
+    """
+    report.ops = op_costs(original, result)
+    report.unmeasured = {TIMES: missing, VALUES: missing}
+
+
 def measure_report(
     report: Report,
     original: ir.Model,
     reference: ir.Model,
     result: ir.Model,
     files: tuple[Path | None, Path | None],
-    samples: Sequence[Feeds],
+    feeds: Feeds,
     progress: Progress = lambda text, fraction: None,
 ) -> None:
-    """Fill the report's operators and values; what cannot be measured is told in it.
+    """Fill in times by operator and divergence by depth; what cannot be had is told in the report.
 
     Args:
         original: the model that was converted.
         reference: the model before the first lossy pass.
         result: what came out.
         files: ONNX files of original and result; one that is missing is written for the while.
-        samples: the first of them is run; with none nothing is run, and the sizes alone are
-            filled in.
+        feeds: the inputs to run.
     """
-    report.ops = op_costs(original, result)
-    if not samples:
-        missing = "nothing was run: the conversion was made without sample inputs (verify is off)"
-        report.unmeasured = {TIMES: missing, VALUES: missing}
-        return
     report.unmeasured = {}
     try:
         progress("timing operators", 0.0)
         times = [
-            _timed(model, file, samples[0])
+            _timed(model, file, feeds)
             for model, file in zip((original, result), files, strict=True)
         ]
         report.ops = op_costs(original, result, *times)
     except BitfoldError as error:
         report.unmeasured[TIMES] = str(error)
     try:
-        report.values = value_divergence(reference, result, samples[0], progress)
+        report.values = value_divergence(reference, result, feeds, progress)
     except BitfoldError as error:
         report.unmeasured[VALUES] = str(error)
     if not report.values and VALUES not in report.unmeasured:

@@ -38,8 +38,8 @@ def operators(report: Report) -> Html:
     time_top = max((max(c.seconds_before or 0, c.seconds or 0) for c in report.ops), default=1) or 1
     shown = [cost for cost in report.ops if _matters(cost, size_top, time_top)]
     rest = [cost for cost in report.ops if cost not in shown]
-    head = ["operator", "nodes", "after", "weights", "after"]
-    head += ["time", "after"] if timed else []
+    head = ["operator", "nodes", "nodes after", "weights", "weights after"]
+    head += ["time", "time after"] if timed else []
 
     def rows(costs: Sequence[OpCost]) -> list[Html]:
         return [_op_row(cost, size_top, time_top, timed) for cost in costs]

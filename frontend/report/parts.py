@@ -69,13 +69,19 @@ def table(
     caption: str, head: Sequence[str], rows: Sequence[Html], class_: str | None = None
 ) -> Html:
     """A table in a frame that scrolls."""
-    columns = [tag("th", name, scope="col") for name in head]
+    columns = [tag("th", name, scope="col", class_=_aligned(name)) for name in head]
     table = tag(
         "table",
         [tag("caption", caption), tag("thead", tag("tr", columns)), tag("tbody", rows)],
         class_=class_,
     )
     return scroll(table, caption)
+
+
+def _aligned(column: str) -> str | None:
+    """The class of a column's head: figures stand to the right."""
+    figures = ("node", "weight", "time", "changed", "skipped", "check", "SQNR", "cosine")
+    return "figure" if column.startswith(figures) and column != "node" else None
 
 
 def scroll(table: Html, name: str) -> Html:

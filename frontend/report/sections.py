@@ -5,7 +5,7 @@ from __future__ import annotations
 from bitfold.frontend.figures import duration, size
 from bitfold.frontend.report.command import Open
 from bitfold.frontend.report.markup import Content, Html, element, tag
-from bitfold.frontend.report.measure import TIMES
+from bitfold.frontend.report.measure import NOT_RUN, TIMES
 from bitfold.frontend.report.parts import (
     LISTED,
     TIMES_SIGN,
@@ -34,7 +34,7 @@ def summary(report: Report) -> Html:
         head, detail = described(report.total)
         cards.append(_card("Outputs on the samples", head, detail))
     else:
-        cards.append(_card("Outputs on the samples", "not measured", "nothing was run"))
+        cards.append(_card("Outputs on the samples", "not measured", NOT_RUN))
     slow = sum(cost.seconds_before or 0.0 for cost in report.ops)
     fast = sum(cost.seconds or 0.0 for cost in report.ops)
     if slow and fast:

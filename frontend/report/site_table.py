@@ -17,6 +17,12 @@ from bitfold.passes.core.report import (
     SiteRecord,
 )
 
+HEAD = {
+    "site": None, "kind": None, "shape": "figure", "scheme": None, "before": "figure",
+    "after": "figure", "weight SQNR": "figure", "output SQNR": "figure",
+}  # fmt: skip
+"""Columns of the table, with their class."""
+
 
 def sites(report: Report, tickable: bool) -> Html:
     """Every quantized site: sortable, filterable, and tickable where the recipe can exclude."""
@@ -24,9 +30,9 @@ def sites(report: Report, tickable: bool) -> Html:
     if not records:
         return tag("p", "The recipe quantized nothing.")
     found = {value.node: value.sqnr_db for value in report.values}
-    head = ["site", "kind", "shape", "scheme", "before", "after", "weight SQNR", "output SQNR"]
     buttons = [
-        tag("th", tag("button", name, type="button", class_="sort"), scope="col") for name in head
+        tag("th", tag("button", name, type="button", class_="sort"), scope="col", class_=class_)
+        for name, class_ in HEAD.items()
     ]
     if tickable:
         buttons.insert(0, tag("th", "float", scope="col"))
@@ -61,7 +67,7 @@ def _site_row(
         tag("th", tag("code", site.site), scope="row"),
         tag("td", site.kind),
         cell(site.rows * site.columns, f"{site.rows} {TIMES_SIGN} {site.columns}"),
-        tag("td", site.scheme),
+        tag("td", site.scheme, class_="scheme"),
         cell(site.bytes_before, size(site.bytes_before) if site.bytes_before else "shared"),
         cell(site.bytes_after, size(site.bytes_after) if site.bytes_before else "shared"),
         cell(site.sqnr_db, decibels(site.sqnr_db)),

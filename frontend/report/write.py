@@ -34,16 +34,18 @@ def write_report(report: Report, folder: Path, conversion: Conversion) -> None:
     Raises:
         OutputError: the folder cannot be written.
     """
-    texts = {JSON: to_json(report.as_dict()) + "\n", HTML: page(report, conversion)}
-    try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".report-") as scratch:
-            for name, text in texts.items():
+    for name, text in (
+        (JSON, to_json(report.as_dict()) + "\n"),
+        (HTML, page(report, conversion)),
+    ):
+        try:
+            with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as scratch:
+                part = Path(scratch) / name
                 # Names of a model's nodes may hold half a surrogate pair, which UTF-8 cannot.
-                (Path(scratch) / name).write_text(text, "utf-8", errors="backslashreplace")
-            for name in texts:
-                os.replace(Path(scratch) / name, folder / name)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write the report into {folder}: {error.strerror or error}",
-            "choose another folder",
-        ) from error
+                part.write_text(text, "utf-8", errors="backslashreplace")
+                os.replace(part, folder / name)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write {folder / name}: {error.strerror or error}",
+                "choose another folder",
+            ) from error
