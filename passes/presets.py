@@ -15,7 +15,7 @@ PRESETS: dict[str, str] = {
     "w3a8": f"{EXACT}, quantize{{weights=int3 embeddings=int8}}, lower",
     "w2a8": f"{EXACT}, quantize{{weights=int2 embeddings=int8}}, lower",
     "ternary": f"{EXACT}, quantize{{weights=ternary embeddings=int8}}, lower",
-    "float": EXACT,
+    "float": f"{EXACT}, lower",
 }
 """Preset name to recipe.  ``float`` optimizes without quantizing."""
 

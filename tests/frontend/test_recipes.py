@@ -20,7 +20,7 @@ def test_a_target_that_lower_knows_is_taken() -> None:
 
 @pytest.mark.parametrize("target", ["bogus", "portable ", ""])
 def test_a_target_that_no_pass_knows_is_refused(target: str) -> None:
-    with pytest.raises(RecipeError, match=f"lower, option 'target': expected .*'{target}'"):
+    with pytest.raises(RecipeError, match=f"option 'target': expected .*'{target}'"):
         resolve_recipe(preset="w8a8", target=target)
 
 
