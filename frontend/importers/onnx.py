@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from bitfold.frontend.importers.free_dims import free_negative_dims
 from bitfold.frontend.importers.tensor_checks import check_tensors
 from bitfold.runtime.errors import ModelError, UnsupportedError
 
@@ -93,6 +94,7 @@ def _from_proto(proto: onnx.ModelProto, where: str, folder: Path | None) -> ir.M
         model = ir.from_proto(proto)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         raise ModelError(f"{where}: broken ONNX model ({error})") from error
+    free_negative_dims(model)
     if folder is not None:
         for graph in (model.graph, *(f.graph for f in model.functions.values())):
             ir.external_data.set_base_dir(graph, folder)

@@ -14,6 +14,9 @@ from bitfold.runtime.errors import UnsupportedError
 OLDEST = 6
 """Opset 6 came with ONNX 1.1, before the first stable exporters."""
 
+NEWEST_IR = 11
+"""The IR version that came with opset 23; runtimes refuse versions that they do not know."""
+
 
 def convert_opset(model: ir.Model, target: int) -> int:
     """Convert ``model`` in place to opset ``target`` and return the opset it had.
@@ -52,14 +55,14 @@ def convert_opset(model: ir.Model, target: int) -> int:
         if node.domain == "":
             node.version = None
     imports[""] = target
-    # Files of the old IR versions list initializers as inputs; new opsets want a new IR version.
-    model.ir_version = max(model.ir_version or 0, 10)
+    # Files of the old IR versions list initializers as inputs; opsets want an IR version to match.
+    model.ir_version = min(max(model.ir_version or 0, 10), NEWEST_IR)
     return found
 
 
 def _convert_up(model: ir.Model, found: int, target: int) -> None:
     changed = False
-    for version in range(max(OLDEST, 6) + 1, target + 1):
+    for version in range(OLDEST + 1, target + 1):
         steps = STEPS.get(version)
         if steps is None:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,14 @@ import onnx_ir as ir
 from bitfold.passes.core.compare import is_float
 from bitfold.passes.core.context import Context, Feeds
 from bitfold.passes.core.generated import generate_samples
+from bitfold.passes.core.wanted_dims import wanted_dims
 from bitfold.runtime.errors import BitfoldError, CalibrationError
 
 _TRANSPARENT = {"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Clip", "Expand"}
 """Operators through which an input's values reach a look-up unchanged."""
+
+LARGEST = 1 << 30
+"""No input is synthesized that takes more bytes than this."""
 
 _HINT = "pass sample inputs that fit, as a dict of name to array for each sample"
 
@@ -124,8 +129,16 @@ def check_feeds(graph: ir.Graph, feeds: Mapping[str, np.ndarray], label: str) ->
                 raise CalibrationError(f"{where}: expected type {expected}, found {array.dtype}")
         if value.shape is not None:
             _check_shape(value.shape, array, lengths, where)
-        if is_float(array) and not np.isfinite(array.astype(np.float32)).all():
+        if is_float(array) and not _plausible(array, name):
             raise CalibrationError(f"{where}: expected finite values, found NaN or infinity")
+
+
+def _plausible(array: np.ndarray, name: str) -> bool:
+    """Whether all values are finite; a mask may hold minus infinity."""
+    values = array.astype(np.float32)
+    if "mask" in name.lower():
+        values = values[~np.isneginf(values)]
+    return bool(np.isfinite(values).all())
 
 
 def _check_shape(
@@ -157,8 +170,22 @@ def synthesize(graph: ir.Graph, sizes: Sizes, rng: np.random.Generator) -> Feeds
     feeds: Feeds = {}
     for value in inputs:
         shape = _shape_of(value, lengths, sizes, past)
+        _check_size(value, shape)
         feeds[value.name or ""] = _fill(value, shape, past, rng)
     return feeds
+
+
+def _check_size(value: ir.Value, shape: tuple[int, ...]) -> None:
+    """Raise before NumPy is asked for more memory than a sample can reasonably take."""
+    dtype = value.dtype or ir.DataType.FLOAT
+    bits = 64 if dtype == ir.DataType.STRING else dtype.bitwidth
+    size = math.prod(shape) * bits // 8
+    if size > LARGEST:
+        raise CalibrationError(
+            f"input {value.name!r} of shape {list(shape)} takes {size >> 20} MiB, expected at "
+            f"most {LARGEST >> 20}",
+            hint=_HINT,
+        )
 
 
 def _fill(
@@ -229,6 +256,13 @@ def _length(symbol: str, value: ir.Value, axis: int, sizes: Sizes, past: int) ->
     return _by_place(value, axis, sizes, past)
 
 
+def _unnamed(axis: int, rank: int, sizes: Sizes) -> int:
+    """A length for an axis of an input without a shape."""
+    if axis == 0:
+        return sizes.batch
+    return sizes.image if rank == 4 else sizes.sequence
+
+
 def _by_place(value: ir.Value, axis: int, sizes: Sizes, past: int) -> int:
     """A length for a dimension whose name says nothing: by where it stands."""
     rank = len(value.shape) if value.shape is not None else 0
@@ -247,12 +281,19 @@ def _by_place(value: ir.Value, axis: int, sizes: Sizes, past: int) -> int:
 
 
 def _shape_of(value: ir.Value, lengths: dict[str, int], sizes: Sizes, past: int) -> tuple[int, ...]:
+    wanted = wanted_dims(value)
     if value.shape is None:
-        return ()
+        return tuple(
+            _unnamed(axis, len(wanted or ()), sizes) if dim is None else dim
+            for axis, dim in enumerate(wanted or ())
+        )
     shape = []
     for axis, dim in enumerate(value.shape):
+        told = wanted[axis] if wanted is not None and axis < len(wanted) else None
         if isinstance(dim, int):
             shape.append(dim)
+        elif told is not None:
+            shape.append(told)
         elif dim.value is None:
             shape.append(_by_place(value, axis, sizes, past))
         else:

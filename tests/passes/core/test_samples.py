@@ -177,3 +177,49 @@ def test_generated_tokens_follow_the_model_s_distribution():
     (feeds,) = prepared(model)
     ids = feeds["input_ids"][0]
     assert np.array_equal(np.diff(ids) % 40, np.ones(len(ids) - 1))
+
+
+def test_a_mask_may_hold_minus_infinity():
+    mask = ir.val("attn_mask", ir.DataType.FLOAT, (2,))
+    graph = ir.Graph([mask], [], nodes=[])
+    check_feeds(graph, {"attn_mask": np.array([0, -np.inf], np.float32)}, "sample 0")
+    for wrong in (np.inf, np.nan):
+        with pytest.raises(CalibrationError, match="NaN or infinity"):
+            check_feeds(graph, {"attn_mask": np.array([0, wrong], np.float32)}, "sample 0")
+
+
+READERS = {
+    "matmul": ("y = MatMul(x, w)", (24, 8), (2, 24)),
+    "matmul behind Relu": ("r = Relu(x) y = MatMul(r, w)", (24, 8), (2, 24)),
+    "gemm": ("y = Gemm(x, w)", (24, 8), (2, 24)),
+    "gemm transposed": ("y = Gemm<transB = 1>(x, w)", (8, 24), (2, 24)),
+    "image": ("y = Conv(x, w)", (8, 6, 3, 3), (2, 6, 64, 64)),
+    "grouped": ("y = Conv<group = 2>(x, w)", (8, 3, 3, 3), (2, 6, 64, 64)),
+    "signal": ("y = Conv(x, w)", (8, 6, 3), (2, 6, 5)),
+    "transposed": ("y = ConvTranspose(x, w)", (6, 8, 3, 3), (2, 6, 64, 64)),
+}
+
+
+@pytest.mark.parametrize("shape", [None, "?"])
+@pytest.mark.parametrize("name", READERS)
+def test_readers_tell_the_shape_where_the_input_does_not(name, shape):
+    """Files without shape information, and ones with nothing but free dimensions."""
+    lines, dims, expected = READERS[name]
+    rank = "" if shape is None else "[" + ",".join(["?"] * len(expected)) + "]"
+    text = f"""<ir_version: 10, opset_import: ["" : 21]>
+    g (float{rank} x) => (float y) {{ {lines} }}"""
+    model = make_model(text, {"w": dims})
+    if shape is None:
+        model.graph.inputs[0].shape = None
+    feeds = synthesize(model.graph, Sizes(2, 5, 0), np.random.default_rng(0))
+    assert feeds["x"].shape[1] == expected[1]
+    assert feeds["x"].ndim == len(expected)
+    with Context() as context:
+        assert prepare_samples(model, context, open_session(model).run)
+
+
+def test_inputs_larger_than_memory_are_not_made():
+    value = ir.val("x", ir.DataType.FLOAT, (1 << 20, 1 << 20))
+    graph = ir.Graph([value], [], nodes=[])
+    with pytest.raises(CalibrationError, match=r"'x' of shape .* takes 4194304 MiB"):
+        synthesize(graph, Sizes(1, 4, 0), np.random.default_rng(0))
