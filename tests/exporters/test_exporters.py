@@ -1,0 +1,156 @@
+"""The same network out of torch's two exporters and out of the catalogue does the same job.
+
+Small networks with random weights first, then the real MiniLM and Whisper encoder, which are
+fetched. Needs torch, which bitfold itself does not: skipped without it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from support.small_encoders import BERT, WHISPER, draw_weights
+
+import bitfold
+from bitfold.frontend.evaluate import evaluate
+from bitfold.frontend.importers.build import build
+from bitfold.models import minilm, whisper_tiny
+from bitfold.models.bert import BertConfig, build_bert
+from bitfold.models.catalogue import fetch
+from bitfold.models.ctranslate2_file import CTranslate2File
+from bitfold.models.safetensors_file import SafetensorsFile
+from bitfold.models.whisper_encoder import build_encoder
+from bitfold.models.whisper_parts import WhisperConfig
+from bitfold.runtime.session import Session
+
+torch = pytest.importorskip("torch")
+
+from exporters.export import EXPORTERS, export, load_weights  # noqa: E402
+from exporters.torch_models import SentenceEncoder, SpeechEncoder  # noqa: E402
+
+pytestmark = pytest.mark.slow
+
+LIMIT = 40 if os.environ.get("BITFOLD_SHORT") else None
+
+Exported = Callable[[str, Path], Path]
+
+
+def _export_bert(
+    config: BertConfig, weights: dict[str, np.ndarray], exporter: str, path: Path
+) -> Path:
+    module = SentenceEncoder(config)
+    load_weights(module, weights)
+    ids = torch.arange(2 * 9).reshape(2, 9)
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "token_type_ids": torch.zeros_like(ids),
+    }
+    axes = {name: {0: "batch", 1: "sequence"} for name in inputs}
+    outputs = ["last_hidden_state", "sentence_embedding"]
+    return export(module, exporter, path, inputs, outputs, axes)
+
+
+def _export_whisper(
+    config: WhisperConfig, weights: dict[str, np.ndarray], exporter: str, path: Path
+) -> Path:
+    module = SpeechEncoder(config)
+    load_weights(module, weights)
+    mel = {"input_features": torch.zeros(2, config.mels, 2 * config.frames)}
+    axes = {"input_features": {0: "batch"}}
+    return export(module, exporter, path, mel, ["last_hidden_state"], axes)
+
+
+def _assert_same_outputs(a: Path, b: Path, feeds: dict[str, np.ndarray], atol: float) -> None:
+    expected = Session(a, threads=1).run(feeds)
+    found = Session(b, threads=1).run(feeds)
+    assert set(found) == set(expected)
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, atol=atol, err_msg=name)
+
+
+def _operators(model: ir.Model) -> dict[str, int]:
+    names = [node.op_type for node in model.graph.all_nodes()]
+    return {name: names.count(name) for name in set(names)}
+
+
+def _assert_converted_like(path: Path, authored: Path, folder: Path) -> None:
+    """Both give the same exact passes' result, and as many low-bit operators."""
+    counts = []
+    for source in (path, authored):
+        made = bitfold.convert(source, folder / f"{source.stem}.w8a8.onnx", preset="w8a8")
+        assert [each.name for each in made.report.passes if each.status == "rolled-back"] == []
+        counts.append(
+            {name: n for name, n in _operators(made.model).items() if name.startswith("LowBit")}
+        )
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_small_sentence_encoder(exporter: str, tmp_path: Path) -> None:
+    weights = draw_weights(BERT.weight_shapes())
+    path = _export_bert(BERT, weights, exporter, tmp_path / "exported.onnx")
+    ir.save(build_bert(BERT, weights), tmp_path / "authored.onnx")
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, BERT.vocab, (3, 7))
+    keep = np.ones_like(ids)
+    keep[1, 4:] = 0
+    feeds = {"input_ids": ids, "attention_mask": keep, "token_type_ids": np.zeros_like(ids)}
+    _assert_same_outputs(tmp_path / "authored.onnx", path, feeds, 2e-5)
+    _assert_converted_like(path, tmp_path / "authored.onnx", tmp_path)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_small_speech_encoder(exporter: str, tmp_path: Path) -> None:
+    weights = draw_weights(WHISPER.encoder_shapes())
+    path = _export_whisper(WHISPER, weights, exporter, tmp_path / "exported.onnx")
+    ir.save(build_encoder(WHISPER, weights), tmp_path / "authored.onnx")
+    mel = np.random.default_rng(0).standard_normal((1, WHISPER.mels, 2 * WHISPER.frames))
+    feeds = {"input_features": mel.astype(np.float32)}
+    _assert_same_outputs(tmp_path / "authored.onnx", path, feeds, 5e-5)
+    _assert_converted_like(path, tmp_path / "authored.onnx", tmp_path)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_minilm_keeps_its_metric(exporter: str, tmp_path: Path) -> None:
+    authored = build("all-minilm-l6-v2")
+    file = SafetensorsFile(fetch("all-minilm-l6-v2"))
+    weights = {name: file.weight(name).numpy() for name in minilm.CONFIG.weight_shapes()}
+    path = _export_bert(minilm.CONFIG, weights, exporter, tmp_path / "minilm.onnx")
+    shutil.copyfile(authored.with_name("tokenizer.json"), tmp_path / "tokenizer.json")
+    found = evaluate(path, authored, task="similarity", limit=LIMIT).task
+    assert found is not None
+    assert found.reference is not None
+    assert found.score.value == pytest.approx(found.reference.value, abs=1e-3)
+    assert found.cosine == pytest.approx(1, abs=1e-6)
+    bitfold.convert(path, tmp_path / "minilm.w8a8.onnx", preset="w8a8")
+    low = evaluate(tmp_path / "minilm.w8a8.onnx", authored, task="similarity", limit=LIMIT).task
+    assert low is not None
+    assert low.cosine is not None
+    assert low.score.value == pytest.approx(found.score.value, abs=0.01)
+    assert low.cosine >= 0.999
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_whisper_encoder_keeps_its_metric(exporter: str, tmp_path: Path) -> None:
+    authored = build(whisper_tiny.ENCODER.name)
+    file = CTranslate2File(fetch(whisper_tiny.ENCODER.name))
+    weights = {
+        name: np.array(whisper_tiny.read_weight(file, name).numpy())
+        for name in whisper_tiny.CONFIG.encoder_shapes()
+    }
+    path = _export_whisper(whisper_tiny.CONFIG, weights, exporter, tmp_path / "encoder.onnx")
+    bitfold.convert(path, tmp_path / "encoder.w8a8.onnx", preset="w8a8")
+    for each in (path, tmp_path / "encoder.w8a8.onnx"):
+        limit = 2 if LIMIT else None
+        found = evaluate(each, authored, task="transcription", limit=limit).task
+        assert found is not None
+        assert found.reference is not None
+        assert found.cosine is not None
+        assert found.score.value == found.reference.value
+        assert found.cosine >= 0.999
