@@ -30,6 +30,12 @@ def near_miss(node: ir.Node) -> str | None:
         return _conv(node)
     if node.op_type == "ConvTranspose" and _weight_rank(input_at(node, 1)) is not None:
         return "transposed convolutions have no low-bit operator"
+    if node.op_type in ("LSTM", "GRU", "RNN"):
+        return "recurrent layers have no low-bit operator"
+    if node.op_type == "Einsum" and any((_weight_rank(each) or 0) > 1 for each in node.inputs):
+        return "an Einsum is no MatMul"
+    if node.op_type in ("Gather", "GatherND") and (_weight_rank(input_at(node, 0)) or 0) > 2:
+        return f"its table has {_weight_rank(input_at(node, 0))} axes, not 2"
     if node.op_type == "Gather" and _weight_rank(input_at(node, 0)) == 2:
         axis = node.attributes.get_int("axis", 0)
         return f"it gathers along axis {axis} of its table, not along rows" if axis else None

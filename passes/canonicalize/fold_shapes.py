@@ -30,10 +30,11 @@ def fold_shapes(model: ir.Model) -> bool:
 
     1. Small tensors computed from dimensions become constants where all of them are known, and
        those that are equal to one of their node's inputs become that input.
-    2. ``Reshape`` reads ``[0, 0, 4, 16]`` where it takes dimensions over from its input.
-    3. ``Expand`` to the shape that its input has goes.
-    4. Output shapes are inferred anew where a dimension was unknown, so that what follows from
-       (1) to (3) is known further down.
+    2. A number that is a dimension of a graph input is read there, once for the whole graph.
+    3. ``Reshape`` reads ``[0, 0, 4, 16]`` where it takes dimensions over from its input.
+    4. ``Expand`` to the shape that its input has goes.
+    5. Output shapes are inferred anew where a dimension was unknown, so that what follows from
+       (1) to (4) is known further down.
 
     Dimensions of one name are taken to be equal, as ONNX means them, and at least 0.
 
@@ -41,6 +42,7 @@ def fold_shapes(model: ir.Model) -> bool:
         Whether a node was rewritten.
     """
     numbers: Numbers = {}
+    dimensions = _Dimensions(model.graph)
     changed = False
     for node in list(model.graph):
         _infer(node, model.opset_imports)
@@ -52,6 +54,7 @@ def fold_shapes(model: ir.Model) -> bool:
             numbers[node.outputs[0]] = found
             if not node.outputs[0].is_graph_output():
                 changed |= _replace(model.graph, node, found, values)
+                changed |= dimensions.take(node, found)
         elif node.op_type == "Reshape" and node.domain == "":
             changed |= _simplify_reshape(model.graph, node, values[1])
         elif node.op_type == "Expand" and node.domain == "":
@@ -83,6 +86,65 @@ def _replace(
             ir.convenience.replace_all_uses_with(output, value)
             return True
     return False
+
+
+class _Dimensions:
+    """The dimensions of graph inputs that were read so far."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._graph = graph
+        self._places: dict[Size, tuple[ir.Value, int]] = {}
+        self._values: dict[tuple[Size, int], ir.Value] = {}
+        for value in graph.inputs:
+            for axis, dim in enumerate(value.shape or ()):
+                number = dim_number(dim)
+                if isinstance(number, Size):
+                    self._places.setdefault(number, (value, axis))
+
+    def take(self, node: ir.Node, found: np.ndarray) -> bool:
+        """Replace the node's output, where it is one dimension of a graph input."""
+        output = node.outputs[0]
+        size = found.reshape(-1)[0] if found.size == 1 and found.ndim < 2 else None
+        if not isinstance(size, Size) or size not in self._places or not output.uses():
+            return False
+        if output.dtype != ir.DataType.INT64 or output.name is None:
+            return False
+        key = (size, found.ndim)
+        if key not in self._values:
+            if self._reads(node, size):
+                self._values[key] = output
+                return False
+            self._values[key] = self._made(node, size, found.ndim)
+        ir.convenience.replace_all_uses_with(output, self._values[key])
+        return True
+
+    def _reads(self, node: ir.Node, size: Size) -> bool:
+        """Whether the node reads the dimension from the graph input already."""
+        if node.op_type == "Squeeze":
+            return node.inputs[0] is self._values.get((size, 1))
+        value, axis = self._places[size]
+        attributes = node.attributes
+        plain = attributes.get_int("start", 0) == axis and attributes.get_int("end", -1) == axis + 1
+        return node.op_type == "Shape" and node.inputs[0] is value and plain
+
+    def _made(self, node: ir.Node, size: Size, rank: int) -> ir.Value:
+        """New nodes before ``node`` that read the dimension."""
+        if (size, 1) not in self._values:
+            value, axis = self._places[size]
+            shape = ir.node("Shape", [value], {"start": axis, "end": axis + 1})
+            shape.outputs[0].name = f"{node.outputs[0].name}/size"
+            shape.outputs[0].shape = ir.Shape([1])
+            shape.outputs[0].type = ir.TensorType(ir.DataType.INT64)
+            self._graph.insert_before(node, shape)
+            self._values[size, 1] = shape.outputs[0]
+        if rank:
+            return self._values[size, 1]
+        scalar = ir.node("Squeeze", [self._values[size, 1]])
+        scalar.outputs[0].name = f"{node.outputs[0].name}/number"
+        scalar.outputs[0].shape = ir.Shape([])
+        scalar.outputs[0].type = ir.TensorType(ir.DataType.INT64)
+        self._graph.insert_before(node, scalar)
+        return scalar.outputs[0]
 
 
 def _replace_by_constant(graph: ir.Graph, value: ir.Value, found: np.ndarray) -> bool:
@@ -169,7 +231,7 @@ def _simplify_reshape(graph: ir.Graph, node: ir.Node, target: np.ndarray | None)
     for index, each in enumerate(target):
         same = index < len(source.shape) and each == dim_number(source.shape[index])
         if isinstance(each, int):
-            if each == 0 and node.attributes.get_int("allowzero", 0):
+            if each == 0 and node.attributes.get_int("allowzero", 0) != 0:
                 return False
             dims.append(each)
         elif isinstance(each, Size) and same:
@@ -234,12 +296,12 @@ def _infer(node: ir.Node, opsets: dict[str, int]) -> None:
     except (onnx.defs.SchemaError, onnx.shape_inference.InferenceError, ValueError, RuntimeError):
         return  # an operator of others, or one that inference finds wrong: nothing is learnt
     for output in node.outputs:
-        proto = found.get(output.name or "")
-        if proto is None or output.is_graph_output():
+        inferred = found.get(output.name or "")
+        if inferred is None or output.is_graph_output():
             continue
         if output.type is None:
-            output.type = ir.serde.deserialize_type_proto_for_type(proto)
-        shape = ir.serde.deserialize_type_proto_for_shape(proto)
+            output.type = ir.serde.deserialize_type_proto_for_type(inferred)
+        shape = ir.serde.deserialize_type_proto_for_shape(inferred)
         if shape is not None:
             _merge(output, shape)
 
@@ -247,8 +309,9 @@ def _infer(node: ir.Node, opsets: dict[str, int]) -> None:
 def _is_settled(value: ir.Value) -> bool:
     if value.is_graph_output():
         return True
-    known = value.type is not None and value.shape is not None
-    return known and not any(_is_vague(dim) for dim in value.shape)
+    if value.type is None or value.shape is None:
+        return False
+    return not any(_is_vague(dim) for dim in value.shape)
 
 
 def _is_vague(dim: int | ir.SymbolicDim) -> bool:

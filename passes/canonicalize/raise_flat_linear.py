@@ -40,7 +40,7 @@ class RaiseFlatLinear(Rule):
         **_: Any,
     ) -> MatchResult:
         node = product.producer()
-        if node is None or node.attributes.get_int("transA", 0):
+        if node is None or node.attributes.get_int("transA", 0) != 0:
             return pass_over()
         if any(node.attributes.get_float(name, 1.0) != 1.0 for name in ("alpha", "beta")):
             return pass_over()
@@ -81,7 +81,9 @@ class RaiseFlatLinear(Rule):
         assert out.shape is not None
         assert rows.shape is not None
         if len(x.shape) != len(out.shape):
-            target = [0] * (len(out.shape) - 1) + [int(rows.shape[-1])]
+            width = rows.shape[-1]
+            assert isinstance(width, int)
+            target = [0] * (len(out.shape) - 1) + [width]
             x = op.Reshape(x, op.Constant(value_ints=target))
         if node.attributes.get_int("transB", 0):
             weight = op.Transpose(weight, perm=[1, 0])

@@ -28,7 +28,7 @@ class RaiseGather(Rule):
         self, context: Any, axes: ir.Value, wide: ir.Value, out: ir.Value, **_: Any
     ) -> MatchResult:
         node = out.producer()
-        if node is None or node.attributes.get_int("batch_dims", 0):
+        if node is None or node.attributes.get_int("batch_dims", 0) != 0:
             return pass_over()
         last = len(wide.shape) - 1 if wide.shape is not None else -1
         return MatchResult() if ints(axes) in ([-1], [last]) else pass_over()

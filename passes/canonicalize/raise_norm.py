@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from typing import Any, Literal
 
@@ -34,8 +35,11 @@ class RaiseNorm(Rule):
     first, or be missing (the op then gets ones).
 
     The means are over the last axes, or over axis 1: then the op stands between two transposes,
-    as for channels before height and width.  Declined: means over other axes, a gain that is
-    constant, but not of the normalized axes.
+    as for channels before height and width.  Means over all axes behind the channels, with a gain
+    of the channels, are InstanceNormalization's.  (GroupNormalization has no kernel in ORT's CPU
+    provider: its form between two reshapes takes half the time and stays.)
+
+    Declined: means over other axes, a gain that is constant, but not of the normalized axes.
     """
 
     def __init__(self, centred: bool, gain: Gain) -> None:
@@ -85,14 +89,14 @@ class RaiseNorm(Rule):
             return decline("epsilon is not a constant scalar", epsilon)
         if x.dtype not in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
             return decline(f"its input is {x.dtype}, not float or double", x)
-        span = _span(x, axes)
-        if self._centred and _span(x, found["axes2"]) != span:
+        gain = found.get("gain")
+        span = _span(x, axes, gain if self._centred else None)
+        if self._centred and _span(x, found["axes2"], gain) != span:
             return decline("its means are over different axes", axes, found["axes2"])
         means = [found["mean"], moment] if self._centred else [moment]
         if span is None or not keeps_dims(means):
             return decline("its means are not over the last axes or axis 1, kept", axes)
         sizes = self._sizes(x, span)
-        gain = found.get("gain")
         if gain is None:
             known = all(isinstance(each, int) for each in sizes)
             return MatchResult() if known else decline("the normalized sizes are not known", x)
@@ -113,16 +117,22 @@ class RaiseNorm(Rule):
         gain: ir.Value | None = None,
         **_: Any,
     ) -> Any:
-        span = _span(x, axes)
+        span = _span(x, axes, gain if self._centred else None)
         assert span is not None  # check looked
         dtype = x.dtype if x.dtype is not None else ir.DataType.FLOAT
         sizes = self._sizes(x, span)
         if gain is None:
-            gain = op.Constant(value=ir.tensor(np.ones([int(s) for s in sizes], dtype.numpy())))
-        elif gain.shape is None or len(gain.shape) != len(sizes):
-            shape = gain.const_value.shape.numpy() if gain.const_value is not None else ()
-            target = shape[len(shape) - span[1] :] if span[0] == "last" else [-1]
-            gain = op.Reshape(gain, op.Constant(value_ints=[int(each) for each in target]))
+            known = [size for size in sizes if isinstance(size, int)]  # all: check looked
+            gain = op.Constant(value=ir.tensor(np.ones(known, dtype.numpy())))
+        elif gain.const_value is not None and len(gain.const_value.shape) != len(sizes):
+            array = gain.const_value.numpy()
+            inner = array.shape[array.ndim - span[1] :] if span[0] == "last" else (-1,)
+            gain = op.Constant(value=ir.tensor(array.reshape(inner)))
+        if span[0] == "instance":
+            zeros = np.zeros(_constant_shape(gain) or (), dtype.numpy())
+            return op.InstanceNormalization(
+                x, gain, op.Constant(value=ir.tensor(zeros)), epsilon=scalar(epsilon)
+            )
         options = {"epsilon": scalar(epsilon), "stash_type": int(dtype)}
         if span[0] == "last":
             return getattr(op, self._op)(x, gain, axis=-span[1], **options)
@@ -134,6 +144,39 @@ class RaiseNorm(Rule):
     def _sizes(self, x: ir.Value, span: Span) -> list[int | ir.SymbolicDim]:
         shape = list(x.shape or ())
         return shape[len(shape) - span[1] :] if span[0] == "last" else shape[1:2]
+
+
+class RaiseInstanceNormBias(Rule):
+    """InstanceNormalization without a bias, plus a constant one of the channels, into one node."""
+
+    def __init__(self, bias_first: bool) -> None:
+        super().__init__("InstanceNormalization raised from its parts with its bias")
+        self._bias_first = bias_first
+
+    def pattern(self, op: Any, x: Any, gain: Any, zeros: Any, bias: Any) -> Any:
+        normal = op.InstanceNormalization(
+            x, gain, zeros, _allow_other_attributes=True, _outputs=["normal"]
+        )
+        return op.Add(bias, normal) if self._bias_first else op.Add(normal, bias)
+
+    def check(
+        self, context: Any, x: ir.Value, gain: ir.Value, zeros: ir.Value, bias: ir.Value, **_: Any
+    ) -> MatchResult:
+        old = ir.convenience.get_const_tensor(zeros)
+        shape, channels = _constant_shape(bias), _constant_shape(gain)
+        if old is None or shape is None or channels is None or x.shape is None:
+            return pass_over()
+        plain = not np.any(old.numpy()) and _is_channels(shape, x, channels[0])
+        return MatchResult() if plain else pass_over()
+
+    def rewrite(
+        self, op: Any, x: ir.Value, gain: ir.Value, bias: ir.Value, normal: ir.Value, **_: Any
+    ) -> Any:
+        node = normal.producer()
+        assert node is not None  # the pattern matched it
+        flat = op.Reshape(bias, op.Constant(value_ints=[-1]))
+        epsilon = node.attributes.get_float("epsilon", 1e-5)
+        return op.InstanceNormalization(x, gain, flat, epsilon=epsilon)
 
 
 class RaiseNormBias(Rule):
@@ -152,15 +195,15 @@ class RaiseNormBias(Rule):
     def check(
         self, context: Any, gain: ir.Value, bias: ir.Value, turned: ir.Value | None = None, **_: Any
     ) -> MatchResult:
-        if bias.const_value is None or bias.is_graph_input() or gain.shape is None:
+        shape, normalized = _constant_shape(bias), _constant_shape(gain)
+        if shape is None or normalized is None:
             return pass_over()
-        shape = list(bias.const_value.shape.numpy())
         if turned is None:
-            return MatchResult() if shape == list(gain.shape) else pass_over()
+            return MatchResult() if shape == normalized else pass_over()
         node = turned.producer()
         perm = list(node.attributes.get_ints("perm", [])) if node is not None else []
         rank = len(perm)
-        wanted = [*list(gain.shape), *[1] * (rank - 2)]
+        wanted = [*normalized, *[1] * (rank - 2)]
         if perm != _channels_first(rank) or shape not in (wanted, [1, *wanted]):
             return pass_over()
         return MatchResult()
@@ -187,11 +230,11 @@ class RaiseNormBias(Rule):
         return op.Transpose(result, perm=transpose.attributes.get_ints("perm", []))
 
 
-Span = tuple[Literal["last", "channels"], int]
-"""The normalized axes: the last so many, or axis 1 alone."""
+Span = tuple[Literal["last", "channels", "instance"], int]
+"""The normalized axes: the last so many, axis 1 alone, or all behind axis 1, whose gain it is."""
 
 
-def _span(x: ir.Value, axes: ir.Value) -> Span | None:
+def _span(x: ir.Value, axes: ir.Value, gain: ir.Value | None) -> Span | None:
     found = ints(axes)
     if not found:
         return None
@@ -199,16 +242,36 @@ def _span(x: ir.Value, axes: ir.Value) -> Span | None:
         return ("last", 1) if found == [-1] else None
     rank = len(x.shape)
     places = sorted(each % rank for each in found)
-    if places == list(range(rank - len(places), rank)):
-        return "last", len(places)
-    return ("channels", 1) if places == [1] and rank > 2 else None
+    if places == [1] and rank > 2:
+        return "channels", 1
+    if places != list(range(rank - len(places), rank)):
+        return None
+    if len(places) == rank - 2 and gain is not None and gain.const_value is not None:
+        channels = x.shape[1]
+        if channels != 1 and _is_channels(gain.const_value.shape.numpy(), x, channels):
+            return "instance", len(places)
+    return "last", len(places)
+
+
+def _is_channels(shape: Sequence[int], x: ir.Value, channels: int | ir.SymbolicDim) -> bool:
+    """Whether a constant of this shape has one element for each of x's channels, on axis 1."""
+    assert x.shape is not None  # the callers looked
+    tail = len(x.shape) - 2
+    wanted = [channels, *[1] * tail]
+    return list(shape) in (wanted, [1, *wanted])
+
+
+def _constant_shape(value: ir.Value) -> list[int] | None:
+    """The shape of a constant, be it an initializer or a Constant node's output."""
+    tensor = ir.convenience.get_const_tensor(value)
+    return None if tensor is None or value.is_graph_input() else list(tensor.shape.numpy())
 
 
 def _is_along(gain: ir.Value, span: Span, sizes: list[int | ir.SymbolicDim], x: ir.Value) -> bool:
     """Whether the constant gain varies along the normalized axes alone, and over all of them."""
     assert gain.const_value is not None  # the caller looked
     shape = list(gain.const_value.shape.numpy())
-    if span[0] == "channels":
+    if span[0] != "last":
         assert x.shape is not None
         tail = len(x.shape) - 2
         inner = shape[: len(shape) - tail]
@@ -241,7 +304,8 @@ def _rules(centred: bool, gains: tuple[Gain, ...]) -> tuple[RewriteRule, ...]:
 LAYER_NORM_RULES = _rules(True, _WITH_GAIN)
 PLAIN_LAYER_NORM_RULES = _rules(True, _WITHOUT)
 BIAS_RULES: tuple[RewriteRule, ...] = tuple(
-    RaiseNormBias.rule(*each) for each in product((True, False), (True, False))
+    [RaiseNormBias.rule(*each) for each in product((True, False), (True, False))]
+    + [RaiseInstanceNormBias.rule(first) for first in (True, False)]
 )
 RMS_NORM_RULES = _rules(False, _WITH_GAIN)
 PLAIN_RMS_NORM_RULES = _rules(False, _WITHOUT)

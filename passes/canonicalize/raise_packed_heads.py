@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import onnx_ir as ir
@@ -55,13 +56,11 @@ class RaisePackedHeads(Rule):
             return decline("which of the packed heads is taken is not known", turned)
         rest = list(parts.shape[packed:])
         width = x.shape[packed]
-        if not all(isinstance(each, int) for each in [*rest, width]):
+        sizes = [each for each in rest if isinstance(each, int)]
+        if len(sizes) < len(rest) or not isinstance(width, int):
             return decline("the packed heads are not of known size", parts)
         leading = list(parts.shape[:packed]) == list(x.shape[:packed])
-        size = 1
-        for each in rest:
-            size *= int(each)
-        if size != width or not leading:
+        if math.prod(sizes) != width or not leading:
             return decline("the reshape does not cut the last axis alone", parts)
         return MatchResult()
 
@@ -89,10 +88,9 @@ class RaisePackedHeads(Rule):
         assert parts.shape is not None
         assert x.shape is not None
         packed = len(x.shape) - 1
-        count = int(parts.shape[packed])
+        count, *inner = [each for each in parts.shape[packed:] if isinstance(each, int)]
         split = op.Split(x, num_outputs=count, axis=-1, _outputs=count)
         part = split[number % count]
-        inner = [int(each) for each in parts.shape[packed + 1 :]]
         part = op.Reshape(part, op.Constant(value_ints=[0] * packed + inner))
         perm = [each - (each > packed) for each in _perm(turned)[1:]]
         return op.Transpose(part, perm=perm)

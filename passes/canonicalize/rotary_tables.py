@@ -94,7 +94,7 @@ def _elementwise(node: ir.Node, neighbours: bool) -> Build | None:
         if value is None:
             return None
         if scalar(value) is not None or last_dim(value) == 1:
-            operands.append(lambda op, value=value: value)
+            operands.append(_as_is(value))
             continue
         half = halved(value, neighbours)
         if half is None:
@@ -105,6 +105,10 @@ def _elementwise(node: ir.Node, neighbours: bool) -> Build | None:
         return None
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
     return lambda op: getattr(op, node.op_type)(*[each(op) for each in operands], **attributes)
+
+
+def _as_is(value: ir.Value) -> Build:
+    return lambda op: value
 
 
 def _repeated(node: ir.Node, table: ir.Value) -> Build | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 import onnx_ir as ir
@@ -13,6 +13,10 @@ from bitfold.passes.analysis.sites import input_at
 
 LARGEST = 64
 """Tensors with more elements than this hold no shapes."""
+
+
+Number = Union[int, float, bool, "Size", None]
+"""None: not known."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +46,18 @@ class Size:
     def __str__(self) -> str:
         return "*".join([*([str(self.factor)] if self.factor != 1 else []), *self.names])
 
-    def times(self, other: Any) -> Any:
+    def times(self, other: Number) -> Number:
         if isinstance(other, Size):
             return Size(self.factor * other.factor, tuple(sorted(self.names + other.names)))
-        if other == 0:
-            return 0
+        if other is None or other == 0:
+            return other
         whole = other == int(other) and other > 0
         return Size(self.factor * int(other), self.names) if whole else None
 
-    def over(self, other: Any) -> Any:
+    def over(self, other: Number) -> Number:
         """The quotient, where it is whole whatever the dimensions are."""
+        if other is None:
+            return None
         factor, names = (other.factor, other.names) if isinstance(other, Size) else (other, ())
         left = list(self.names)
         for name in names:
@@ -62,10 +68,6 @@ class Size:
             return None
         quotient = self.factor // int(factor)
         return Size(quotient, tuple(left)) if left else quotient
-
-
-Number = int | float | bool | Size | None
-"""None: not known."""
 
 
 def dim_number(dim: int | ir.SymbolicDim) -> Number:
@@ -87,8 +89,8 @@ def multiply(a: Number, b: Number) -> Number:
     if a is None or b is None:
         return None
     if isinstance(a, Size):
-        return a.times(b)  # type: ignore[no-any-return]
-    return b.times(a) if isinstance(b, Size) else a * b  # type: ignore[no-any-return]
+        return a.times(b)
+    return b.times(a) if isinstance(b, Size) else a * b
 
 
 def divide(a: Number, b: Number) -> Number:
@@ -96,7 +98,7 @@ def divide(a: Number, b: Number) -> Number:
     if a is None or b is None or (not isinstance(b, Size) and b == 0):
         return None
     if isinstance(a, Size):
-        return a.over(b)  # type: ignore[no-any-return]
+        return a.over(b)
     if isinstance(b, Size):
         return None
     if isinstance(a, int) and isinstance(b, int):
