@@ -117,16 +117,27 @@ void quantize(void* data, size_t index) {
 
 // The pixel under each tap of the windows [first, first + count): [taps][count].
 void find_pixels(const Conv* c, int64_t first, int64_t count, int32_t* index) {
-  const int32_t outside = static_cast<int32_t>(conv_pixels(c));
+  const auto outside = static_cast<int32_t>(conv_pixels(c));
+  const int64_t step = c->stride[1];
   for (int64_t ky = 0; ky < c->kernel[0]; ky++)
     for (int64_t kx = 0; kx < c->kernel[1]; kx++) {
-      int64_t oy = first / c->out[1], ox = first % c->out[1];
-      for (int64_t i = 0; i < count; i++, ox++) {
-        if (ox == c->out[1]) ox = 0, oy++;
+      int64_t oy = first / c->out[1], ox = first % c->out[1], left = count;
+      for (; left > 0; oy++, ox = 0) {  // a row of windows, of which some lie inside
+        const int64_t windows = std::min(c->out[1] - ox, left);
         const int64_t y = oy * c->stride[0] + ky * c->dilation[0] - c->pad[0];
-        const int64_t x = ox * c->stride[1] + kx * c->dilation[1] - c->pad[1];
-        const bool inside = y >= 0 && y < c->size[0] && x >= 0 && x < c->size[1];
-        *index++ = inside ? static_cast<int32_t>(y * c->size[1] + x) : outside;
+        const int64_t x = ox * step + kx * c->dilation[1] - c->pad[1];
+        int64_t begin = 0, end = 0;
+        if (y >= 0 && y < c->size[0]) {
+          begin = std::min(x < 0 ? ceil_div(-x, step) : 0, windows);
+          end = x < c->size[1] ? ceil_div(c->size[1] - x, step) : 0;
+          end = std::clamp(end, begin, windows);
+        }
+        std::fill(index, index + begin, outside);
+        const auto from = static_cast<int32_t>(y * c->size[1] + x);
+        for (int64_t i = begin; i < end; i++) index[i] = from + static_cast<int32_t>(i * step);
+        std::fill(index + end, index + windows, outside);
+        index += windows;
+        left -= windows;
       }
     }
 }
