@@ -16,6 +16,7 @@ from bitfold.frontend.canary import check_file
 from bitfold.frontend.emit import check_output, write_model
 from bitfold.frontend.importers import import_model
 from bitfold.frontend.importers.tokenizer import TOKENIZER
+from bitfold.frontend.keep_fastest import keep_fastest as choose_fastest
 from bitfold.frontend.recipes import resolve_recipe
 from bitfold.frontend.report.command import again
 from bitfold.frontend.report.html import Conversion
@@ -72,6 +73,7 @@ def convert(
     report: str | os.PathLike[str] | None = None,
     command: Sequence[str] = (),
     force: bool = False,
+    keep_fastest: bool = False,
     progress: Callable[[str, float], None] = lambda text, fraction: None,
 ) -> ConvertResult:
     """Convert a model to low bits.
@@ -97,6 +99,8 @@ def convert(
         command: the command line that the report offers to change; by default the one that runs
             this recipe again.
         force: replace files that exist: the model, its weights, and another model's tokenizer.
+        keep_fastest: time the alternatives of each site on this machine (the target's operator,
+            stock ORT's, float) and keep what wins; the report notes the times.
         progress: called with a line of text and a fraction in [0, 1].
 
     Raises:
@@ -139,9 +143,13 @@ def convert(
         if not samples and verify != "off" and tokenizer.is_file():
             samples = text_samples(loaded, tokenizer, progress=progress)
     with Context(samples, calibration, seed, progress) as context:
+        choices = choose_fastest(loaded, chosen, context) if keep_fastest else None
+        if choices is not None:
+            chosen = choices.recipe
         before = Reference(loaded)
         pipeline = Pipeline(chosen, context, verify=verify, strict=strict, watch=before)
         converted, made = pipeline.run(loaded)
+        made.notes += [] if choices is None else choices.notes
         if folder is not None:
             written_to = str(path or "")
             about = Conversion(source, written_to, target_of(chosen) or "none", command, chosen)

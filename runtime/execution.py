@@ -78,6 +78,7 @@ def open_session(
     op_library: bool = True,
     optimize: bool = True,
     copy_weights: bool | None = None,
+    spin: bool = False,
 ) -> Execution:
     """Load ``model`` in ORT on the CPU; the model itself is not touched.
 
@@ -92,6 +93,8 @@ def open_session(
         copy_weights: let ORT fold constants and bring weights into the order that its kernels
             like; as ``optimize`` by default.  With neither, no weight is copied at all, but
             for those of MatMulNBits.
+        spin: let threads wait busily for the next operator while a run goes on, as
+            :class:`~bitfold.runtime.session.Session` does.
 
     Raises:
         ModelError: ORT refuses the model, or an output does not exist.
@@ -100,7 +103,9 @@ def open_session(
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
+    # Between runs nobody gains from a busy wait, and whoever else needs the core loses.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     copy_weights = optimize if copy_weights is None else copy_weights

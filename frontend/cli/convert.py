@@ -76,6 +76,12 @@ LEFT_OUT = ("force", "as_json")
     metavar="DIR",
     help="Folder for report.html and report.json: what every pass did, skipped, and why.",
 )
+@click.option(
+    "--keep-fastest",
+    is_flag=True,
+    help="Time each site's alternatives on this machine (the target's operator, stock ORT's, "
+    "float) and keep what wins.",
+)
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @json_option
 def convert(
@@ -91,6 +97,7 @@ def convert(
     strict: bool,
     seed: int | None,
     report: Path | None,
+    keep_fastest: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -125,6 +132,7 @@ def convert(
             report=report,
             command=[*given_command(click.get_current_context(), LEFT_OUT), "--force"],
             force=force,
+            keep_fastest=keep_fastest,
             progress=progress,
         )
     for glob in unmatched_globs(result.report, result.model):
@@ -143,6 +151,8 @@ def convert(
         )
         return
     print_passes(result.report)
+    for note in result.report.notes:
+        click.echo(note)
     click.echo(f"{output}: {size(before)} -> {size(after)} ({before / after:.1f}x smaller)")
     if result.report.total is not None:
         click.echo(f"on the sample inputs: {described(result.report.total)}")
