@@ -14,8 +14,16 @@ from bitfold.passes.analysis.sites import Site, find_sites
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.report import SiteRecord
-from bitfold.passes.quantize.conv_scheme import ConvActs, Target, conv_rows, conv_scheme
+from bitfold.passes.quantize.conv_scheme import (
+    ConvActs,
+    Target,
+    conv_rows,
+    conv_scheme,
+    has_one_pixel,
+)
+from bitfold.passes.quantize.correct_bias import correct_bias
 from bitfold.passes.quantize.insert import SiteInserter
+from bitfold.passes.quantize.mean_inputs import mean_inputs
 from bitfold.passes.quantize.rounding import QuantizedWeight, round_to_nearest
 from bitfold.runtime.errors import ModelError
 from bitfold.runtime.formats.scheme import QuantScheme, WeightScheme
@@ -35,7 +43,8 @@ class Quantize(Pass):
     1. A weight that several sites share (a tied embedding and head) is quantized once.
     2. Embedding tables, and heads tied to one, take the ``embeddings`` format.
     3. A convolution's groups are runs of channels within a tap, and its input gets a scale per
-       pixel and group; a depthwise one keeps 8 bits and float inputs.
+       pixel and group; a depthwise one keeps 8 bits and float inputs.  Its bias takes up the mean
+       error of its weight, where there are inputs to run.
     4. Skipped, with the reason: excluded sites, weights that are not float32, tiny weights, and
        tables of rotary angles.
 
@@ -52,6 +61,8 @@ class Quantize(Pass):
         conv_acts: ``pixel`` to quantize the inputs of convolutions as ``acts`` says, ``none`` to
             keep them float; ``auto`` for what the target runs well.
         target: what the model must run on.
+        correct_bias: take the mean error that rounding a convolution's weight makes on the
+            calibration inputs, or else the sample inputs, from its bias.
         exclude: globs of site or weight names to leave in float.
     """
 
@@ -69,6 +80,7 @@ class Quantize(Pass):
     embeddings: str = ""
     embedding_group: int | None = None
     conv_acts: ConvActs = "auto"
+    correct_bias: bool = True
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -88,20 +100,27 @@ class Quantize(Pass):
 
     def run(self, model: ir.Model, context: Context) -> bool:
         sources = list(self._accepted(model, context))
-        inserter = SiteInserter(model, context)
+        means = self._mean_inputs(model, sources, context)
+        inserter, corrected = SiteInserter(model, context), 0
         for done, (source, sites) in enumerate(sources):
             context.progress(f"quantizing {sites[0].name}", done / len(sources))
             scheme = self.scheme(any(site.kind == "gather" for site in sites))
             weight, shape = finite_weight(sites[0]), sites[0].shape
             conv = sites[0].conv
             if conv is not None:
-                scheme = conv_scheme(scheme, conv, self.conv_acts, self.target)
+                single = all(has_one_pixel(site) for site in sites)
+                scheme = conv_scheme(scheme, conv, self.conv_acts, self.target, single)
                 weight = conv_rows(weight, conv)
             # At 8 bits clipping buys next to nothing either, and the search takes time.
             ranges = "minmax" if scheme.weight.number.bits == 8 else self.ranges
             quantized = round_to_nearest(weight, scheme.weight, ranges)
             quality = signal_to_noise(weight, quantized)
             acts = scheme.act_group_size(weight.shape[1]) if scheme.acts == "int8" else None
+            for site in sites:
+                mean = means.get(str(site.data.name))
+                if mean is not None and site.node.graph is model.graph:
+                    lost = weight - quantized.dequantize()
+                    corrected += correct_bias(site, lost, mean, context)
             inserter.insert(source, sites, quantized.with_rows(shape[0]), acts)
             size = (weight.nbytes, quantized.nbytes)
             for site in sites:
@@ -110,7 +129,21 @@ class Quantize(Pass):
                     SiteRecord(site.name, site.kind, *shape, str(scheme), *size, quality)
                 )
                 size = (0, 0)  # a weight counts once, however many sites share it
+        if corrected:
+            context.entry.note(f"{corrected} biases corrected for the mean error of their weights")
         return bool(sources)
+
+    def _mean_inputs(
+        self, model: ir.Model, sources: list[tuple[ir.Value, list[Site]]], context: Context
+    ) -> dict[str, np.ndarray]:
+        """Mean inputs of convolutions by name; none without samples to run."""
+        convolutions = [site for _, sites in sources for site in sites if site.conv is not None]
+        if not self.correct_bias or not convolutions:
+            return {}
+        samples = context.calibration or context.samples
+        if not samples:
+            context.entry.note("no sample inputs: biases are not corrected for rounded weights")
+        return mean_inputs(model, convolutions, samples)
 
     def _accepted(self, model: ir.Model, context: Context) -> Iterator[tuple[ir.Value, list[Site]]]:
         # One weight read as [in, out] here and as [out, in] there is two weights: groups of

@@ -31,6 +31,12 @@ def clips(number: Format) -> np.ndarray:
     return np.linspace(1.0, lowest, 13, dtype=np.float32)
 
 
+def inverse_of(scale: np.ndarray) -> np.ndarray:
+    """1 / scale; 0 for a scale of 0, or one so small that its inverse overflows."""
+    normal = np.abs(scale) >= np.finfo(np.float32).tiny
+    return np.divide(1.0, scale, out=np.zeros_like(scale), where=normal)
+
+
 def min_max_ranges(grouped: np.ndarray, number: Format, symmetric: bool) -> Range:
     """Ranges that cover every value of each group.
 
@@ -86,7 +92,7 @@ def _symmetric(low: np.ndarray, high: np.ndarray, number: Format) -> Range:
 
 def _asymmetric(low: np.ndarray, high: np.ndarray, number: Format) -> Range:
     scale = (high - low) / np.float32(number.highest - number.lowest)
-    inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale != 0)
+    inverse = inverse_of(scale)
     zero = np.clip(np.rint(number.lowest - low * inverse), number.lowest, number.highest)
     return Range(scale, zero)
 
@@ -95,7 +101,7 @@ def _levels(grouped: np.ndarray, number: Format, tried: Range) -> np.ndarray:
     """Integers relative to the zero point, float32 [N, G, size]."""
     scale = tried.scale[..., None]
     zero = tried.zero[..., None]
-    inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale != 0)
+    inverse = inverse_of(scale)
     if number.linear:
         nearest = np.clip(np.rint(grouped * inverse + zero), number.lowest, number.highest)
     else:

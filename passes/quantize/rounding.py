@@ -6,7 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitfold.passes.quantize.ranges import Range, least_squares_ranges, min_max_ranges
+from bitfold.passes.quantize.ranges import (
+    Range,
+    inverse_of,
+    least_squares_ranges,
+    min_max_ranges,
+)
 from bitfold.runtime.formats import Format
 from bitfold.runtime.formats.scheme import WeightScheme
 
@@ -118,5 +123,5 @@ def encode_groups(grouped: np.ndarray, number: Format, found: Range) -> np.ndarr
     """Codes uint8 [N, G, size] of ``grouped`` [N, G, size] in the ranges ``found``."""
     scale = found.scale.astype(np.float32)[..., None]
     # A group of zeros has scale 0; any inverse will do, its codes stand for 0 times 0.
-    inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale != 0)
+    inverse = inverse_of(scale)
     return number.encode(grouped * inverse + found.zero[..., None])

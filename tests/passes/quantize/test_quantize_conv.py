@@ -140,3 +140,15 @@ def test_groups_divide_the_channels_of_a_tap(cg, group):
 def test_a_depthwise_kernel_keeps_eight_bits_and_float_inputs():
     scheme = conv_scheme(RECIPE, ConvShape(64, 1, (3, 3), 64), "pixel", "native")
     assert (scheme.weight.format, scheme.weight.group, scheme.acts) == ("int8", 0, "none")
+
+
+def test_what_reads_one_pixel_keeps_float_inputs():
+    weight = np.random.default_rng(0).normal(size=(32, 32, 1, 1)).astype(np.float32)
+    body = "p = GlobalAveragePool(x)  a = Conv(p, w)  r = Relu(a)  b = Conv(r, w)  y = Mul(x, b)"
+    text = f"g (float[n, 32, h, w] x) => (float[n, 32, h, w] y) {{ {body} }}"
+    proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 23]> {text}')
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+    quantized(model, weights="int8")
+    assert "QuantizeActivation" not in {node.op_type for node in model.graph}
+    assert "DequantizeWeight" in {node.op_type for node in model.graph}

@@ -90,3 +90,14 @@ def test_scales_that_float16_cannot_hold_are_float32(size):
     found = round_to_nearest(weight, WeightScheme("int8", 32))
     assert squared_error(weight, found) < 1e-4 * np.square(weight, dtype=np.float64).sum()
     assert found.scales.dtype == (np.float16 if size in (1e-3, 1.0) else np.float32)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("ranges", ["minmax", "mse"])
+def test_values_below_the_normal_numbers_are_zeros(symmetric, ranges):
+    weight = np.random.default_rng(6).normal(size=(4, 64)).astype(np.float32)
+    weight[1] *= np.float32(1e-41)
+    found = round_to_nearest(weight, WeightScheme("int4", 32, symmetric), ranges).dequantize()
+    assert np.abs(found[1]).max() < 1e-38
+    assert np.isfinite(found).all()
