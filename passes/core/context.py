@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bitfold.passes.core.report import PassEntry
+from bitfold.runtime.errors import OutputError
 
 Feeds = dict[str, np.ndarray]
 """One set of inputs of a model: name to array."""
@@ -48,16 +49,27 @@ class Context:
         """Wrap a new weight as a tensor; a large one is moved to disk and memory-mapped.
 
         This keeps a run's memory at about one site's weight, however large the model is.
+
+        Raises:
+            OutputError: the disk is full.
         """
         array = np.ascontiguousarray(array)
         if array.nbytes < SPOOL_THRESHOLD:
             return ir.tensor(array, name=name)
-        if self._spool is None:
-            self._spool = tempfile.TemporaryDirectory(prefix="bitfold-")
-        path = Path(self._spool.name) / f"{self._spooled}.bin"
-        self._spooled += 1
-        array.tofile(path)
-        mapped = np.memmap(path, dtype=array.dtype, mode="r", shape=array.shape)
+        try:
+            if self._spool is None:
+                self._spool = tempfile.TemporaryDirectory(prefix="bitfold-")
+            path = Path(self._spool.name) / f"{self._spooled}.bin"
+            self._spooled += 1
+            with path.open("wb") as file:  # array.tofile tells no cause when the disk is full
+                file.write(array.reshape(-1).view(np.uint8).data)
+            mapped = np.memmap(path, dtype=array.dtype, mode="r", shape=array.shape)
+        except OSError as error:
+            raise OutputError(
+                f"the temporary folder {tempfile.gettempdir()} cannot hold {name!r} of "
+                f"{array.nbytes >> 20} MiB: {error.strerror or error}",
+                "free space, or set TMPDIR to a folder with enough of it",
+            ) from error
         return ir.tensor(mapped, name=name)
 
     def close(self) -> None:

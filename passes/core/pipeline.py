@@ -18,7 +18,8 @@ from bitfold.passes.core.metadata import versions, write_provenance
 from bitfold.passes.core.noise import judge_outputs
 from bitfold.passes.core.recipe import Recipe, as_options, format_text
 from bitfold.passes.core.report import Divergence, PassEntry, Report
-from bitfold.passes.core.samples import prepare_samples
+from bitfold.passes.core.samples import check_feeds, prepare_samples
+from bitfold.passes.core.sizes import check_sizes
 from bitfold.passes.core.stage import Stage, same_computation, snapshot
 from bitfold.passes.core.stand_in import settle
 from bitfold.passes.core.verify import first_difference
@@ -98,9 +99,12 @@ class Pipeline:
         check_invariants(model, node_names=False)
         original = snapshot(model)
         ir.passes.common.NameFixPass()(original)
+        for number, feeds in enumerate(self.context.calibration):
+            check_feeds(original.graph, feeds, f"calibration sample {number}")
         first = Stage(original, (), self.threads)
         if self.verify != "off":
             self.context.progress("sample inputs", 0.0)
+            check_sizes(original)
             note = settle(first, self.context)
             if note:
                 report.notes.append(note)
