@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bitfold.frontend.figures import number as number
+from bitfold.frontend.figures import percent as percent
+from bitfold.frontend.figures import size as size
 from bitfold.frontend.plain import to_json
 
 if TYPE_CHECKING:
@@ -67,27 +69,6 @@ def shown_progress(enabled: bool = True) -> Iterator[Progress]:
             bar.update(task, description=text.replace("[", r"\["), completed=fraction)
 
         yield update
-
-
-def size(count: float) -> str:
-    """Bytes in MB of 10**6 bytes, and in kB below a tenth of one."""
-    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """A figure with ``digits`` significant digits; a dash for none."""
-    if value is None:
-        return "-"
-    if not math.isfinite(value):
-        return str(value)
-    if value == int(value) and abs(value) < 1e15:
-        return str(int(value))
-    return f"{value:.{digits}g}" if abs(value) < 10 ** (digits - 1) else f"{value:.0f}"
-
-
-def percent(value: float | None) -> str:
-    """A share as a percentage; a dash for none."""
-    return "-" if value is None else f"{100 * value:.1f}%"
 
 
 def short(path: str | Path) -> str:
