@@ -15,6 +15,8 @@ from bitfold.frontend.value_divergence import value_divergence
 from bitfold.passes.core.context import Feeds
 from bitfold.passes.core.report import PassEntry, Report
 from bitfold.runtime.errors import BitfoldError
+from bitfold.runtime.op_library import op_library_path
+from bitfold.runtime.ops import DOMAIN
 
 Progress = Callable[[str, float], None]
 
@@ -23,6 +25,10 @@ TIMES, VALUES = "times", "values"
 
 NOT_RUN = "nothing was run, since the conversion's checks were off"
 NOT_REACHED = "the conversion ended before"
+NO_LIBRARY = (
+    "times are of function bodies: bitfold's op library is not here, so that ONNX Runtime ran "
+    "what its operators mean, slowly"
+)
 
 
 class Reference:
@@ -80,6 +86,8 @@ def measure_report(
             for model, file in zip((original, result), files, strict=True)
         ]
         report.ops = op_costs(original, result, *times)
+        if DOMAIN in result.graph.opset_imports and not _has_library():
+            report.notes.append(NO_LIBRARY)
     except BitfoldError as error:
         report.unmeasured[TIMES] = str(error)
     try:
@@ -88,6 +96,14 @@ def measure_report(
         report.unmeasured[VALUES] = str(error)
     if not report.values and VALUES not in report.unmeasured:
         report.unmeasured[VALUES] = "no value inside the result has the name of one before"
+
+
+def _has_library() -> bool:
+    try:
+        op_library_path()
+    except BitfoldError:
+        return False
+    return True
 
 
 def _timed(model: ir.Model, file: Path | None, feeds: Feeds) -> dict[str, float]:

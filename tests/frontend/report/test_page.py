@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import bitfold
+from bitfold.frontend.report import measure
 from bitfold.frontend.report.html import Conversion, page
 from bitfold.frontend.report.markup import Html, element, join, tag
 from bitfold.frontend.report.parts import TIMES_SIGN
@@ -26,6 +27,7 @@ from bitfold.passes.core.report import (
     SiteRecord,
     ValueDivergence,
 )
+from bitfold.runtime.errors import UnsupportedError
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \"' {{style}} [0]*"
 TEXT = "canonicalize, quantize{weights=int8 group=32}, lower"
@@ -218,3 +220,17 @@ def test_plots_place_points() -> None:
     widths = [float(v) for name, key, v in found.attributes if name == "rect" and key == "width"]
     assert widths[1] == pytest.approx(2 * widths[0], abs=0.1)
     assert widths[2] == 1.5
+
+
+def test_tells_when_function_bodies_were_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> Path:
+        raise UnsupportedError("not built")
+
+    monkeypatch.setattr(measure, "op_library_path", missing)
+    result = bitfold.convert(TINY["bert"](0), passes=TEXT, report=tmp_path)
+    assert measure.NO_LIBRARY in result.report.notes
+    floats = bitfold.convert(TINY["bert"](0), passes="canonicalize", report=tmp_path)
+    assert measure.NO_LIBRARY not in floats.report.notes
+    assert floats.report.ops
