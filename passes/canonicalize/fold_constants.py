@@ -40,8 +40,9 @@ def fold_constants(model: ir.Model, limit: int) -> None:
             output_size_limit=limit,
             should_fold=should_fold,
         )
-    except (RuntimeError, ValueError, TypeError, IndexError):
-        # A node that cannot be computed ahead is left for the run; what came before it is folded.
+    except Exception:
+        # The optimizer computes any operator in Python, and a broken one raises anything.  What
+        # cannot be computed ahead is left for the run; what came before it is folded.
         return
 
 
@@ -50,7 +51,8 @@ def _is_tied_head(node: ir.Node) -> bool:
     source = node.inputs[0] if node.inputs else None
     if node.op_type != "Transpose" or source is None or source.const_value is None:
         return False
-    return source.const_value.size >= SHARED_TRANSPOSE and len(source.uses()) > 1
+    shared = any(user.op_type != "Transpose" for user, _ in source.uses())
+    return shared and source.const_value.size >= SHARED_TRANSPOSE
 
 
 def _grows(node: ir.Node, limit: int) -> bool:

@@ -56,11 +56,12 @@ class SiteInserter:
                 site.node.replace_input_with(1, turned)
             if act_group_size is not None:
                 site.node.replace_input_with(0, self._activation(site, act_group_size))
-        for site in sites:
-            if site.transpose is not None and not site.transpose.outputs[0].uses():
-                graph = site.transpose.graph
+        # Sites may share one Transpose; a dictionary keeps their order.
+        for transpose in dict.fromkeys(site.transpose for site in sites):
+            if transpose is not None and not transpose.outputs[0].uses():
+                graph = transpose.graph
                 assert graph is not None, "the node was found in a graph"
-                graph.remove(site.transpose, safe=True)
+                graph.remove(transpose, safe=True)
         if not source.uses() and not source.is_graph_output():
             drop_initializer(source)
 
