@@ -31,6 +31,7 @@ from bitfold.frontend.report.write import prepared_folder, write_report
 from bitfold.frontend.sidecars import check_sidecars, put_sidecars, read_sidecars
 from bitfold.frontend.targets import check_lowered, record_target, target_of
 from bitfold.frontend.text_samples import text_samples
+from bitfold.models.entry import ENTRY_KEY
 from bitfold.passes.core.context import Context, Feeds
 from bitfold.passes.core.metadata import recipe_of, seed_of
 from bitfold.passes.core.pipeline import Pipeline
@@ -152,7 +153,9 @@ def convert(
         made.notes += [] if choices is None else choices.notes
         if folder is not None:
             written_to = str(path or "")
-            about = Conversion(source, written_to, target_of(chosen) or "none", command, chosen)
+            entry = loaded.metadata_props.get(ENTRY_KEY, "")
+            lowered = target_of(chosen) or "none"
+            about = Conversion(source, written_to, lowered, command, chosen, entry)
             size_report(made, loaded, converted, NOT_RUN if verify == "off" else NOT_REACHED)
             write_report(made, folder, about)
         if quantizes:

@@ -28,6 +28,7 @@ class Conversion:
         target: what the result runs on.
         command: the command line that makes it again.
         recipe: the recipe that was run.
+        entry: the model's name in the catalogue, where it is of it.
     """
 
     model: str
@@ -35,6 +36,7 @@ class Conversion:
     target: str
     command: Sequence[str]
     recipe: Recipe
+    entry: str = ""
 
 
 def page(report: Report, conversion: Conversion) -> str:
@@ -51,7 +53,7 @@ def page(report: Report, conversion: Conversion) -> str:
         "script": script,
         "style-hash": _hash(style),
         "script-hash": _hash(script),
-        "model": join(_title(conversion.model)).text,
+        "model": join(conversion.entry or _title(conversion.model)).text,
         "subtitle": join(_subtitle(conversion)).text,
         "summary": sections.summary(report).text,
         "attention": sections.attention(report).text,
