@@ -4,9 +4,10 @@ Run from the repository's root::
 
     PYTHONPATH=tests python tests/benchmarks/bench_conv.py [--threads 2] [--json out.json]
 
-Every result is checked against the oracle before it is timed.  Runs of both take turns; times are
-lower deciles, since what else the machine does only adds to them.  The float Conv is timed as a model of its own, with whatever layout ORT gives it, its
-reordering of input and output included, as between two operators that ORT does not know.
+Every result is checked against the oracle before it is timed.  Runs of both take turns; times
+are lower deciles, since what else the machine does only adds to them.  The float Conv is timed as
+a model of its own, with whatever layout ORT gives it, its reordering of input and output
+included, as between two operators that ORT does not know.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 // Depthwise convolution in float, for a vector type V of one ISA: any window.
 //
-// But for the windows of depthwise_square.h an image plane goes over the kernel in bands of at most kBandRows x kBandColumns outputs.  The
-// input under a band is copied with its padding, and every stride-th column apart, so that each
-// tap of neighbouring outputs is one contiguous vector, whatever the stride, the dilation and the
-// borders:
+// But for the windows of depthwise_square.h an image plane goes over the kernel in bands of at most
+// kBandRows x kBandColumns outputs.  The input under a band is copied with its padding, and every
+// stride-th column apart, so that each tap of neighbouring outputs is one contiguous vector,
+// whatever the stride, the dilation and the borders:
 //
 //   band  float [rows][stride][pitch]   padded column j * stride + phase at [phase][j]
 //
@@ -20,9 +20,9 @@ namespace {
 constexpr int64_t kBandRows = 16, kBandColumns = 256;
 
 struct Band {
-  int64_t rows, columns;        // outputs
-  int64_t pitch, row;           // floats of a phase and of an input row
-  int64_t inputs;               // input rows
+  int64_t rows, columns;  // outputs
+  int64_t pitch, row;     // floats of a phase and of an input row
+  int64_t inputs;         // input rows
 };
 
 inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -177,7 +177,8 @@ void convolve_depthwise(const Conv* c, int64_t image, int64_t first, int64_t las
       ready = n / kTile;
       decode_weights((int32_t)ready, scratch.operands, scratch.weights);
     }
-    const Plane plane = {c, c->x + (image * c->channels + n / each) * conv_pixels(c),
+    const int64_t channel = image * c->channels + n / each;
+    const Plane plane = {c, c->x + channel * conv_pixels(c),
                          scratch.weights + n % kTile, c->bias ? c->bias[n] : 0,
                          c->y + (image * c->outputs + n) * conv_windows(c)};
     if (square) {

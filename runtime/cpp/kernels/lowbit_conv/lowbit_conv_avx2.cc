@@ -21,12 +21,13 @@ Range range_of(const PackedWeight* w) {
   return w->bits <= 5 ? kNarrow : kWide;
 }
 
-// Add 16 input channels: four lines of operand bytes, and R windows' activations at `at`.
-template <int RANGE, int R>
-inline void add_16(__m256i* acc, const uint8_t* line, const int8_t* const* q, int64_t at) {
+// Add 4 * STEPS input channels, at most 16: lines of operand bytes, and R windows' activations at
+// `at`.
+template <int RANGE, int R, int STEPS>
+inline void add(__m256i* acc, const uint8_t* line, const int8_t* const* q, int64_t at) {
   const __m256i ones = _mm256_set1_epi16(1);
   __m256i pairs[R];
-  for (int s = 0; s < 4; s++) {
+  for (int s = 0; s < STEPS; s++) {
     __m256i u = _mm256_loadu_si256((const __m256i*)(line + s * kLine));
     const __m256i level = _mm256_xor_si256(u, _mm256_set1_epi8((char)0x80));
     if (RANGE == kSigned) u = _mm256_abs_epi8(level);
@@ -53,6 +54,9 @@ void dot(const Windows* t, const uint8_t* panel, int32_t tile, int half, const i
   const PackedWeight* w = t->weight;
   const Pixels* p = t->pixels;
   const int64_t taps = conv_taps(t->conv), part_bytes = p->stride / p->parts;
+  const int64_t depth = conv_depth(t->conv);  // what is behind is padding
+  const int64_t real = round_up(part_bytes < depth ? part_bytes : depth, 4);
+  const int64_t unread = (part_bytes - real) / 4 * kLine;
   const uint8_t* line = panel + 32 * half;
   int64_t at = 2 * (int64_t)tile * w->groups + half;
   __m256 total[R];
@@ -65,8 +69,11 @@ void dot(const Windows* t, const uint8_t* panel, int32_t tile, int half, const i
       __m256i acc[R];
       for (int r = 0; r < R; r++)  // signed levels need no offset removed
         acc[r] = _mm256_set1_epi32(RANGE == kSigned ? 0 : p->start[meta[r]]);
-      for (int64_t i = part * part_bytes; i < (part + 1) * part_bytes; i += 16, line += 4 * kLine)
-        add_16<RANGE, R>(acc, line, q, i);
+      int64_t i = part * part_bytes;
+      const int64_t end = i + real;
+      for (; i + 16 <= end; i += 16, line += 4 * kLine) add<RANGE, R, 4>(acc, line, q, i);
+      for (; i < end; i += 4, line += kLine) add<RANGE, R, 1>(acc, line, q, i);
+      line += unread;
       const __m256 scale = scales_at(w, at);
       const __m256 zero = w->zero_points ? zeros_at(w, at) : _mm256_setzero_ps();
       for (int r = 0; r < R; r++) {

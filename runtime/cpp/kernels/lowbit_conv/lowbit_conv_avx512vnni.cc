@@ -37,12 +37,31 @@ Tiles decoded(const Windows* t, int32_t tile, int32_t tiles, uint8_t* scratch) {
   return {scratch, stride, folded ? nullptr : w->zero_points};
 }
 
+// Add four input channels: `bytes` are their operands, `at` their place in the windows' pixels.
+template <int R, int NT>
+inline __attribute__((always_inline)) void step(__m512i (&acc)[NT][R], const uint8_t* bytes,
+                                                int64_t stride, const int8_t* const (&q)[R],
+                                                int64_t at) {
+  __m512i u[NT];
+  BITFOLD_UNROLL
+  for (int n = 0; n < NT; n++) u[n] = _mm512_loadu_si512(bytes + n * stride);
+  BITFOLD_UNROLL
+  for (int r = 0; r < R; r++) {
+    const __m512i a = _mm512_set1_epi32(*(const int32_t*)(q[r] + at));
+    BITFOLD_UNROLL
+    for (int n = 0; n < NT; n++) acc[n][r] = _mm512_dpbusd_epi32(acc[n][r], u[n], a);
+  }
+}
+
 // Sums of R windows, `kTiles` times 16 for each, from NT tiles; `index` is the first one's.
 template <int R, int NT>
 void dot(const Windows* t, const Tiles* tiles, int32_t tile, const int32_t* index, float* sums) {
   const PackedWeight* w = t->weight;
   const Pixels* p = t->pixels;
   const int64_t taps = conv_taps(t->conv), part_bytes = p->stride / p->parts;
+  const int64_t depth = conv_depth(t->conv);  // what is behind is padding
+  const int64_t real = round_up(part_bytes < depth ? part_bytes : depth, 4);
+  const int64_t unread = (part_bytes - real) / 4 * kLine;
   const uint8_t* bytes = tiles->bytes;
   int64_t at = (int64_t)tile * w->groups;
   __m512 total[NT][R];
@@ -64,22 +83,16 @@ void dot(const Windows* t, const Tiles* tiles, int32_t tile, const int32_t* inde
         BITFOLD_UNROLL
         for (int n = 0; n < NT; n++) acc[n][r] = from;
       }
-      for (int64_t i = part * part_bytes; i < (part + 1) * part_bytes; i += 16) {
-        BITFOLD_UNROLL
-        for (int s = 0; s < 4; s++) {
-          __m512i u[NT];
-          BITFOLD_UNROLL
-          for (int n = 0; n < NT; n++)
-            u[n] = _mm512_loadu_si512(bytes + n * tiles->stride + s * kLine);
-          BITFOLD_UNROLL
-          for (int r = 0; r < R; r++) {
-            const __m512i a = _mm512_set1_epi32(*(const int32_t*)(q[r] + i + 4 * s));
-            BITFOLD_UNROLL
-            for (int n = 0; n < NT; n++) acc[n][r] = _mm512_dpbusd_epi32(acc[n][r], u[n], a);
-          }
-        }
-        bytes += 4 * kLine;
+      int64_t i = part * part_bytes;
+      const int64_t end = i + real;
+      for (; i + 16 <= end; i += 16, bytes += 4 * kLine) {
+        step<R, NT>(acc, bytes, tiles->stride, q, i);
+        step<R, NT>(acc, bytes + kLine, tiles->stride, q, i + 4);
+        step<R, NT>(acc, bytes + 2 * kLine, tiles->stride, q, i + 8);
+        step<R, NT>(acc, bytes + 3 * kLine, tiles->stride, q, i + 12);
       }
+      for (; i < end; i += 4, bytes += kLine) step<R, NT>(acc, bytes, tiles->stride, q, i);
+      bytes += unread;
       BITFOLD_UNROLL
       for (int n = 0; n < NT; n++) {
         const __m512 scale = scales_at(w, at + n * w->groups);

@@ -46,27 +46,26 @@ inline Scaling scaling_of(__m512i reach) {
           _mm512_mask_mov_ps(scale, broken, _mm512_set1_ps(NAN))};
 }
 
-// The code of one channel in the low byte of each lane, other bits zero.  What is NaN here
-// becomes the integer indefinite, whose low byte is zero.
+// The codes of one channel.  What is NaN here becomes any code: its scale is NaN.
 inline __m512i code(const float* x, __mmask16 lanes, __m512 inverse) {
   const __m512 value = _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, x), inverse);
-  const __m512i rounded =
-      _mm512_cvt_roundps_epi32(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  return _mm512_and_si512(rounded, _mm512_set1_epi32(255));
+  return _mm512_cvt_roundps_epi32(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
-// The codes of up to four channels, a byte each.
+// The codes of up to four channels, a byte of each lane for each.
 inline __m512i codes_4(const float* x, int64_t channels, int64_t plane, __mmask16 lanes,
                        __m512 inverse) {
-  if (channels <= 0) return _mm512_setzero_si512();
-  __m512i all = code(x, lanes, inverse);
-  if (channels > 1)
-    all = _mm512_or_si512(all, _mm512_slli_epi32(code(x + plane, lanes, inverse), 8));
-  if (channels > 2)
-    all = _mm512_or_si512(all, _mm512_slli_epi32(code(x + 2 * plane, lanes, inverse), 16));
-  if (channels > 3)
-    all = _mm512_or_si512(all, _mm512_slli_epi32(code(x + 3 * plane, lanes, inverse), 24));
-  return all;
+  const __m512i none = _mm512_setzero_si512();
+  if (channels <= 0) return none;
+  const __m512i a = code(x, lanes, inverse);
+  const __m512i b = channels > 1 ? code(x + plane, lanes, inverse) : none;
+  const __m512i c = channels > 2 ? code(x + 2 * plane, lanes, inverse) : none;
+  const __m512i d = channels > 3 ? code(x + 3 * plane, lanes, inverse) : none;
+  // Within 128 bits: four pixels of a, of b, of c, of d; then the bytes of each pixel together.
+  const __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+  const __m512i by_pixel = _mm512_broadcast_i32x4(
+      _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  return _mm512_shuffle_epi8(bytes, by_pixel);
 }
 
 // Write 16 channels of up to 16 pixels, given as four channels each of all pixels.
