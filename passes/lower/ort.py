@@ -63,21 +63,55 @@ class OrtLowering:
                     bits,
                     f"{stem}.blocks{suffix}",
                 )
-            operator = (self._gather if site.kind == "gather" else self._matmul)(
-                site, stored[block], block
-            )
+            replace = {"gather": self._gather, "conv": self._conv}.get(site.kind, self._matmul)
+            operator = replace(site, stored[block], block)
             wide = f" (codes of {width} bits)" if bits != width else ""
             self.context.entry.changed(site.name, f"{operator} of {bits} bits{wide}, block {block}")
         self.model.graph.opset_imports[DOMAIN] = 1
 
     def _matmul(self, site: Site, stored: StoredBlocks, block: int) -> str:
-        n, k = site.shape
         rounding = rounding_of(site)
         end, bias = with_bias(site)
         build = Builder(site.name)
-        output = build(
+        data = rounding.source if rounding is not None else site.data
+        output = self._product(build, site, stored, block, data, bias)
+        last = end.producer()
+        build.replace(end, output)
+        quantizer = rounding.node if rounding is not None else None
+        remove_dead(last, site.node, quantizer, site.transpose, site.source.producer())
+        return f"MatMulNBits{'' if rounding is None else ' with int8 inputs'}"
+
+    def _conv(self, site: Site, stored: StoredBlocks, block: int) -> str:
+        rounding = rounding_of(site)
+        assert rounding is not None, "others become a DequantizeLinear and a Conv"
+        assert site.conv is not None, "the site is a convolution"
+        rank = 2 + len(site.conv.kernel)
+        build = Builder(site.name)
+        pixels = build("Transpose", rounding.source, perm=[0, *range(2, rank), 1])
+        output = self._product(build, site, stored, block, pixels, input_at(site.node, 2))
+        build.replace(
+            site.node.outputs[0],
+            build("Transpose", output, perm=[0, rank - 1, *range(1, rank - 1)]),
+        )
+        grid = site.transpose.inputs[0] if site.transpose is not None else None
+        reshape = grid.producer() if grid is not None else None
+        remove_dead(site.node, rounding.node, site.transpose, reshape, site.source.producer())
+        return "MatMulNBits between Transposes, with int8 inputs"
+
+    def _product(
+        self,
+        build: Builder,
+        site: Site,
+        stored: StoredBlocks,
+        block: int,
+        data: ir.Value,
+        bias: ir.Value | None,
+    ) -> ir.Value:
+        """``data`` [..., K] times the site's weight, with int8 inputs where its scheme has them."""
+        n, k = site.shape
+        return build(
             "MatMulNBits",
-            rounding.source if rounding is not None else site.data,
+            data,
             stored.codes,
             stored.scales,
             stored.packed_zeros,
@@ -88,13 +122,8 @@ class OrtLowering:
             N=n,
             bits=stored.bits,
             block_size=block,
-            accuracy_level=FLOAT_INPUTS if rounding is None else INT8_INPUTS,
+            accuracy_level=FLOAT_INPUTS if rounding_of(site) is None else INT8_INPUTS,
         )
-        last = end.producer()
-        build.replace(end, output)
-        quantizer = rounding.node if rounding is not None else None
-        remove_dead(last, site.node, quantizer, site.transpose, site.source.producer())
-        return f"MatMulNBits{'' if rounding is None else ' with int8 inputs'}"
 
     def _gather(self, site: Site, stored: StoredBlocks, block: int) -> str:
         k = site.shape[1]
@@ -125,6 +154,19 @@ class OrtLowering:
     def _int(self, number: int) -> ir.Value:
         array = np.array([number], np.int64)
         return shared_initializer(self.model.graph, self.context, array, f"bitfold.ints.{number}")
+
+
+def is_pointwise(site: Site) -> bool:
+    """Whether a convolution is a matmul of each pixel, whose input is rounded on the fly."""
+    attributes = site.node.attributes
+    return (
+        site.conv is not None
+        and site.conv.taps == 1
+        and site.conv.groups == 1
+        and rounding_of(site) is not None
+        and not any(attributes.get_ints("pads", ()))
+        and all(each == 1 for each in attributes.get_ints("strides", ()))
+    )
 
 
 def with_bias(site: Site) -> tuple[ir.Value, ir.Value | None]:

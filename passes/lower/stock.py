@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import Site, find_sites
 from bitfold.passes.core.context import Context
-from bitfold.passes.lower.ort import OrtLowering, ort_block
+from bitfold.passes.lower.ort import OrtLowering, is_pointwise, ort_block
 from bitfold.passes.lower.portable import PortableLowering
 from bitfold.passes.lower.targets import HINT
 from bitfold.runtime.errors import UnsupportedError
@@ -41,14 +41,17 @@ def lower_to_stock(
             by_source.setdefault(site.source, []).append(site)
     blocks: dict[ir.Node, int | str] = {}
     if target == "ort":
-        # Convolutions are DequantizeLinear and Conv there: every scheme has these.
-        sites = [site for each in by_source.values() for site in each if site.conv is None]
+        every = [site for sites in by_source.values() for site in sites]
+        sites = [site for site in every if site.conv is None]
         blocks = {site.node: ort_block(site) for site in sites}
         if not emulate:
             _refuse(
                 [(site.name, why) for site in sites if isinstance(why := blocks[site.node], str)],
                 len(sites),
             )
+        # Every scheme of a convolution has DequantizeLinear and Conv; some have what is faster.
+        pixels = {site.node: ort_block(site) for site in every if is_pointwise(site)}
+        blocks |= {node: block for node, block in pixels.items() if isinstance(block, int)}
     stock, portable = OrtLowering(model, context), PortableLowering(model, context)
     for done, (source, sites) in enumerate(by_source.items()):
         context.progress(f"storing {source.name}", done / len(by_source))

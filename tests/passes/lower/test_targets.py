@@ -316,3 +316,35 @@ def test_tiny_models_agree_piece_by_piece(name, target, weights):
     assert codes
     assert codes.isdisjoint(lowered.graph.initializers)
     open_session(lowered, op_library=False).run(feeds)
+
+
+@pytest.mark.parametrize(
+    ("n", "c", "attributes", "pixel", "products"),
+    [
+        (128, 96, "strides = [1, 1]", False, 1),
+        (128, 100, "strides = [1, 1]", False, 1),  # one block of 128 for 100 channels
+        (128, 96, "strides = [2, 2]", False, 0),
+        (128, 96, "pads = [1, 0, 0, 0]", False, 0),
+        (32, 32, "strides = [1, 1]", False, 0),  # too small to turn images for
+        (32, 32, "strides = [1, 1]", True, 1),
+    ],
+)
+@pytest.mark.parametrize("weights", ["int4", "int8"])
+def test_pointwise_convolutions_are_matmuls_in_ort(n, c, attributes, pixel, products, weights):
+    model = parse(
+        f"""g (float[b, {c}, h, v] x) => (float[b, {n}, p, q] y) {{
+            y = Conv<{attributes}>(x, w, bias)
+        }}""",
+        w=f(n, c, 1, 1),
+        bias=f(n),
+    )
+    name_nodes(model)
+    quantize = Quantize(
+        weights=weights, group=64, target="ort", conv_acts="pixel" if pixel else "auto"
+    )
+    x = f(2, c, 7, 6)
+    x[0, :, 2, 3] = 0
+    neutral, found, _ = before_and_after(model, quantize, Lower(target="ort"), {"x": x})
+    assert_same(neutral, found, 1e-5)
+    assert census(model)["MatMulNBits"] == products
+    assert census(model)["Conv"] == 1 - products
