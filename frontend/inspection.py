@@ -17,6 +17,7 @@ from bitfold.passes.analysis.foreign_sites import find_foreign_sites
 from bitfold.passes.analysis.sites import Site, find_sites
 from bitfold.passes.analysis.weight_statistics import WeightStatistics, weight_statistics
 from bitfold.passes.core.context import Context
+from bitfold.passes.core.invariants import check_invariants
 from bitfold.passes.core.pipeline import Pipeline
 from bitfold.passes.core.report import PassEntry
 from bitfold.runtime.errors import BitfoldError
@@ -93,6 +94,7 @@ def inspect(
         RecipeError: the recipe is.
     """
     loaded = import_model(model)
+    check_invariants(loaded, node_names=False)
     initializers = list(loaded.graph.initializers.values())
     weights: Counter[str] = Counter()
     parameters = 0

@@ -92,14 +92,22 @@ def _from_proto(proto: onnx.ModelProto, where: str, folder: Path | None) -> ir.M
     check_tensors(proto, where, folder)
     try:
         model = ir.from_proto(proto)
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-        raise ModelError(f"{where}: broken ONNX model ({error})") from error
+    except Exception as error:  # whatever trips over a broken message, where it is used first
+        raise ModelError(f"{where}: broken ONNX model ({_root_cause(error)})") from error
     free_negative_dims(model)
     if folder is not None:
         for graph in (model.graph, *(f.graph for f in model.functions.values())):
             ir.external_data.set_base_dir(graph, folder)
     _check_graphs(model, where)
     return _without_weight_inputs(model) if _has_weight_inputs(model) else model
+
+
+def _root_cause(error: BaseException) -> str:
+    """What happened in the first place: onnx_ir wraps it once for each level of the model."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def _has_weight_inputs(model: ir.Model) -> bool:

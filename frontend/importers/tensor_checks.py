@@ -65,7 +65,8 @@ def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 def _node_tensors(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
     for attribute in node.attribute:
-        if attribute.HasField("t"):
+        missing = attribute.type == onnx.AttributeProto.TENSOR and not attribute.ref_attr_name
+        if attribute.HasField("t") or missing:
             yield attribute.t
         yield from attribute.tensors
         if attribute.HasField("g"):

@@ -16,6 +16,8 @@ _ORT_STANDARD = {
 }
 """Operators that ORT counts among the standard ones, and that its own tools write."""
 
+_SINGLE = onnx.defs.OpSchema.FormalParameterOption.Single
+
 _KNOWN_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft", DOMAIN}
 
 
@@ -149,11 +151,15 @@ def _check_standard(node: ir.Node, opset: int, label: str) -> Iterator[str]:
     if not schema.min_output <= len(node.outputs) <= schema.max_output:
         expected = _range(schema.min_output, schema.max_output)
         yield f"{label}: expected {expected} outputs, found {len(node.outputs)}"
+    for index, parameter in enumerate(schema.inputs[:used]):
+        if parameter.option == _SINGLE and node.inputs[index] is None:
+            yield f"{label}: expected an input {parameter.name} (number {index}), found none"
     for name, attribute in schema.attributes.items():
         if attribute.required and name not in node.attributes:
             yield f"{label}: expected the attribute {name}, found {sorted(node.attributes)}"
     for name, found in node.attributes.items():
         if name not in schema.attributes:
+            yield f"{label}: expected attributes among {sorted(schema.attributes)}, found {name}"
             continue
         # The stubs call onnx's own enumeration something else.
         kind = ir.AttributeType(int(schema.attributes[name].type.value))  # type: ignore[attr-defined]
