@@ -29,7 +29,7 @@ def _uncached(op: Any, q: Any, k: Any, v: Any) -> Any:
 PATTERN = Pattern(_uncached)
 
 
-def flatten_attention(model: ir.Model, attention: ir.Node) -> str:
+def flatten_attention(model: ir.Model, attention: ir.Node) -> ir.Node | str:
     """Rewrite ``attention`` to its form for [batch, sequence, heads * head] tensors.
 
     The reshapes and transposes around it go.  This form of the standard op is the fastest of ORT
@@ -37,7 +37,7 @@ def flatten_attention(model: ir.Model, attention: ir.Node) -> str:
     to 21, com.microsoft MultiHeadAttention 19.8 (2 threads).
 
     Returns:
-        Why it was left alone, or an empty string.
+        The new node, or why there is none.
     """
     root = end_of_attention(attention)
     match = root is not None and PATTERN.match(
@@ -68,7 +68,7 @@ def flatten_attention(model: ir.Model, attention: ir.Node) -> str:
         model.graph, root, [root], [new], [found["out"]], list(new.outputs)
     )
     _measure_before_split(model.graph, found)
-    return ""
+    return new
 
 
 def _measure_before_split(graph: ir.Graph, found: Found) -> None:

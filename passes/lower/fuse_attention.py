@@ -21,6 +21,7 @@ from bitfold.passes.lower.attention_pattern import (
     refusal,
 )
 from bitfold.passes.lower.decoder_inputs import Roles, mask_roles, rotary_table
+from bitfold.passes.lower.flash_attention import to_flash_attention
 from bitfold.passes.lower.flatten_attention import flatten_attention
 from bitfold.runtime.errors import RecipeError
 
@@ -44,9 +45,10 @@ class FuseAttention(Pass):
        Split goes.
     4. Present keys and values may share one buffer with the past ones: the model's metadata says
        ``bitfold.kv_cache = shared-buffer-ok``.
-
     5. An Attention without a cache stays the standard op, in the form that reads projections
        [batch, sequence, heads * head] directly.
+    6. Where it has no mask and many keys, it becomes com.microsoft MultiHeadAttention, which does
+       not hold all scores at once.
 
     Left alone, with the reason: a mask that is not causal with the padding of the attention mask
     (found by running that part of the graph), angles that are not a function of the position,
@@ -55,7 +57,7 @@ class FuseAttention(Pass):
     The promise holds for sequences padded on the right whose positions count from the cache's
     length; the report says so.
 
-    Nothing is done for target ``portable``: the op is ORT's own.
+    Of these only 5 is done for target ``portable``: the others' ops are ORT's own.
 
     Attributes:
         target: what the model must run on.
@@ -90,21 +92,35 @@ class FuseAttention(Pass):
             if cached and self.target == "portable":
                 context.entry.skipped(site, "GroupQueryAttention is no standard op")
                 continue
-            reason = work.fuse(node) if cached else flatten_attention(model, node)
+            what = "attention, cache and rotary embedding are one op"
+            if cached:
+                reason = work.fuse(node)
+            else:
+                reason, what = self._flatten(model, node)
             if reason:
                 context.entry.skipped(site, reason)
                 continue
-            what = "attention, cache and rotary embedding are one op"
-            context.entry.changed(site, what if cached else "it reads the projections directly")
+            context.entry.changed(site, what)
             changed, fused = True, fused or cached
         if changed:
             common.RemoveUnusedNodesPass()(model)
         if fused:
             context.entry.note(ASSUMPTION)
-            context.entry.note(f"rotary tables hold {positions} positions")
+            if work.tables:
+                context.entry.note(f"rotary tables hold {positions} positions")
             model.graph.opset_imports[DOMAIN] = 1
             model.metadata_props["bitfold.kv_cache"] = "shared-buffer-ok"
         return changed
+
+    def _flatten(self, model: ir.Model, attention: ir.Node) -> tuple[str, str]:
+        """Bring an Attention without a cache to its fastest form: why not, and what it does."""
+        flat = flatten_attention(model, attention)
+        if isinstance(flat, str):
+            return flat, ""
+        what = "it reads the projections directly"
+        if self.target != "portable" and to_flash_attention(model.graph, flat):
+            what += " and never holds all scores"
+        return "", what
 
 
 @dataclass
