@@ -193,13 +193,22 @@ class RaiseNormBias(Rule):
         return op.Add(bias, normal) if self._bias_first else op.Add(normal, bias)
 
     def check(
-        self, context: Any, gain: ir.Value, bias: ir.Value, turned: ir.Value | None = None, **_: Any
+        self,
+        context: Any,
+        x: ir.Value,
+        gain: ir.Value,
+        bias: ir.Value,
+        turned: ir.Value | None = None,
+        **_: Any,
     ) -> MatchResult:
         shape, normalized = _constant_shape(bias), _constant_shape(gain)
         if shape is None or normalized is None:
             return pass_over()
         if turned is None:
-            return MatchResult() if shape == normalized else pass_over()
+            rank = len(normalized) if x.shape is None else len(x.shape)
+            extra = len(shape) - len(normalized)
+            plain = shape[extra:] == normalized and set(shape[:extra]) <= {1}
+            return MatchResult() if extra >= 0 and plain and len(shape) <= rank else pass_over()
         node = turned.producer()
         perm = list(node.attributes.get_ints("perm", [])) if node is not None else []
         rank = len(perm)
@@ -221,7 +230,11 @@ class RaiseNormBias(Rule):
         node = normal.producer()
         assert node is not None  # the pattern matched it
         attributes = {name: attr.value for name, attr in node.attributes.items()}
+        shape = _constant_shape(gain)
+        assert shape is not None  # check looked
         if turned is None:
+            if _constant_shape(bias) != shape:
+                bias = op.Reshape(bias, op.Constant(value_ints=shape))
             return op.LayerNormalization(x, gain, bias, **attributes)
         transpose = turned.producer()
         assert transpose is not None
