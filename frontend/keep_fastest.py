@@ -8,6 +8,7 @@ recipe in the result's metadata makes the same result again, on any machine, wit
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
@@ -106,18 +107,26 @@ def keep_fastest(model: ir.Model, recipe: Recipe, context: Context, threads: int
         op_library_path()  # the bodies' times would say nothing
     context.progress("looking for the sites", 0.0)
     samples = _samples(model, context)
-    before = Recipe(tuple(passes[: passes.index(quantize)]))
-    found, _ = Pipeline(before, Context(seed=context.seed), verify="off").run(model)
-    kinds, notes = _alike(found, samples), []
-    for done, alike in enumerate(kinds):
-        context.progress(f"timing {alike.names[0]}", done / len(kinds))
-        own = _of_embedding(quantize) if alike.tied else quantize
-        times = time_site(alike.fragment, own, lower, alike.shapes, threads)
-        if times is None:
-            continue  # not one that is quantized
-        alike.kept = _fastest(times, lower.target)
-        notes.append(f"{alike.title()}: {times}; kept {alike.kept}")
-    return _best(model, recipe, kinds, notes, context, threads)
+    notes: list[str] = []
+    with ExitStack() as stack:
+        before = Recipe(tuple(passes[: passes.index(quantize)]))
+        found, _ = _run(before, model, context.seed, stack)
+        kinds = _alike(found, samples)
+        for done, alike in enumerate(kinds):
+            context.progress(f"timing {alike.names[0]}", done / len(kinds))
+            own = _of_embedding(quantize) if alike.tied else quantize
+            times = time_site(alike.fragment, own, lower, alike.shapes, threads)
+            if times is None:
+                continue  # not one that is quantized
+            alike.kept = _fastest(times, lower.target)
+            notes.append(f"{alike.title()}: {times}; kept {alike.kept}")
+        return _best(model, recipe, kinds, notes, context, threads, stack)
+
+
+def _run(recipe: Recipe, model: ir.Model, seed: int, stack: ExitStack) -> tuple[ir.Model, Report]:
+    """Run a recipe unchecked; the weights that it makes stay on disk as long as ``stack``."""
+    own = stack.enter_context(Context(seed=seed))
+    return Pipeline(recipe, own, verify="off").run(model)
 
 
 def _samples(model: ir.Model, context: Context) -> Sequence[Feeds]:
@@ -165,6 +174,7 @@ def _best(
     notes: list[str],
     context: Context,
     threads: int,
+    stack: ExitStack,
 ) -> Choices:
     """Time whole models and take the fastest recipe."""
     floats = [name for each in kinds if each.kept == FLOAT for name in each.names]
@@ -183,8 +193,7 @@ def _best(
         if each in recipes.values():
             continue
         context.progress(f"trying {name}", 0.5)
-        trial = Pipeline(_quick(each), Context(seed=context.seed), verify="off")
-        converted, report = trial.run(model)
+        converted, report = _run(_quick(each), model, context.seed, stack)
         if _quantized(report):
             recipes[name], models[name] = each, converted
     if list(recipes.values()) == [recipe] and recipe not in list(candidates.values())[:-1]:

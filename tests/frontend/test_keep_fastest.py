@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from support.graphs import census, parse
@@ -17,6 +18,7 @@ from support.graphs import census, parse
 import bitfold
 from bitfold.frontend import keep_fastest as module
 from bitfold.frontend import site_times
+from bitfold.frontend.cli.main import cli
 from bitfold.frontend.timing import time_in_turns
 from bitfold.models.tiny import TINY
 from bitfold.passes.core.recipe import parse_text
@@ -189,3 +191,16 @@ def test_a_glob_of_one_name(name: str, other: str) -> None:
 def test_names_with_brackets_read_back_from_the_recipe() -> None:
     changed = module.changed_recipe(parse_text(RECIPE), ["a[0]*"], ["b?"])
     assert parse_text(str(changed)) == changed
+
+
+def test_the_command_shows_what_was_timed(tmp_path: Path) -> None:
+    ir.save(TINY["bert"](0), tmp_path / "float.onnx")
+    words = ["convert", str(tmp_path / "float.onnx"), "-o", str(tmp_path / "m.onnx")]
+    words += ["--passes", "canonicalize, quantize{group=32}, lower", "--target", "ort"]
+    shown = CliRunner().invoke(cli, [*words, "--keep-fastest"])
+    if shown.exit_code == UnsupportedError.exit_code:
+        assert "float is the fastest" in shown.stderr
+        return
+    assert shown.exit_code == 0, shown.stderr
+    assert "ms on 1x16x64" in shown.stdout
+    assert "whole model, time relative to float" in shown.stdout
