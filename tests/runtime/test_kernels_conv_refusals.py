@@ -145,3 +145,19 @@ def test_weights_that_are_fed() -> None:
     x = BIASED.image(2, 6, 7)
     y = fed.run(None, {"X": x, **weights})[0]
     assert y.tobytes() == conv_session(BIASED).run(None, {"X": x})[0].tobytes()
+
+
+def test_shapes_are_inferred() -> None:
+    """Sizes that are known; others keep their symbol or get none."""
+    case = ConvCase(40, 96, (3, 3), 4, pads=(1, 0, 1, 0), strides=(2, 2), dilations=(1, 2))
+    model = conv_model(case.attributes(), case.weights())
+    for size in ("batch", 96, 33, "width"):
+        dim = model.graph.input[0].type.tensor_type.shape.dim.add()
+        if isinstance(size, str):
+            dim.dim_param = size
+        else:
+            dim.dim_value = size
+    y = session(model).get_outputs()[0]
+    assert y.shape[:3] == ["batch", 40, 17]
+    assert not isinstance(y.shape[3], int)
+    assert y.shape[3] != "width"

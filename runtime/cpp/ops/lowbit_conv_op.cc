@@ -245,6 +245,35 @@ OrtCustomOpInputOutputCharacteristic BITFOLD_ORT_CALL input_kind(const OrtCustom
   return index < kZeroPoints ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;
 }
 
+// What attributes the kernel will refuse, inference passes over.
+OrtStatus* BITFOLD_ORT_CALL infer(const OrtCustomOp* op, OrtShapeInferContext* context) {
+  const OrtApi* api = api_of(op);
+  return guarded(api, kName, [&] {
+    SymbolicShape shape;
+    const int64_t n = inferred_int(api, context, "N");
+    const std::vector<int64_t> kernel = inferred_ints(api, context, "kernel_shape");
+    const std::vector<int64_t> strides = inferred_ints(api, context, "strides");
+    const std::vector<int64_t> pads = inferred_ints(api, context, "pads");
+    const std::vector<int64_t> dilations = inferred_ints(api, context, "dilations");
+    const size_t rank = kernel.size();
+    if (n < 1 || !inferred_shape(api, context, kX, &shape) || shape.dims.size() != rank + 2 ||
+        strides.size() != rank || dilations.size() != rank || pads.size() != 2 * rank)
+      return;
+    shape.dims[1] = n;
+    shape.names[1] = "";
+    for (size_t i = 0; i < rank; i++) {
+      for (int64_t value : {kernel[i], strides[i], dilations[i], pads[i] + 1, pads[rank + i] + 1})
+        if (value < 1 || value > kMostSpatial) return;
+      int64_t& size = shape.dims[2 + i];
+      shape.names[2 + i] = "";
+      const int64_t room = size + pads[i] + pads[rank + i] - dilations[i] * (kernel[i] - 1) - 1;
+      if (size >= 0 && room < 0) return;
+      size = size < 0 ? -1 : room / strides[i] + 1;
+    }
+    infer_float(api, context, shape);
+  });
+}
+
 }  // namespace
 
 CustomOp lowbit_conv_op(const OrtApi* api) {
@@ -254,6 +283,7 @@ CustomOp lowbit_conv_op(const OrtApi* api) {
   op.GetInputType = input_type;
   op.GetInputCharacteristic = input_kind;
   op.CreateKernelV2 = create;
+  op.InferOutputShapeFn = infer;
   return op;
 }
 

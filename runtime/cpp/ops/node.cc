@@ -145,31 +145,40 @@ void parallel_for(void* threads, void (*fn)(void*, size_t), void* data, size_t c
   for (size_t i = 0; i < count; i++) fn(data, i);
 }
 
-void infer_last(const OrtApi* api, OrtShapeInferContext* context, size_t like, int64_t last,
-                bool append, size_t index) {
+bool inferred_shape(const OrtApi* api, OrtShapeInferContext* context, size_t index,
+                    SymbolicShape* shape) {
   OrtTensorTypeAndShapeInfo* given = nullptr;  // the context keeps it
-  if (!answered(api, api->ShapeInferContext_GetInputTypeShape(context, like, &given)) || !given)
-    return;
+  if (!answered(api, api->ShapeInferContext_GetInputTypeShape(context, index, &given)) || !given)
+    return false;
   size_t rank = 0;
   check(api, api->GetDimensionsCount(given, &rank));
-  if (rank == 0 && !append) return;
-  std::vector<int64_t> dims(rank);
-  std::vector<const char*> names(rank, "");
-  check(api, api->GetDimensions(given, dims.data(), rank));
-  check(api, api->GetSymbolicDimensions(given, names.data(), rank));
-  if (append) {
-    dims.push_back(last);
-    names.push_back("");
-  } else {
-    dims.back() = last;
-    names.back() = "";
-  }
+  shape->dims.resize(rank);
+  shape->names.assign(rank, "");
+  check(api, api->GetDimensions(given, shape->dims.data(), rank));
+  check(api, api->GetSymbolicDimensions(given, shape->names.data(), rank));
+  return true;
+}
+
+void infer_float(const OrtApi* api, OrtShapeInferContext* context, const SymbolicShape& found,
+                 size_t index) {
   ShapeInfo shape{api};
   check(api, api->CreateTensorTypeAndShapeInfo(&shape.info));
   check(api, api->SetTensorElementType(shape.info, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT));
-  check(api, api->SetDimensions(shape.info, dims.data(), dims.size()));
+  check(api, api->SetDimensions(shape.info, found.dims.data(), found.dims.size()));
+  std::vector<const char*> names = found.names;  // the call wants them mutable
   check(api, api->SetSymbolicDimensions(shape.info, names.data(), names.size()));
   check(api, api->ShapeInferContext_SetOutputTypeShape(context, index, shape.info));
+}
+
+void infer_last(const OrtApi* api, OrtShapeInferContext* context, size_t like, int64_t last,
+                bool append, size_t index) {
+  SymbolicShape shape;
+  if (!inferred_shape(api, context, like, &shape)) return;
+  if (shape.dims.empty() && !append) return;
+  if (!append) shape.dims.pop_back(), shape.names.pop_back();
+  shape.dims.push_back(last);
+  shape.names.push_back("");
+  infer_float(api, context, shape, index);
 }
 
 int64_t inferred_int(const OrtApi* api, const OrtShapeInferContext* context, const char* name) {

@@ -84,6 +84,19 @@ struct Threads {
 // Calls fn(data, i) for i below count on ORT's threads; `threads` is a Threads.
 void parallel_for(void* threads, void (*fn)(void*, size_t), void* data, size_t count);
 
+// A shape known at inference: sizes, -1 where unknown, and their symbols, "" where there is none.
+struct SymbolicShape {
+  std::vector<int64_t> dims;
+  std::vector<const char*> names;
+};
+
+// The shape of input `index`; false when nothing is known of it.
+bool inferred_shape(const OrtApi* api, OrtShapeInferContext* context, size_t index,
+                    SymbolicShape* shape);
+// Output `index` is float32 of this shape.
+void infer_float(const OrtApi* api, OrtShapeInferContext* context, const SymbolicShape& shape,
+                 size_t index = 0);
+
 // Shape inference: output `index` has the shape of input `like` with its last dimension replaced
 // by `last`, or, with `append`, followed by it.
 void infer_last(const OrtApi* api, OrtShapeInferContext* context, size_t like, int64_t last,

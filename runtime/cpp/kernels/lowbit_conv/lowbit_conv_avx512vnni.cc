@@ -53,15 +53,16 @@ inline __attribute__((always_inline)) void step(__m512i (&acc)[NT][R], const uin
   }
 }
 
-// Sums of R windows, `kTiles` times 16 for each, from NT tiles; `index` is the first one's.
-template <int R, int NT>
+// Sums of R windows, `kTiles` times 16 for each, from NT tiles; `index` is the first one's.  ZEROS:
+// zero points are yet to be subtracted.
+template <int R, int NT, bool ZEROS>
 void dot(const Windows* t, const Tiles* tiles, int32_t tile, const int32_t* index, float* sums) {
   const PackedWeight* w = t->weight;
   const Pixels* p = t->pixels;
   const int64_t taps = conv_taps(t->conv), part_bytes = p->stride / p->parts;
   const int64_t depth = conv_depth(t->conv);  // what is behind is padding
   const int64_t real = round_up(part_bytes < depth ? part_bytes : depth, 4);
-  const int64_t unread = (part_bytes - real) / 4 * kLine;
+  const int64_t unread = (part_bytes - real) / 4 * kLine, stride = tiles->stride;
   const uint8_t* bytes = tiles->bytes;
   int64_t at = (int64_t)tile * w->groups;
   __m512 total[NT][R];
@@ -71,44 +72,48 @@ void dot(const Windows* t, const Tiles* tiles, int32_t tile, const int32_t* inde
     for (int r = 0; r < R; r++) total[n][r] = _mm512_setzero_ps();
 
   for (int64_t tap = 0; tap < taps; tap++, index += t->count) {
-    int64_t meta[R];
     const int8_t* q[R];
     BITFOLD_UNROLL
-    for (int r = 0; r < R; r++) meta[r] = index[r], q[r] = p->q + index[r] * p->stride;
+    for (int r = 0; r < R; r++) q[r] = p->q + index[r] * p->stride;
     for (int32_t part = 0; part < p->parts; part++, at++) {
+      const int64_t row = part * (p->count + 1);
+      const int32_t* start = p->start + row;
       __m512i acc[NT][R];
       BITFOLD_UNROLL
       for (int r = 0; r < R; r++) {
-        const __m512i from = _mm512_set1_epi32(p->start[meta[r]]);
+        const __m512i from = _mm512_set1_epi32(start[index[r]]);
         BITFOLD_UNROLL
         for (int n = 0; n < NT; n++) acc[n][r] = from;
       }
       int64_t i = part * part_bytes;
       const int64_t end = i + real;
       for (; i + 16 <= end; i += 16, bytes += 4 * kLine) {
-        step<R, NT>(acc, bytes, tiles->stride, q, i);
-        step<R, NT>(acc, bytes + kLine, tiles->stride, q, i + 4);
-        step<R, NT>(acc, bytes + 2 * kLine, tiles->stride, q, i + 8);
-        step<R, NT>(acc, bytes + 3 * kLine, tiles->stride, q, i + 12);
+        step<R, NT>(acc, bytes, stride, q, i);
+        step<R, NT>(acc, bytes + kLine, stride, q, i + 4);
+        step<R, NT>(acc, bytes + 2 * kLine, stride, q, i + 8);
+        step<R, NT>(acc, bytes + 3 * kLine, stride, q, i + 12);
       }
-      for (; i < end; i += 4, bytes += kLine) step<R, NT>(acc, bytes, tiles->stride, q, i);
+      if (real & 8) {
+        step<R, NT>(acc, bytes, stride, q, i);
+        step<R, NT>(acc, bytes + kLine, stride, q, i + 4);
+        i += 8, bytes += 2 * kLine;
+      }
+      if (real & 4) step<R, NT>(acc, bytes, stride, q, i), bytes += kLine;
       bytes += unread;
+      const float *scale_of = p->scale + row, *sum_of = p->sum + row;
       BITFOLD_UNROLL
       for (int n = 0; n < NT; n++) {
         const __m512 scale = scales_at(w, at + n * w->groups);
-        const __m512 zero = tiles->zero_points ? zeros_at(tiles->zero_points, at + n * w->groups)
-                                               : _mm512_setzero_ps();
+        const __m512 zero =
+            ZEROS ? zeros_at(tiles->zero_points, at + n * w->groups) : _mm512_setzero_ps();
         BITFOLD_UNROLL
         for (int r = 0; r < R; r++) {
           __m512 sum = _mm512_cvtepi32_ps(acc[n][r]);
-          if (tiles->zero_points)
-            sum = _mm512_fnmadd_ps(zero, _mm512_set1_ps(p->sum[meta[r]]), sum);
+          if (ZEROS) sum = _mm512_fnmadd_ps(zero, _mm512_set1_ps(sum_of[index[r]]), sum);
           total[n][r] = _mm512_fmadd_ps(_mm512_mul_ps(sum, scale),
-                                        _mm512_set1_ps(p->scale[meta[r]]), total[n][r]);
+                                        _mm512_set1_ps(scale_of[index[r]]), total[n][r]);
         }
       }
-      BITFOLD_UNROLL
-      for (int r = 0; r < R; r++) meta[r] += p->count + 1;
     }
   }
   BITFOLD_UNROLL
@@ -121,9 +126,14 @@ void dot(const Windows* t, const Tiles* tiles, int32_t tile, const int32_t* inde
 typedef void (*Dot)(const Windows* t, const Tiles* tiles, int32_t tile, const int32_t* index,
                     float* sums);
 
-const Dot kDots[kTiles][kRows] = {
-    {dot<1, 1>, dot<2, 1>, dot<3, 1>, dot<4, 1>, dot<5, 1>, dot<6, 1>},
-    {dot<1, 2>, dot<2, 2>, dot<3, 2>, dot<4, 2>, dot<5, 2>, dot<6, 2>}};
+template <int NT, bool ZEROS>
+constexpr Dot kDots[kRows] = {dot<1, NT, ZEROS>, dot<2, NT, ZEROS>, dot<3, NT, ZEROS>,
+                              dot<4, NT, ZEROS>, dot<5, NT, ZEROS>, dot<6, NT, ZEROS>};
+
+const Dot* dots(const Tiles* panel, int32_t tiles) {
+  if (panel->zero_points) return tiles == 2 ? kDots<2, true> : kDots<1, true>;
+  return tiles == 2 ? kDots<2, false> : kDots<1, false>;
+}
 
 // Transpose 16 x 16 floats.
 inline void transpose(__m512 (&v)[16]) {
@@ -189,11 +199,12 @@ void multiply(const Windows* t, uint8_t* scratch) {
   for (int32_t tile = t->tile0; tile < t->tile1; tile += kTiles) {
     const int32_t tiles = t->tile1 - tile < kTiles ? 1 : kTiles;
     const Tiles panel = decoded(t, tile, tiles, scratch);
+    const Dot* of_rows = dots(&panel, tiles);
     for (int64_t i = 0; i < t->count; i += kWindows) {
       const int64_t count = t->count - i < kWindows ? t->count - i : kWindows;
       for (int64_t r = 0; r < count; r += kRows) {
         const int64_t rows = count - r < kRows ? count - r : kRows;
-        kDots[tiles - 1][rows - 1](t, &panel, tile, t->index + i + r, sums + r * kTiles * kTile);
+        of_rows[rows - 1](t, &panel, tile, t->index + i + r, sums + r * kTiles * kTile);
       }
       for (int32_t n = 0; n < tiles; n++)
         store_count(t, sums + n * kTile, kTiles * kTile, (int64_t)(tile + n) * kTile, t->y + i,
