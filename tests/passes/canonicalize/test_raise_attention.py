@@ -142,6 +142,47 @@ def test_tiled_heads_stay_tiled():
     assert census(model)["Attention"] == 1
 
 
+WHERE = """hidden = Constant<value_float = NUMBER>()
+        zero = Constant<value_float = 0.0>()
+        seen = Greater(mask, zero)
+        scores = Mul(product, scale)
+        masked = Where(seen, INPUTS)"""
+
+
+@pytest.mark.parametrize("number", [LOWEST, -1e30, -np.inf])
+@pytest.mark.parametrize("order", ["scores, hidden", "hidden, scores"])
+@pytest.mark.parametrize("declared", ["[b, 1, s, t]", "[s, t]", "[b, 1, 1, t]"])
+def test_a_mask_that_chooses_scores(number, order, declared):
+    middle = WHERE.replace("INPUTS", order)
+    if np.isinf(number):
+        middle = middle.replace("hidden = Constant<value_float = NUMBER>()\n", "")
+    shape = {"[b, 1, s, t]": (B, 1, S, T), "[s, t]": (S, T), "[b, 1, 1, t]": (B, 1, 1, T)}
+    feeds = inputs(mask=shape[declared])
+    feeds["mask"][..., 0] = 1 if order.startswith("scores") else -1  # no row is hidden whole
+    text = attention(mask=declared, middle=middle.replace("NUMBER", repr(number)))
+    constants = {"hidden": np.float32(number)} if np.isinf(number) else {}
+    model, _ = check(text, feeds, **constants)
+    assert census(model)["Attention"] == 1
+    assert "Softmax" not in census(model)
+
+
+def test_a_mask_may_choose_and_another_be_added():
+    middle = WHERE.replace("INPUTS", "scores, hidden").replace("NUMBER", repr(LOWEST))
+    middle = middle.replace("masked =", "chosen =") + "\nmasked = Add(chosen, mask)"
+    feeds = inputs()
+    feeds["mask"][..., :3] = LOWEST  # both hide: their sum is beyond float32
+    feeds["mask"][..., 3] = 1
+    model, _ = check(attention(middle=middle), feeds)
+    assert census(model)["Attention"] == 1
+
+
+def test_a_small_number_in_the_place_of_scores_is_no_mask():
+    middle = WHERE.replace("INPUTS", "scores, hidden").replace("NUMBER", "-10.0")
+    model, entry = check(attention(middle=middle), inputs())
+    assert "Attention" not in census(model)
+    assert any("not a large negative constant" in skip.text for skip in entry.skips)
+
+
 def test_softmax_over_keys_of_another_axis_is_declined():
     model, entry = check(attention().replace("axis = -1", "axis = 2"), inputs())
     assert "Attention" not in census(model)
