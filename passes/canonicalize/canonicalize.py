@@ -28,6 +28,7 @@ from bitfold.passes.canonicalize import (
 )
 from bitfold.passes.canonicalize.absorb_cache import absorb_cache
 from bitfold.passes.canonicalize.cleanup import clean_up, simplify, tidy
+from bitfold.passes.canonicalize.leftovers import report_leftovers
 from bitfold.passes.canonicalize.opset import convert_opset
 from bitfold.passes.canonicalize.resolve_weights import resolve_weights
 from bitfold.passes.canonicalize.rules import apply_rules
@@ -125,6 +126,7 @@ class Canonicalize(Pass):
         # The raised operators' shapes are known where their parts' were not.
         simplify(model, self.fold_limit)
         tidy(model)
+        report_leftovers(model, entry, self.keep)
         after = _census(model)
         entry.note(f"{before.total()} nodes became {after.total()}")
         return found != OPSET or bool(widened) or before != after
