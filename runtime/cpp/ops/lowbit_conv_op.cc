@@ -245,7 +245,8 @@ OrtCustomOpInputOutputCharacteristic BITFOLD_ORT_CALL input_kind(const OrtCustom
   return index < kZeroPoints ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;
 }
 
-// What attributes the kernel will refuse, inference passes over.
+// What attributes the kernel will refuse, inference passes over.  A size that is only a symbol
+// gives a symbol that says how it was made: equal ones stand for equal sizes.
 OrtStatus* BITFOLD_ORT_CALL infer(const OrtCustomOp* op, OrtShapeInferContext* context) {
   const OrtApi* api = api_of(op);
   return guarded(api, kName, [&] {
@@ -261,15 +262,24 @@ OrtStatus* BITFOLD_ORT_CALL infer(const OrtCustomOp* op, OrtShapeInferContext* c
       return;
     shape.dims[1] = n;
     shape.names[1] = "";
-    for (size_t i = 0; i < rank; i++) {
+    std::string made[2];
+    for (size_t i = 0; i < rank && i < 2; i++) {
       for (int64_t value : {kernel[i], strides[i], dilations[i], pads[i] + 1, pads[rank + i] + 1})
         if (value < 1 || value > kMostSpatial) return;
       int64_t& size = shape.dims[2 + i];
-      shape.names[2 + i] = "";
-      const int64_t room = size + pads[i] + pads[rank + i] - dilations[i] * (kernel[i] - 1) - 1;
-      if (size >= 0 && room < 0) return;
-      size = size < 0 ? -1 : room / strides[i] + 1;
+      const char*& name = shape.names[2 + i];
+      const int64_t more = pads[i] + pads[rank + i] - dilations[i] * (kernel[i] - 1);
+      if (size >= 0) {
+        if (size + more < 1) return;
+        size = (size + more - 1) / strides[i] + 1;
+      } else if (*name && (more != 0 || strides[i] != 1)) {
+        made[i] = "(" + std::string(name) + " + " + std::to_string(more - 1) + ") / " +
+                  std::to_string(strides[i]) + " + 1";
+        name = made[i].c_str();
+      }
     }
+    for (size_t i = 0; i < shape.dims.size(); i++)
+      if (shape.dims[i] < 0 && !*shape.names[i]) return;  // ORT would take -1 for a size
     infer_float(api, context, shape);
   });
 }
