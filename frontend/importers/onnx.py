@@ -95,6 +95,7 @@ def _from_proto(proto: onnx.ModelProto, where: str, folder: Path | None) -> ir.M
     except Exception as error:  # whatever trips over a broken message, where it is used first
         raise ModelError(f"{where}: broken ONNX model ({_root_cause(error)})") from error
     free_negative_dims(model)
+    _describe_weights(model)
     if folder is not None:
         for graph in (model.graph, *(f.graph for f in model.functions.values())):
             ir.external_data.set_base_dir(graph, folder)
@@ -110,6 +111,16 @@ def _root_cause(error: BaseException) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
+def _describe_weights(model: ir.Model) -> None:
+    """Give constants the shape and type that they have, whatever is said of them elsewhere."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is not None and not value.is_graph_input():
+                value.shape = ir.Shape(tensor.shape.numpy())
+                value.type = ir.TensorType(tensor.dtype)
+
+
 def _has_weight_inputs(model: ir.Model) -> bool:
     """Whether weights are inputs only because the IR version asks for it."""
     old = (model.ir_version or 0) < _IR_OF_CONSTANTS
@@ -119,6 +130,7 @@ def _has_weight_inputs(model: ir.Model) -> bool:
 def _without_weight_inputs(model: ir.Model) -> ir.Model:
     inputs = model.graph.inputs
     inputs[:] = [value for value in inputs if not value.is_initializer()]
+    _describe_weights(model)
     model.ir_version = _IR_OF_CONSTANTS
     return model
 

@@ -88,5 +88,5 @@ def _draw(logits: np.ndarray, rng: np.random.Generator) -> int:
     z = logits.astype(np.float64)
     weights = np.exp(z - z.max())
     if not np.isfinite(weights).all():
-        return int(np.nanargmax(logits))
+        return 0 if np.isnan(logits).all() else int(np.nanargmax(logits))
     return int(rng.choice(len(weights), p=weights / weights.sum()))

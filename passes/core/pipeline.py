@@ -21,7 +21,7 @@ from bitfold.passes.core.report import Divergence, PassEntry, Report
 from bitfold.passes.core.samples import check_feeds, prepare_samples
 from bitfold.passes.core.sizes import check_sizes
 from bitfold.passes.core.stage import Stage, same_computation, snapshot
-from bitfold.passes.core.stand_in import settle
+from bitfold.passes.core.stand_in import check_runs, settle
 from bitfold.passes.core.verify import first_difference
 from bitfold.runtime.errors import BitfoldError, RecipeError, VerificationError
 
@@ -142,6 +142,9 @@ class Pipeline:
             message = f"pass {item.name} failed after {earlier}: {error}"
             if isinstance(error, BitfoldError):
                 raise type(error)(message, error.hint) from error
+            if self.verify == "off":
+                # Nothing has run the model yet: it may be the model that is broken.
+                check_runs(before, self.context)
             message = f"pass {item.name} failed after {earlier}: {type(error).__name__}: {error}"
             raise BitfoldError(
                 message, hint="this is a fault of the pass, not of the model"

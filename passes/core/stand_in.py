@@ -5,6 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from bitfold.passes.core.context import Context
+from bitfold.passes.core.samples import prepare_samples
+from bitfold.passes.core.sizes import check_sizes
 from bitfold.passes.core.stage import Stage, snapshot
 from bitfold.runtime.errors import BitfoldError
 
@@ -42,6 +44,21 @@ def settle(stage: Stage, context: Context) -> str:
             f"ONNX Runtime cannot run it as it is: {error}"
         )
     return ""
+
+
+def check_runs(model: ir.Model, context: Context) -> None:
+    """Run ``model`` on the context's samples, or on made-up ones.
+
+    Raises:
+        ModelError: it does not run; why not.
+        UnsupportedError: likewise, for want of an operator or type.
+        CalibrationError: likewise, where no inputs can be made that run.
+    """
+    check_sizes(model)
+    stage = Stage(model, ())
+    settle(stage, context)
+    for feeds in prepare_samples(model, context, stage.run):
+        stage.run(feeds)
 
 
 def _stand_in(model: ir.Model, context: Context) -> ir.Model | None:

@@ -408,3 +408,31 @@ def test_a_model_of_weight_inputs_is_converted(tmp_path: Path) -> None:
     result = convert(_save(tmp_path, _with_weight_input(3)), tmp_path / "out.onnx", preset="float")
     assert result.report.total is not None
     assert [value.name for value in result.model.graph.inputs] == ["x"]
+
+
+def test_constants_have_the_shape_and_type_of_their_data() -> None:
+    """What an old file says of a weight as an input may be something else, or free."""
+    proto = _with_weight_input(3)
+    proto.graph.input[-1].type.tensor_type.shape.dim[0].dim_param = "n"
+    model = load_model(proto)
+    value = model.graph.initializers["w"]
+    assert value.shape == (3, 4)
+    assert value.dtype == ir.DataType.FLOAT
+
+
+def test_a_constant_without_its_tensor() -> None:
+    proto = _proto()
+    constant = helper.make_node("Constant", [], ["k"], name="c")
+    constant.attribute.add(name="value", type=onnx.AttributeProto.TENSOR)
+    proto.graph.node.insert(0, constant)
+    with pytest.raises(ModelError, match="has no data type"):
+        load_model(proto)
+
+
+def test_the_first_cause_of_a_broken_message_is_told() -> None:
+    proto = _proto()
+    proto.graph.node.append(proto.graph.node[0])  # its output exists already
+    with pytest.raises(ModelError, match="broken ONNX model") as caught:
+        load_model(proto)
+    assert "\n" not in str(caught.value)
+    assert "_deserialize" not in str(caught.value)

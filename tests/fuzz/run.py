@@ -27,8 +27,9 @@ WATCHDOG = 300.0
 class Worker:
     """A process that serves cases; a new one takes its place when it dies."""
 
-    def __init__(self, watchdog: float) -> None:
+    def __init__(self, watchdog: float, script: Path = HERE / "worker.py") -> None:
         self.watchdog = watchdog
+        self._script = script
         self._process: subprocess.Popen[str] | None = None
 
     def run(self, number: int) -> dict[str, Any]:
@@ -58,7 +59,7 @@ class Worker:
 
     def _start(self) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, str(HERE / "worker.py")],
+            [sys.executable, str(self._script)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -74,9 +75,11 @@ class Worker:
         return process.stdout.readline() if ready else None
 
 
-def fuzz(numbers: Iterable[int], watchdog: float = WATCHDOG) -> Iterator[dict[str, Any]]:
+def fuzz(
+    numbers: Iterable[int], watchdog: float = WATCHDOG, script: Path = HERE / "worker.py"
+) -> Iterator[dict[str, Any]]:
     """What came of each case."""
-    worker = Worker(watchdog)
+    worker = Worker(watchdog, script)
     try:
         for number in numbers:
             yield worker.run(number)

@@ -379,3 +379,23 @@ def test_tells_who_watches_the_model_after_each_pass() -> None:
         ("scale-weight", "rolled-back", first),  # the model to go on with
         ("scale-weight-knowingly", "applied", 2 * first),
     ]
+
+
+def test_a_model_that_does_not_run_is_not_the_pass_s_fault():
+    """Unchecked, a pass may be the first to trip over a broken model."""
+
+    @dataclass(frozen=True)
+    class Trips(Pass):
+        name = "trips"
+        promise = Promise.EXACT
+
+        def run(self, model, context):
+            raise ValueError("shapes (63,) and (64,)")
+
+    sound = make_model(MLP, MLP_SHAPES)
+    with pytest.raises(BitfoldError, match="pass trips failed.*ValueError") as caught:
+        Pipeline([Trips()], verify="off").run(sound)
+    assert "fault of the pass" in caught.value.hint
+    broken = make_model(MLP, {**MLP_SHAPES, "w_down": (41, 24)})
+    with pytest.raises(ModelError, match="Incompatible dimensions"):
+        Pipeline([Trips()], verify="off").run(broken)

@@ -223,3 +223,12 @@ def test_inputs_larger_than_memory_are_not_made():
     graph = ir.Graph([value], [], nodes=[])
     with pytest.raises(CalibrationError, match=r"'x' of shape .* takes 4194304 MiB"):
         synthesize(graph, Sizes(1, 4, 0), np.random.default_rng(0))
+
+
+def test_a_model_that_gives_nothing_but_nan_still_gets_samples():
+    model = make_model(LM, LM_SHAPES)
+    replace_weight(model, "w_head", np.full(LM_SHAPES["w_head"], np.nan))
+    with Context() as context:
+        samples = prepare_samples(model, context, open_session(model).run)
+    assert samples
+    assert all((feeds["input_ids"] < 50).all() for feeds in samples)
