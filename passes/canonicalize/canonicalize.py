@@ -24,6 +24,7 @@ from bitfold.passes.canonicalize import (
     raise_products,
     raise_rope,
     raise_silu,
+    raise_softmax,
     raise_transpose,
 )
 from bitfold.passes.canonicalize.absorb_cache import absorb_cache
@@ -48,6 +49,7 @@ RAISES: tuple[tuple[str, tuple[RewriteRule, ...]], ...] = (
     ("rms-norm", raise_norm.PLAIN_RMS_NORM_RULES),
     ("gelu", raise_gelu.RULES),
     ("silu", raise_silu.RULES),
+    ("softmax", raise_softmax.RULES),
     ("gather", raise_gather.RULES),
     ("rope", raise_rope.RULES),
     ("rope", raise_rope.PARTIAL_RULES),
@@ -75,9 +77,10 @@ class Canonicalize(Pass):
     2. Functions are inlined, constants folded (never a weight), unused nodes dropped, equal ones
        shared; Constant nodes become initializers, and so do weights behind nodes that only
        arrange them.
-    3. Decomposed RMSNorm, LayerNorm, GELU, RoPE, attention (with shared K/V heads and cache) and
-       MatMul + Add of a matrix become RMSNormalization, LayerNormalization, Gelu, RotaryEmbedding,
-       Attention and Gemm; SiLU becomes ``x * Sigmoid(x)``.  What nearly matched is reported.
+    3. Decomposed norms, GELU, softmax, RoPE and attention (with shared K/V heads and cache) become
+       RMSNormalization, LayerNormalization or InstanceNormalization, Gelu, Softmax,
+       RotaryEmbedding and Attention; SiLU becomes ``x * Sigmoid(x)``; linear layers become Gemm on
+       matrices and MatMul + Add elsewhere.  What nearly matched, or stays in parts, is reported.
     4. Around convolutions, limits and gates become Clip, HardSigmoid and HardSwish; padding and
        what is added for each channel go into the operator; a 1x1 Conv of channels-last data or of
        one pixel, and a weight on the left, become products with the weight on the right.
@@ -86,8 +89,8 @@ class Canonicalize(Pass):
 
     Attributes:
         fold_limit: elements; nothing larger is computed ahead or read.
-        keep: what is not raised, of rms-norm, layer-norm, gelu, silu, gather, rope, attention,
-            clip, hard-swish, conv-bias, padding, products, matmul-add.
+        keep: what is not raised, of rms-norm, layer-norm, gelu, silu, softmax, gather, rope,
+            attention, clip, hard-swish, conv-bias, padding, products, matmul-add.
 
     Raises:
         UnsupportedError: the opset is older than 6, or an operator of it cannot be converted.

@@ -1,4 +1,8 @@
-"""Raise decomposed GELU (Hendrycks and Gimpel, 2016), by erf or by tanh, to Gelu-20."""
+"""Raise decomposed GELU (Hendrycks and Gimpel, 2016), by erf or by tanh, to Gelu-20.
+
+The form by Sigmoid, ``x * Sigmoid(1.702 x)``, is another function and no operator of opset 23: it
+stays as it is.
+"""
 
 from __future__ import annotations
 
