@@ -32,23 +32,21 @@ def round_input(graph: ir.Graph, context: Context, rounding: Rounding, channels:
     def ints(*values: int) -> ir.Value:
         return constant(np.array(values, np.int64), "ints." + "_".join(map(str, values)))
 
-    magnitude = build("Abs", rounding.source)
+    axis, source = rounding.axis, rounding.source
+    lead = build("Shape", source, start=0, end=axis)
+    tail = [] if axis == -1 else [build("Shape", source, start=axis + 1)]
+    magnitude = build("Abs", source)
     if groups == 1:
-        reach = build("ReduceMax", magnitude, ints(rounding.axis), keepdims=1)
-    elif rounding.axis == -1:
-        if groups * size != channels:
-            pads = ints(0, groups * size - channels)
-            magnitude = build("Pad", magnitude, pads, None, ints(-1))
-        lead = build("Shape", rounding.source, start=0, end=-1)
-        shape = build("Concat", lead, ints(groups, size), axis=0)
-        grouped = build("Reshape", magnitude, shape, allowzero=1)
-        reach = build("ReduceMax", grouped, ints(-1), keepdims=0)
+        reach = build("ReduceMax", magnitude, ints(axis), keepdims=1)
     else:
-        batch = build("Shape", rounding.source, start=0, end=1)
-        pixels = build("Shape", rounding.source, start=2)
-        shape = build("Concat", batch, ints(groups, size), pixels, axis=0)
+        if groups * size != channels:
+            magnitude = build("Pad", magnitude, ints(0, groups * size - channels), None, ints(-1))
+        shape = build("Concat", lead, ints(groups, size), *tail, axis=0)
         grouped = build("Reshape", magnitude, shape, allowzero=1)
-        reach = build("ReduceMax", grouped, ints(2), keepdims=0)
+        reach = build("ReduceMax", grouped, ints(-1 if axis == -1 else axis + 1), keepdims=0)
+    # ORT leaves the axes of an empty tensor (no tokens, say) as they are when it reduces one.
+    per_block = build("Concat", lead, ints(groups), *tail, axis=0)
+    reach = build("Reshape", reach, per_block, allowzero=1)
     # A block of zeros must not be divided by 0.
     reach = build("Max", reach, constant(np.array([TINY], np.float32), "tiny"))
     top = (1 << (rounding.bits - 1)) - 1

@@ -348,3 +348,13 @@ def test_pointwise_convolutions_are_matmuls_in_ort(n, c, attributes, pixel, prod
     assert_same(neutral, found, 1e-5)
     assert census(model)["MatMulNBits"] == products
     assert census(model)["Conv"] == 1 - products
+
+
+@pytest.mark.parametrize("group", [16, 48, 64])
+def test_no_rows_give_no_rows(group):
+    # As many as a decoder's new frames after its first step.
+    model = matmul(8, 48, bias=True)
+    apply(Quantize(weights="int8", group=group, target="portable"), model)
+    apply(Lower(target="portable"), model)
+    for rows in (0, 3):
+        assert run(model, {"x": f(2, rows, 48)})["y"].shape == (2, rows, 8)

@@ -1,0 +1,84 @@
+"""MiniLM and both parts of Whisper: fetched, built, converted for every target, and measured."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import bitfold
+from bitfold.frontend.evaluate import evaluate
+from bitfold.frontend.importers.build import build
+from bitfold.frontend.tasks.measure import TaskResult
+from bitfold.runtime.errors import BitfoldError
+
+pytestmark = pytest.mark.slow
+
+SHORT = bool(os.environ.get("BITFOLD_SHORT"))
+LIMITS = {"all-minilm-l6-v2": 40, "whisper-tiny.en-encoder": 2, "whisper-tiny.en-decoder": 2}
+"""Samples of each model's task in the short form."""
+
+# What float scores: WordSim353, and 4 of 71 words ("Mr." for mister, "old-sposed" for ill
+# disposed, and a word that the transcript has twice).
+FLOAT = {
+    "all-minilm-l6-v2": 0.7289,
+    "whisper-tiny.en-encoder": 4 / 71,
+    "whisper-tiny.en-decoder": 4 / 71,
+}
+TARGETS = ("native",) if SHORT else ("native", "ort", "portable")
+
+
+@pytest.fixture(scope="module", params=list(FLOAT))
+def name(request: pytest.FixtureRequest) -> str:
+    try:
+        build(request.param)
+        measured(build(request.param), None, request.param, limit=1)  # fetches its data
+    except BitfoldError as error:
+        if "could not download" in str(error) or "needs apt-get" in str(error):
+            pytest.skip(str(error))
+        raise
+    return str(request.param)
+
+
+def measured(
+    model: Path, reference: Path | None, name: str, limit: int | None = None
+) -> TaskResult:
+    limit = limit or (LIMITS[name] if SHORT else None)
+    found = evaluate(model, reference, limit=limit).task
+    assert found is not None
+    return found
+
+
+def test_float_scores_what_is_published(name: str) -> None:
+    score = measured(build(name), None, name).score
+    if not SHORT:
+        assert score.value == pytest.approx(FLOAT[name], abs=5e-5)
+    if name == "all-minilm-l6-v2" and not SHORT:
+        assert score.details["SimLex999 Spearman"] == pytest.approx(0.446, abs=5e-4)
+        assert score.details["Lee Pearson"] == pytest.approx(0.656, abs=5e-4)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_w8a8_keeps_the_metric(name: str, target: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    made = bitfold.convert(build(name), path, preset="w8a8", target=target)
+    assert [each.name for each in made.report.passes if each.status == "rolled-back"] == []
+    found = measured(path, build(name), name)
+    assert found.reference is not None
+    assert found.cosine is not None
+    slack = 0.01 if name == "all-minilm-l6-v2" else 0.0
+    assert found.score.value == pytest.approx(found.reference.value, abs=slack)
+    assert found.cosine >= 0.999
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_w4a8_stays_close(name: str, target: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    bitfold.convert(build(name), path, preset="w4a8", target=target)
+    found = measured(path, build(name), name)
+    assert found.reference is not None
+    assert found.cosine is not None
+    # A word of 71 is 0.014.
+    assert found.score.value == pytest.approx(found.reference.value, abs=0.03)
+    assert found.cosine >= 0.96
