@@ -14,7 +14,7 @@ from bitfold.passes.analysis.sites import Site, site_of
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.rewire import bias_add, constant, new_initializer
-from bitfold.passes.fuse.roles import role
+from bitfold.passes.fuse.roles import gated_by, role
 from bitfold.runtime.errors import RecipeError
 
 
@@ -22,7 +22,8 @@ from bitfold.runtime.errors import RecipeError
 class MergeSiblings(Pass):
     """Merge MatMuls (or Gemms) of one input into one with weight [K, N1 + N2 + …], then Split.
 
-    Query, key and value projections become one, and so do gate and up.  The order is query, key,
+    Query, key and value projections become one, and so do each gate and what it gates, apart from
+    the others.  The order is query, key,
     value; gate before up; else that of the graph.  Values keep their names: they come from the
     Split.  Where only some of a group have a bias, the others get zeros.  Left alone, with the
     reason: a weight that something else reads too, or that is quantized already, and excluded
@@ -61,7 +62,8 @@ class MergeSiblings(Pass):
                     context.entry.skipped(member.site.name, reason)
                 else:
                     usable.append(member)
-            for group in self._cut(_ordered(usable)):
+            parts = [self._cut(_ordered(part)) for part in _parted(usable)]
+            for group in (group for part in parts for group in part):
                 if len(group) < 2:
                     continue
                 merged = _merge(model.graph, group, context)
@@ -121,6 +123,24 @@ def _refusal(member: _Member) -> str:
 def _ordered(members: Sequence[_Member]) -> list[_Member]:
     """Query, key, value; gate, up; the rest after them, as the graph has them."""
     return sorted(members, key=lambda member: _rank(role(member.output)))
+
+
+def _parted(members: Sequence[_Member]) -> list[list[_Member]]:
+    """Each gate with what it is the gate of, and the others together.
+
+    A pair of its own can become one SwiGLU; experts that read one tensor have many.
+    """
+    by_output = {member.output: member for member in members}
+    pairs: list[list[_Member]] = []
+    for member in members:
+        other = gated_by(member.output)
+        if other in by_output and other is not member.output:
+            pairs.append([member, by_output[other]])
+    paired = [member for pair in pairs for member in pair]
+    if len({id(member) for member in paired}) < len(paired):
+        return [list(members)]  # one value is gated twice: no way to part them
+    rest = [member for member in members if not any(member is each for each in paired)]
+    return [*pairs, rest]
 
 
 def _rank(found: int | None) -> int:

@@ -27,6 +27,22 @@ def role(output: ir.Value) -> int | None:
     return _attention_input(output)
 
 
+def gated_by(gate: ir.Value) -> ir.Value | None:
+    """What the value is the gate of: the other factor behind its activation; None if nothing."""
+    pending = [(gate, 0)]
+    while pending:
+        value, depth = pending.pop()
+        for node, index in value.uses():
+            if node.op_type in GATES and depth == 0:
+                pending.append((node.outputs[0], 1))
+            elif node.op_type == "Mul" and depth > 0:
+                other = node.inputs[1 - index]
+                if other is not gate:
+                    return other
+                pending.append((node.outputs[0], 2))  # gate * Sigmoid(gate)
+    return None
+
+
 def _is_gated(value: ir.Value | None) -> bool:
     """Whether the value is an activation, or x * Sigmoid(x)."""
     node = value.producer() if value is not None else None

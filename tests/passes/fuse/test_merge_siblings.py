@@ -54,6 +54,36 @@ def test_golden_gate_and_up():
     assert "mlp.up.weight" not in model.graph.initializers
 
 
+def test_each_gate_merges_with_what_it_gates():
+    """Two experts and their router read one tensor."""
+    lines, weights = [], {}
+    for i in range(2):
+        lines.append(f"gate{i} = MatMul(x, wg{i})\nup{i} = MatMul(x, wu{i})")
+        activation = "Sigmoid" if i else "Gelu"
+        lines.append(f"act{i} = {activation}(gate{i})")
+        lines.append(f"silu{i} = Mul(act{i}, gate{i})" if i else f"silu{i} = Identity(act{i})")
+        lines.append(f"y{i} = Mul(up{i}, silu{i})")
+        weights |= {f"wg{i}": f(K, 8), f"wu{i}": f(K, 8)}
+    lines.append("r = MatMul(x, wr)\nt = MatMul(x, wt)\nz = Add(r, t)")
+    model = parse(
+        f"""g (float[b, s, {K}] x)
+            => (float[b, s, 8] y0, float[b, s, 8] y1, float[b, s, 4] z) {{
+            {chr(10).join(lines)}
+        }}""",
+        wr=f(K, 4),
+        wt=f(K, 4),
+        **weights,
+    )
+    apply(Canonicalize(), model)
+    check(model, {"x": f(2, 3, K)})
+    splits = [node for node in model.graph if node.op_type == "Split"]
+    assert sorted([value.name for value in node.outputs] for node in splits) == [
+        ["gate0", "up0"],
+        ["gate1", "up1"],
+        ["r", "t"],
+    ]
+
+
 @pytest.mark.parametrize("biased", [(), ("a",), ("b",), ("a", "b")])
 @pytest.mark.parametrize("gemm", [False, True])
 def test_biases_merge_and_missing_ones_are_zero(biased, gemm):
