@@ -28,6 +28,7 @@ class Context:
     Attributes:
         samples: inputs on which promises are checked.
         calibration: inputs from which statistics are taken.
+        made_up: whether the samples were made up, for want of real ones.
         seed: the only source of randomness; see :meth:`rng`.
         progress: called with a line of text and a fraction in [0, 1] during long work.
         entry: the report entry of the pass that is running; passes write to it.
@@ -37,6 +38,7 @@ class Context:
     calibration: Sequence[Feeds] = ()
     seed: int = 0
     progress: Callable[[str, float], None] = lambda text, fraction: None
+    made_up: bool = False
     entry: PassEntry = field(default_factory=lambda: PassEntry("(none)", {}, "exact"))
     _spool: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
     _spooled: int = field(default=0, repr=False)

@@ -108,6 +108,7 @@ class Pipeline:
             note = settle(first, self.context)
             if note:
                 report.notes.append(note)
+            self.context.made_up |= not self.context.samples
             first.take_samples(prepare_samples(original, self.context, first.try_out))
             self.context.samples = first.samples
         stage = self.reference = first

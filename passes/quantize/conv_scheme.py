@@ -22,12 +22,18 @@ ORT_SMALLEST = 1 << 13
 
 
 def conv_scheme(
-    recipe: QuantScheme, conv: ConvShape, acts: ConvActs, target: Target, one_pixel: bool = False
+    recipe: QuantScheme,
+    conv: ConvShape,
+    acts: ConvActs,
+    target: Target,
+    largest_group: int = 0,
+    one_pixel: bool = False,
 ) -> QuantScheme:
     """The scheme of a convolution under a recipe's scheme for matmuls.
 
     1. Groups are runs of channels within a tap: of the multiples of 16 that divide the channels
-       of a convolution group, the one next to the recipe's, else all of those channels.
+       of a convolution group, the one next to the recipe's (or ``largest_group``, if not 0 and
+       smaller), else all of those channels.
     2. A depthwise weight gets 8 bits and one scale per channel, and its input stays float: its
        few weights weigh nothing, and no sum is long enough for int8 to pay.
     3. Inputs are int8, one scale per pixel and group, if the recipe's are and ``acts`` says so;
@@ -39,7 +45,8 @@ def conv_scheme(
     if conv.depthwise:
         return QuantScheme(WeightScheme("int8", 0, True, weight.scale), "none")
     blocks = ORT_BLOCKS if target == "ort" and conv.taps == 1 else ()
-    group = nearest_group(weight.group, conv.cg, blocks) if weight.group else 0
+    wanted = min(weight.group, largest_group or weight.group)
+    group = nearest_group(wanted, conv.cg, blocks) if wanted else 0
     scheme = WeightScheme(weight.format, group, weight.symmetric, weight.scale)
     fit = not one_pixel and (target != "ort" or _suits_ort(conv, group))
     pixel = acts == "pixel" or (acts == "auto" and fit)

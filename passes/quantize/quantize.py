@@ -60,9 +60,12 @@ class Quantize(Pass):
         embedding_group: group size of embedding tables; ``none`` for the weights' own.
         conv_acts: ``pixel`` to quantize the inputs of convolutions as ``acts`` says, ``none`` to
             keep them float; ``auto`` for what the target runs well.
+        conv_group: most channels that share a scale in a convolution, whose few pixels and long
+            chains make it more sensitive than a matmul; 0 for as many as elsewhere.
         target: what the model must run on.
         correct_bias: take the mean error that rounding a convolution's weight makes on the
-            calibration inputs, or else the sample inputs, from its bias.
+            calibration inputs, or else the sample inputs, from its bias (at 8 bits only where
+            these are real ones, not made up).
         exclude: globs of site or weight names to leave in float.
     """
 
@@ -80,6 +83,7 @@ class Quantize(Pass):
     embeddings: str = ""
     embedding_group: int | None = None
     conv_acts: ConvActs = "auto"
+    conv_group: int = 32
     correct_bias: bool = True
     exclude: tuple[str, ...] = ()
 
@@ -109,15 +113,21 @@ class Quantize(Pass):
             conv = sites[0].conv
             if conv is not None:
                 single = all(has_one_pixel(site) for site in sites)
-                scheme = conv_scheme(scheme, conv, self.conv_acts, self.target, single)
+                scheme = conv_scheme(
+                    scheme, conv, self.conv_acts, self.target, self.conv_group, single
+                )
                 weight = conv_rows(weight, conv)
             # At 8 bits clipping buys next to nothing either, and the search takes time.
             ranges = "minmax" if scheme.weight.number.bits == 8 else self.ranges
             quantized = round_to_nearest(weight, scheme.weight, ranges)
             quality = signal_to_noise(weight, quantized)
             acts = scheme.act_group_size(weight.shape[1]) if scheme.acts == "int8" else None
+            # Eight bits lose so little that made-up inputs, whose means are not the real ones',
+            # may do more harm than good; below that they always help.
+            real = bool(context.calibration) or not context.made_up
+            trusted = real or scheme.weight.number.bits < 8
             for site in sites:
-                mean = means.get(str(site.data.name))
+                mean = means.get(str(site.data.name)) if trusted else None
                 if mean is not None and site.node.graph is model.graph:
                     lost = weight - quantized.dequantize()
                     corrected += correct_bias(site, lost, mean, context)

@@ -9,6 +9,7 @@ from bitfold.passes.analysis.conv_shape import ConvShape
 from bitfold.passes.analysis.sites import find_sites
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.invariants import check_invariants
+from bitfold.passes.core.pipeline import Pipeline
 from bitfold.passes.quantize.correct_bias import mean_shift
 from bitfold.passes.quantize.mean_inputs import mean_inputs
 from bitfold.passes.quantize.quantize import Quantize
@@ -127,3 +128,29 @@ def test_calibration_inputs_go_before_samples():
         (conv,) = (node for node in copy.graph if node.op_type == "Conv")
         biases.append(conv.inputs[2].const_value.numpy())
     assert np.array_equal(*biases)
+
+
+@pytest.mark.parametrize(
+    ("weights", "made_up", "calibrated", "expected"),
+    [
+        ("int8", True, False, False),
+        ("int8", True, True, True),
+        ("int8", False, False, True),
+        ("int4", True, False, True),
+    ],
+)
+def test_made_up_inputs_are_not_trusted_at_eight_bits(weights, made_up, calibrated, expected):
+    model = model_with("y = Conv(x, w)", w=f(32, 32, 3, 3))
+    feeds = [{"x": images(1, seed=2)}]
+    with Context(samples=feeds, calibration=feeds * calibrated, made_up=made_up) as context:
+        Quantize(weights=weights).run(model, context)
+    (conv,) = (node for node in model.graph if node.op_type == "Conv")
+    assert (len(conv.inputs) == 3) == expected
+
+
+def test_a_pipeline_knows_whether_it_made_its_samples_up():
+    model = model_with("y = Conv(x, w)", w=f(32, 32, 3, 3))
+    for given in ([], [{"x": images(1, seed=2)}]):
+        with Context(samples=given) as context:
+            Pipeline([Quantize(weights="int8")], context).run(model.clone())
+        assert context.made_up == (not given)

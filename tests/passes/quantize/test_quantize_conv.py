@@ -152,3 +152,12 @@ def test_what_reads_one_pixel_keeps_float_inputs():
     quantized(model, weights="int8")
     assert "QuantizeActivation" not in {node.op_type for node in model.graph}
     assert "DequantizeWeight" in {node.op_type for node in model.graph}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "largest", "expected"), [(64, 32, 32), (64, 0, 64), (16, 32, 16), (0, 32, 0)]
+)
+def test_groups_of_convolutions_have_a_limit_of_their_own(wanted, largest, expected):
+    recipe = QuantScheme(WeightScheme("int8", wanted))
+    scheme = conv_scheme(recipe, ConvShape(64, 128, (1, 1), 1), "auto", "native", largest)
+    assert scheme.weight.group == expected
