@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from bitfold.frontend.emit import write_model
-from bitfold.frontend.tasks.ocr import Ocr, draw, edit_distance, texts
+from bitfold.frontend.tasks.ocr import Ocr, draw, edit_distance, plain, texts
 from bitfold.frontend.tasks.task import Setting
 from bitfold.models.ppocr import CHARACTERS_KEY, decode, read_characters
 from bitfold.runtime.errors import ModelError, UnsupportedError
@@ -31,6 +31,10 @@ def test_decodes_ctc() -> None:
 )
 def test_edit_distance(found: str, wanted: str, distance: int) -> None:
     assert edit_distance(found, wanted) == distance
+
+
+def test_spaces_and_case_do_not_count() -> None:
+    assert plain("V 2.0 \u00c9t\u00c9") == "v2.0\u00e9t\u00e9"
 
 
 def test_draws_dark_on_light_and_the_same_each_time() -> None:
