@@ -54,7 +54,7 @@ EXPECTED: dict[str, Expected] = {
     "llama_sdpa": Expected(_LLAMA, 6, {}),
     "lstm": Expected({}, 2, {"recurrent layers": 2}),
     "mobilenet_v3": Expected({}, 9, {SMALL: 5}),
-    "moe_dense": Expected({"Softmax": 1}, 5, {}),
+    "moe_dense": Expected({"Softmax": 1}, 8, {SMALL: 1}),
     "moe_gather": Expected({"Softmax": 1}, 8, {SMALL: 1}),
     "moe_table": Expected({"Softmax": 1}, 1, {SMALL: 1, "its table has 3 axes, not 2": 2}),
     "neox_rope": Expected(_LLAMA, 6, {SMALL: 2}),
