@@ -39,21 +39,22 @@ def pointwise(c: int, n: int, size: int) -> tuple[str, ConvCase, tuple[int, ...]
     return f"1x1 {c}->{n} @{size}", case, (size, size)
 
 
-def depthwise(c: int, k: int, stride: int, size: int) -> tuple[str, ConvCase, tuple[int, ...]]:
-    """A depthwise convolution with ReLU6."""
+def depthwise(c: int, k: int, stride: int, *size: int) -> tuple[str, ConvCase, tuple[int, ...]]:
+    """A depthwise convolution with ReLU6; a stride of 2 is along the height alone where the image
+    is no square."""
     case = ConvCase(
         c,
         c,
         (k, k),
         8,
         groups=c,
-        strides=(stride, stride),
+        strides=(stride, stride if len(size) == 1 else 1),
         pads=(k // 2,) * 4,
         acts="none",
         bias=True,
         activation="clip",
     )
-    return f"dw{k} s{stride} {c} @{size}", case, (size, size)
+    return f"dw{k} s{stride} {c} @{'x'.join(map(str, size))}", case, (size * 2)[:2]
 
 
 def dense(c: int, n: int, size: tuple[int, ...], k: int = 3, stride: int = 1) -> Any:
@@ -88,6 +89,8 @@ CASES = [
     depthwise(480, 5, 1, 14),
     depthwise(672, 5, 2, 14),
     depthwise(1152, 5, 1, 7),
+    depthwise(240, 5, 1, 6, 80),
+    depthwise(240, 5, 2, 6, 80),
     dense(80, 384, (3000,)),
     dense(384, 384, (3000,), stride=2),
     dense(64, 64, (24, 160)),

@@ -94,7 +94,7 @@ def conv_depthwise() -> Iterator[str]:
     """Depthwise windows of every kind, with and without a channel multiplier."""
     for size in (*range(1, 20), 33, 60, 300):
         for k in (3, 5):
-            for stride in (1, 2):
+            for strides in ((1, 1), (2, 2), (2, 1), (1, 2)):
                 half = k // 2
                 case = ConvCase(
                     18,
@@ -102,7 +102,7 @@ def conv_depthwise() -> Iterator[str]:
                     (k, k),
                     8,
                     groups=18,
-                    strides=(stride, stride),
+                    strides=strides,
                     pads=(half,) * 4,
                     acts="none",
                     bias=True,

@@ -1,5 +1,5 @@
 // The common depthwise convolutions, for a vector type V of one ISA: windows of 3x3 and 5x5,
-// strides 1 and 2, no dilation.  Inputs are read where they lie; lanes beyond the image's borders
+// strides of 1 and 2 along each axis (SY and SX), no dilation.  Inputs are read where they lie; lanes beyond the image's borders
 // are masked.
 //
 // Internal linkage throughout: only translation units built for an ISA include this.
@@ -65,24 +65,24 @@ struct RowInputs {
 };
 
 // RB rows of V::kLanes outputs at (oy, ox): an input vector serves every row that it is under.
-template <class V, int K, int S, int RB, bool MASKED>
+template <class V, int K, int SY, int SX, int RB, bool MASKED>
 inline __attribute__((always_inline)) void square_block(
     const Plane* p, const typename V::Vector (&weight)[K][K], int64_t oy, int64_t ox) {
   typedef typename V::Vector Vector;
   const Conv* c = p->conv;
-  const RowInputs<V, K, S, MASKED> inputs(ox * S - c->pad[1], c->size[1]);
+  const RowInputs<V, K, SX, MASKED> inputs(ox * SX - c->pad[1], c->size[1]);
   Vector acc[RB];
 #pragma GCC unroll 8
   for (int r = 0; r < RB; r++) acc[r] = V::set(p->bias);
 #pragma GCC unroll 16
-  for (int i = 0; i < (RB - 1) * S + K; i++) {
-    const int64_t iy = oy * S + i - c->pad[0];
+  for (int i = 0; i < (RB - 1) * SY + K; i++) {
+    const int64_t iy = oy * SY + i - c->pad[0];
     if (iy < 0 || iy >= c->size[0]) continue;
     Vector v[K];
     inputs.read(p->x + iy * c->size[1], v);
 #pragma GCC unroll 8
     for (int r = 0; r < RB; r++) {
-      const int ky = i - r * S;
+      const int ky = i - r * SY;
       if (ky < 0 || ky >= K) continue;
 #pragma GCC unroll 8
       for (int kx = 0; kx < K; kx++) acc[r] = V::fma(v[kx], weight[ky][kx], acc[r]);
@@ -95,23 +95,23 @@ inline __attribute__((always_inline)) void square_block(
                   c->out[1] - ox);
 }
 
-template <class V, int K, int S, int RB>
+template <class V, int K, int SY, int SX, int RB>
 inline __attribute__((always_inline)) void square_rows(
     const Plane* p, const typename V::Vector (&weight)[K][K], int64_t oy) {
   const Conv* c = p->conv;
   // Columns that a block reads, from the first on.
-  constexpr int64_t kReach = S == 1 ? V::kLanes + K - 1 : 2 * V::kLanes + K - 1;
+  constexpr int64_t kReach = SX == 1 ? V::kLanes + K - 1 : 2 * V::kLanes + K - 1;
   for (int64_t ox = 0; ox < c->out[1]; ox += V::kLanes) {
-    const int64_t from = ox * S - c->pad[1];
+    const int64_t from = ox * SX - c->pad[1];
     if (from >= 0 && from + kReach <= c->size[1]) {
-      square_block<V, K, S, RB, false>(p, weight, oy, ox);
+      square_block<V, K, SY, SX, RB, false>(p, weight, oy, ox);
     } else {
-      square_block<V, K, S, RB, true>(p, weight, oy, ox);
+      square_block<V, K, SY, SX, RB, true>(p, weight, oy, ox);
     }
   }
 }
 
-template <class V, int K, int S>
+template <class V, int K, int SY, int SX>
 void square_plane(const Plane* p) {
   typename V::Vector weight[K][K];
 #pragma GCC unroll 8
@@ -120,25 +120,26 @@ void square_plane(const Plane* p) {
     for (int kx = 0; kx < K; kx++) weight[ky][kx] = V::set(p->weights[(ky * K + kx) * kTile]);
   const int64_t rows = p->conv->out[0];
   int64_t oy = 0;
-  for (; oy + 4 <= rows; oy += 4) square_rows<V, K, S, 4>(p, weight, oy);
-  if (rows - oy == 3) return square_rows<V, K, S, 3>(p, weight, oy);
-  if (rows - oy == 2) return square_rows<V, K, S, 2>(p, weight, oy);
-  if (rows - oy == 1) return square_rows<V, K, S, 1>(p, weight, oy);
+  for (; oy + 4 <= rows; oy += 4) square_rows<V, K, SY, SX, 4>(p, weight, oy);
+  if (rows - oy == 3) return square_rows<V, K, SY, SX, 3>(p, weight, oy);
+  if (rows - oy == 2) return square_rows<V, K, SY, SX, 2>(p, weight, oy);
+  if (rows - oy == 1) return square_rows<V, K, SY, SX, 1>(p, weight, oy);
 }
 
 typedef void (*PlaneKernel)(const Plane*);
 
+template <class V, int K>
+constexpr PlaneKernel kSquare[2][2] = {{square_plane<V, K, 1, 1>, square_plane<V, K, 1, 2>},
+                                       {square_plane<V, K, 2, 1>, square_plane<V, K, 2, 2>}};
+
 // The kernel for a convolution, or null where it is not one of these.
 template <class V>
 PlaneKernel square_kernel(const Conv* c) {
-  const int64_t k = c->kernel[0], s = c->stride[0];
-  if (c->kernel[1] != k || c->stride[1] != s) return nullptr;
+  const int64_t k = c->kernel[0];
+  if (c->kernel[1] != k || (k != 3 && k != 5) || c->stride[0] > 2 || c->stride[1] > 2)
+    return nullptr;
   if (c->dilation[0] != 1 || c->dilation[1] != 1) return nullptr;
-  if (k == 3 && s == 1) return square_plane<V, 3, 1>;
-  if (k == 3 && s == 2) return square_plane<V, 3, 2>;
-  if (k == 5 && s == 1) return square_plane<V, 5, 1>;
-  if (k == 5 && s == 2) return square_plane<V, 5, 2>;
-  return nullptr;
+  return (k == 3 ? kSquare<V, 3> : kSquare<V, 5>)[c->stride[0] - 1][c->stride[1] - 1];
 }
 
 }  // namespace
