@@ -30,9 +30,10 @@ from bitfold.passes.canonicalize import (
 from bitfold.passes.canonicalize.absorb_cache import absorb_cache
 from bitfold.passes.canonicalize.cleanup import clean_up, simplify, tidy
 from bitfold.passes.canonicalize.leftovers import report_leftovers
-from bitfold.passes.canonicalize.opset import convert_opset
+from bitfold.passes.canonicalize.opset import convert_opset, newest_with_kernels
 from bitfold.passes.canonicalize.resolve_weights import resolve_weights
 from bitfold.passes.canonicalize.rules import apply_rules
+from bitfold.passes.canonicalize.split_slices import split_slices
 from bitfold.passes.canonicalize.widen_floats import widen_floats
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
@@ -67,13 +68,17 @@ RAISES: tuple[tuple[str, tuple[RewriteRule, ...]], ...] = (
 )
 """What is raised, in this order: a name for the option ``keep`` and the rules."""
 
+NEWEST_RAISES = ("rms-norm", "rope", "attention")
+"""What is raised to operators that came with the passes' opset itself."""
+
 
 @dataclass(frozen=True)
 class Canonicalize(Pass):
     """Bring a model to the form that the other passes expect.
 
-    1. The default domain is converted to opset 23; weights stay memory-mapped.  float16 and
-       bfloat16 become float32 inside; graph inputs and outputs keep their types.
+    1. The default domain is converted to opset 23 (21 where the model has an operator that ONNX
+       Runtime does not run in a newer one); weights stay memory-mapped.  float16 and bfloat16
+       become float32 inside; graph inputs and outputs keep their types.
     2. Functions are inlined, constants folded (never a weight), unused nodes dropped, equal ones
        shared; Constant nodes become initializers, and so do weights behind nodes that only
        arrange them.
@@ -112,27 +117,33 @@ class Canonicalize(Pass):
                 )
         entry = context.entry
         before = _census(model)
-        found = convert_opset(model, OPSET)
-        if found != OPSET:
-            entry.note(f"opset {found} converted to {OPSET}")
+        opset, reason = newest_with_kernels(model, OPSET)
+        keep = self.keep
+        if reason:
+            entry.note(reason)
+            keep += NEWEST_RAISES
+        found = convert_opset(model, opset)
+        if found != opset:
+            entry.note(f"opset {found} converted to {opset}")
         widened = widen_floats(model, context)
         for dtype, count in sorted(widened.items()):
             entry.note(f"{dtype} widened to FLOAT, with {count} constants and weights")
         clean_up(model, self.fold_limit)
         resolve_weights(model, context, entry)
         for name, rules in RAISES:
-            if name not in self.keep:
+            if name not in keep:
                 apply_rules(model, rules, entry)
-        if "attention" not in self.keep:
+        if "attention" not in keep:
             common.RemoveUnusedNodesPass()(model)  # they would be other readers of the cache
             absorb_cache(model, entry)
+        split_slices(model, entry)
         # The raised operators' shapes are known where their parts' were not.
         simplify(model, self.fold_limit)
         tidy(model)
-        report_leftovers(model, entry, self.keep)
+        report_leftovers(model, entry, keep)
         after = _census(model)
         entry.note(f"{before.total()} nodes became {after.total()}")
-        return found != OPSET or bool(widened) or before != after
+        return found != opset or bool(widened) or before != after
 
 
 def _census(model: ir.Model) -> Counter[str]:

@@ -18,6 +18,32 @@ NEWEST_IR = 11
 """The IR version that came with opset 23; runtimes refuse versions that they do not know."""
 
 
+_LAST_KERNELS = {
+    **dict.fromkeys(("RoiAlign", "MaxRoiPool", "GlobalLpPool", "Multinomial", "Bernoulli"), 21),
+    **dict.fromkeys(("RandomNormal", "RandomUniform"), 21),
+    **dict.fromkeys(("RandomNormalLike", "RandomUniformLike"), 21),
+}
+"""The last opset whose version of an operator ONNX Runtime has a CPU kernel for."""
+
+
+def newest_with_kernels(model: ir.Model, target: int) -> tuple[int, str]:
+    """The opset to convert ``model`` to, and why that is not ``target``; empty where it is.
+
+    A model that is newer than that already stays so: it has no kernel to lose.
+    """
+    found = model.graph.opset_imports.get("", model.graph.opset_imports.get("ai.onnx", target))
+    graphs = [model.graph, *(function.graph for function in model.functions.values())]
+    for graph in graphs:
+        for node in graph.all_nodes():
+            last = _LAST_KERNELS.get(node.op_type, target) if node.domain == "" else target
+            if last < target and found <= last:
+                return last, (
+                    f"opset {last} is the newest in which ONNX Runtime runs {node.op_type}: what "
+                    f"needs opset {target} is not raised"
+                )
+    return target, ""
+
+
 def convert_opset(model: ir.Model, target: int) -> int:
     """Convert ``model`` in place to opset ``target`` and return the opset it had.
 

@@ -12,6 +12,8 @@ from support.graphs import apply, assert_same, run
 
 from bitfold.passes.canonicalize.canonicalize import OPSET, Canonicalize
 from bitfold.passes.canonicalize.opset import convert_opset
+from bitfold.passes.core.context import Context
+from bitfold.passes.core.pipeline import Pipeline
 from bitfold.runtime.errors import ModelError, UnsupportedError
 
 F = TensorProto.FLOAT
@@ -286,3 +288,24 @@ def test_statistics_per_element_are_refused():
     proto = made("BatchNormalization", 8, {"x": X}, constants=constants, spatial=0)
     with pytest.raises(UnsupportedError, match=r"node n \(BatchNormalization\).*spatial=0"):
         convert_opset(ir.from_proto(proto), OPSET)
+
+
+def test_operators_without_a_newer_kernel_keep_the_model_at_an_older_opset():
+    """Detection models: everything else is canonicalized all the same."""
+    feeds = {
+        "x": X,
+        "rois": np.array([[0.5, 1, 3, 4]], np.float32),
+        "at": np.zeros(1, np.int64),
+    }
+    proto = made("RoiAlign", 11, feeds, output_height=2, output_width=2)
+    proto.graph.node.insert(0, helper.make_node("Clip", ["x", "low"], ["c"], name="clip"))
+    proto.graph.node[1].input[0] = "c"
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((), np.float32), "low"))
+    with Context([feeds]) as context:
+        result, report = Pipeline("canonicalize", context, verify="full", strict=True).run(
+            ir.from_proto(proto)
+        )
+    assert result.graph.opset_imports[""] == 21
+    notes = report.passes[0].notes
+    assert "opset 11 converted to 21" in notes
+    assert any("runs RoiAlign" in note for note in notes)
