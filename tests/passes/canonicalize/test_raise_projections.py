@@ -148,3 +148,33 @@ def test_rows_taken_by_gather_nd(depth):
     apply(Canonicalize(), model)
     assert census(model) == {"Gather": 1}
     assert_same(before, run(model, feeds))
+
+
+SLICES = """g (float[b, s, 12] x) => (float[b, s, K] q, float[b, s, L] k, float[b, s, M] v) {
+    axis = Constant<value_ints = [AXIS]>()
+    zero = Constant<value_ints = [0]>()
+    first = Constant<value_ints = [FIRST]>()
+    second = Constant<value_ints = [SECOND]>()
+    far = Constant<value_ints = [9223372036854775807]>()
+    y = Neg(x)
+    v0 = Slice(y, second, far, axis)
+    q0 = Slice(y, zero, first, axis)
+    k0 = Slice(y, first, second, axis)
+    q = Neg(q0)
+    k = Exp(k0)
+    v = Abs(v0)
+}"""
+
+
+@pytest.mark.parametrize(
+    ("axis", "first", "second", "raised"),
+    [(2, 6, 9, True), (-1, 4, -4, True), (-1, 4, 4, False), (1, 2, 3, False)],
+)
+def test_slices_that_cover_the_last_axis_become_a_split(axis, first, second, raised):
+    text = SLICES.replace("AXIS", str(axis)).replace("FIRST", str(first))
+    found, model, entry = check(text.replace("SECOND", str(second)), (2, 4, 12))
+    assert (found["Split"], found["Slice"]) == ((1, 0) if raised else (0, found["Slice"]))
+    if raised:
+        split = next(node for node in model.graph if node.op_type == "Split")
+        assert [value.name for value in split.outputs] == ["q0", "k0", "v0"]
+        assert any("became one Split" in change.text for change in entry.changes)
