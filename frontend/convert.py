@@ -171,7 +171,7 @@ def convert(
 
             write_model(converted, path, force=force, progress=progress, check=check)
             put_sidecars(sidecars, path.parent)
-        if folder is not None and verify != "off":
+        if folder is not None and verify != "off" and context.samples:
             files, feeds = (_onnx_file(model), path), context.samples[0]
             measure_report(made, loaded, before.model, converted, files, feeds, progress)
             write_report(made, folder, about)
