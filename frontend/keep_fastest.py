@@ -27,11 +27,9 @@ from bitfold.passes.core.base import Pass
 from bitfold.passes.core.context import Context, Feeds
 from bitfold.passes.core.pipeline import Pipeline
 from bitfold.passes.core.recipe import Recipe
-from bitfold.passes.core.report import Report
-from bitfold.passes.core.samples import prepare_samples
 from bitfold.passes.lower.lower import Lower
 from bitfold.passes.quantize.quantize import Quantize
-from bitfold.runtime.errors import RecipeError, UnsupportedError
+from bitfold.runtime.errors import BitfoldError, RecipeError, UnsupportedError
 from bitfold.runtime.execution import open_session
 from bitfold.runtime.op_library import op_library_path
 
@@ -75,8 +73,8 @@ class _Alike:
 def keep_fastest(model: ir.Model, recipe: Recipe, context: Context, threads: int = 0) -> Choices:
     """The recipe with which every site takes its fastest alternative on this machine.
 
-    1. The passes before ``quantize`` run unchecked, to find the sites as it will see them; the
-       samples give the shapes of their inputs.
+    1. The passes before ``quantize`` run, to find the sites as it will see them; the samples give
+       the shapes of their inputs.
     2. Of sites that are alike (shape, attributes, what follows), one is timed on its own: in
        float, with the target's operator and, for target ``native``, with that of ``ort``.
     3. The whole model is timed in float, with the recipe as it was, with each site's winner, and
@@ -106,12 +104,13 @@ def keep_fastest(model: ir.Model, recipe: Recipe, context: Context, threads: int
     if lower.target == "native":
         op_library_path()  # the bodies' times would say nothing
     context.progress("looking for the sites", 0.0)
-    samples = _samples(model, context)
     notes: list[str] = []
     with ExitStack() as stack:
+        # Checked, so that a pass that will be rolled back is left out of the trials too.
         before = Recipe(tuple(passes[: passes.index(quantize)]))
-        found, _ = _run(before, model, context.seed, stack)
-        kinds = _alike(found, samples)
+        found, report = Pipeline(before, context).run(model)
+        wrong = {entry.name for entry in report.rolled_back}
+        kinds = _alike(found, context.samples)
         for done, alike in enumerate(kinds):
             context.progress(f"timing {alike.names[0]}", done / len(kinds))
             own = _of_embedding(quantize) if alike.tied else quantize
@@ -120,20 +119,44 @@ def keep_fastest(model: ir.Model, recipe: Recipe, context: Context, threads: int
                 continue  # not one that is quantized
             alike.kept = _fastest(times, lower.target)
             notes.append(f"{alike.title()}: {times}; kept {alike.kept}")
-        return _best(model, recipe, kinds, notes, context, threads, stack)
+        return _best(recipe, kinds, notes, _Trials(model, context, found, wrong, stack), threads)
 
 
-def _run(recipe: Recipe, model: ir.Model, seed: int, stack: ExitStack) -> tuple[ir.Model, Report]:
-    """Run a recipe unchecked; the weights that it makes stay on disk as long as ``stack``."""
-    own = stack.enter_context(Context(seed=seed))
-    return Pipeline(recipe, own, verify="off").run(model)
+@dataclass
+class _Trials:
+    """Unchecked conversions, to be timed.
 
+    Attributes:
+        canonical: the float model after the passes before ``quantize``.
+        wrong: names of passes that break the model, and are left out.
+        stack: keeps the weights that the trials make on disk.
+    """
 
-def _samples(model: ir.Model, context: Context) -> Sequence[Feeds]:
-    if not context.samples:
-        session = open_session(model, optimize=False)
-        context.samples = prepare_samples(model, context, session.run)
-    return context.samples
+    model: ir.Model
+    context: Context
+    canonical: ir.Model
+    wrong: set[str]
+    stack: ExitStack
+
+    def float_model(self) -> ir.Model:
+        """The model as it came, or as the first passes leave it where ORT cannot run that."""
+        try:
+            open_session(self.model, optimize=False)
+        except BitfoldError:
+            return self.canonical
+        return self.model
+
+    def run(self, recipe: Recipe) -> ir.Model | None:
+        """The converted model; None where nothing in it is quantized."""
+        passes = tuple(
+            # For times, the values of scales do not matter: the fastest way to ranges will do.
+            replace(item, ranges="minmax") if isinstance(item, Quantize) else item
+            for item in recipe
+            if item.name not in self.wrong
+        )
+        own = self.stack.enter_context(Context(seed=self.context.seed))
+        converted, report = Pipeline(Recipe(passes), own, verify="off").run(self.model)
+        return converted if any(entry.sites for entry in report.passes) else None
 
 
 def _alike(model: ir.Model, samples: Sequence[Feeds]) -> list[_Alike]:
@@ -168,13 +191,7 @@ def _fastest(times: SiteTimes, target: str) -> str:
 
 
 def _best(
-    model: ir.Model,
-    recipe: Recipe,
-    kinds: Iterable[_Alike],
-    notes: list[str],
-    context: Context,
-    threads: int,
-    stack: ExitStack,
+    recipe: Recipe, kinds: Sequence[_Alike], notes: list[str], trials: _Trials, threads: int
 ) -> Choices:
     """Time whole models and take the fastest recipe."""
     floats = [name for each in kinds if each.kept == FLOAT for name in each.names]
@@ -187,14 +204,14 @@ def _best(
         ),
         "the recipe as it was": recipe,
     }
-    models: dict[str, ir.Model] = {FLOAT: model}
+    models: dict[str, ir.Model] = {FLOAT: trials.float_model()}
     recipes: dict[str, Recipe] = {}
     for name, each in candidates.items():
         if each in recipes.values():
             continue
-        context.progress(f"trying {name}", 0.5)
-        converted, report = _run(_quick(each), model, context.seed, stack)
-        if _quantized(report):
+        trials.context.progress(f"trying {name}", 0.5)
+        converted = trials.run(each)
+        if converted is not None:
             recipes[name], models[name] = each, converted
     if list(recipes.values()) == [recipe] and recipe not in list(candidates.values())[:-1]:
         raise UnsupportedError(
@@ -202,26 +219,12 @@ def _best(
             "quantize",
             "leave keep-fastest out to quantize for size all the same",
         )
-    times = time_models(models, context.samples, threads)
+    times = time_models(models, trials.context.samples, threads)
     relative = relative_times(times, FLOAT)
     kept = min(recipes, key=lambda name: relative[name])
     shown = ", ".join(f"{name} {relative[name]:.2f}" for name in recipes)
     notes.append(f"whole model, time relative to float: {shown}; kept {kept}")
     return Choices(recipes[kept], notes, 1 / relative[kept])
-
-
-def _quantized(report: Report) -> bool:
-    return any(entry.sites for entry in report.passes)
-
-
-def _quick(recipe: Recipe) -> Recipe:
-    """The recipe with the fastest way to ranges: for times, the values of scales do not matter."""
-    return Recipe(
-        tuple(
-            replace(item, ranges="minmax") if isinstance(item, Quantize) else item
-            for item in recipe
-        )
-    )
 
 
 def changed_recipe(recipe: Recipe, floats: Iterable[str], stock: Iterable[str]) -> Recipe:
