@@ -16,6 +16,13 @@ _ORT_STANDARD = {
 }
 """Operators that ORT counts among the standard ones, and that its own tools write."""
 
+_LOW_BIT_ATTRIBUTES = {
+    **dict.fromkeys(("N", "K", "C", "bits", "groups", "group_size"), ir.AttributeType.INT),
+    **dict.fromkeys(("act_group_size", "layout", "block_size"), ir.AttributeType.INT),
+    **dict.fromkeys(("acts", "activation"), ir.AttributeType.STRING),
+}
+"""Types of the attributes that describe low-bit weights, in bitfold's and in ORT's operators."""
+
 _SINGLE = onnx.defs.OpSchema.FormalParameterOption.Single
 
 _KNOWN_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft", DOMAIN}
@@ -130,6 +137,14 @@ def _check_operator(
         yield f"{label}: expected a function body for {node.domain}::{node.op_type}, found none"
     if node.domain == "" and not is_function and node.op_type not in _ORT_STANDARD:
         yield from _check_standard(node, imports.get("", imports.get("ai.onnx", 0)), label)
+    if node.domain in (DOMAIN, "com.microsoft"):
+        for name, attribute in node.attributes.items():
+            kind = _LOW_BIT_ATTRIBUTES.get(name, attribute.type)
+            if attribute.type != kind:
+                yield (
+                    f"{label}: expected attribute {name} to be of type {kind.name}, "
+                    f"found {attribute.type.name}"
+                )
     if node.domain not in imports and not (node.domain == "ai.onnx" and "" in imports):
         yield f"{label}: expected an opset import of {node.domain!r}, found {sorted(imports)}"
 

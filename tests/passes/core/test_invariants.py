@@ -136,3 +136,50 @@ def test_subgraphs_see_what_was_defined_before_them():
     branch[0].replace_input_with(0, ir.Value(name="later"))
     with pytest.raises(ModelError, match=r"if_1.*subgraph.*'later'"):
         check_invariants(model, node_names=False)
+
+
+@pytest.mark.parametrize(
+    ("op_type", "inputs", "attributes", "message"),
+    [
+        ("Frobnicate", 1, {}, "expected an operator of opset 21, found none of this name"),
+        ("Swish", 1, {}, "expected an operator of opset 21, found none of this name"),
+        ("Relu", 2, {}, "expected 1 inputs, found 2"),
+        ("Add", 1, {}, "expected 2 inputs, found 1"),
+        ("Clip", 4, {}, "expected 1 to 3 inputs, found 4"),
+        ("Concat", 0, {"axis": 0}, "expected 1 or more inputs, found 0"),
+        ("Concat", 1, {}, "expected the attribute axis"),
+        ("Relu", 1, {"zeal": 1}, "expected attributes among .*, found zeal"),
+        ("Softmax", 1, {"axis": "x"}, "attribute axis to be of type INT, found STRING"),
+    ],
+)
+def test_standard_operators_are_as_their_opset_says(model, op_type, inputs, attributes, message):
+    x = model.graph.inputs[0]
+    made = ir.node(op_type, [x] * inputs, attributes, name="odd")
+    made.outputs[0].name = "odd"
+    model.graph.append(made)
+    with pytest.raises(ModelError, match=message):
+        check_invariants(model)
+
+
+def test_an_input_that_must_be_there(model):
+    node(model, "Add").replace_input_with(0, None)
+    with pytest.raises(ModelError, match=r"add_1.*expected an input A \(number 0\), found none"):
+        check_invariants(model)
+
+
+def test_operators_that_ort_counts_as_standard(model):
+    odd = ir.node("SimplifiedLayerNormalization", [model.graph.inputs[0]] * 2, name="odd")
+    odd.outputs[0].name = "odd"
+    model.graph.append(odd)
+    check_invariants(model)
+
+
+def test_attributes_of_low_bit_operators_have_their_types(model):
+    model.graph.opset_imports["com.microsoft"] = 1
+    odd = ir.node(
+        "MatMulNBits", [model.graph.inputs[0]], {"N": "x"}, domain="com.microsoft", name="odd"
+    )
+    odd.outputs[0].name = "odd"
+    model.graph.append(odd)
+    with pytest.raises(ModelError, match="attribute N to be of type INT, found STRING"):
+        check_invariants(model)

@@ -393,7 +393,7 @@ def test_a_model_that_does_not_run_is_not_the_pass_s_fault():
             raise ValueError("shapes (63,) and (64,)")
 
     sound = make_model(MLP, MLP_SHAPES)
-    with pytest.raises(BitfoldError, match="pass trips failed.*ValueError") as caught:
+    with pytest.raises(BitfoldError, match=r"pass trips failed.*ValueError") as caught:
         Pipeline([Trips()], verify="off").run(sound)
     assert "fault of the pass" in caught.value.hint
     broken = make_model(MLP, {**MLP_SHAPES, "w_down": (41, 24)})
