@@ -25,8 +25,9 @@ class Lower(Pass):
     """Emit the quantized sites as a target's low-bit operators.
 
     ``native``: ``bitfold.LowBitMatMul``, ``LowBitGather`` and ``LowBitConv`` on packed weights,
-    with what follows a matmul taken in: bias, activation, residual or Split.  Every such node carries a function body of
-    stock operators, so that the file also runs where the op library is not loaded.
+    with what follows a matmul taken in: bias, activation, residual or Split.  Every such node
+    carries a function body of stock operators, so that the file also runs where the op library is
+    not loaded.
 
     ``ort``: com.microsoft MatMulNBits and GatherBlockQuantized, which every ONNX Runtime has;
     1x1 convolutions with rounded inputs as a MatMulNBits between two Transposes (on ORT 1.31 a
