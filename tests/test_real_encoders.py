@@ -67,8 +67,13 @@ def test_w8a8_keeps_the_metric(name: str, target: str, tmp_path: Path) -> None:
     found = measured(path, build(name), name)
     assert found.reference is not None
     assert found.cosine is not None
-    slack = 0.01 if name == "all-minilm-l6-v2" else 0.0
-    assert found.score.value == pytest.approx(found.reference.value, abs=slack)
+    if found.score.higher_is_better:
+        assert found.score.value == pytest.approx(found.reference.value, abs=0.01)
+    else:
+        # One clip hangs in the balance (disposed, "-sposed"): rounding may right it, not wrong it.
+        assert found.score.value <= found.reference.value
+        key = "NLL a token"
+        assert found.score.details[key] == pytest.approx(found.reference.details[key], abs=0.01)
     assert found.cosine >= 0.999
 
 
