@@ -150,10 +150,9 @@ class _Reader(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
-        piece = self._data.read(len(buffer))
-        buffer[: len(piece)] = piece
-        return len(piece)
+    def read(self, size: int = -1) -> bytes:
+        # Not by way of readinto: the base class would first make room for all that a file claims.
+        return self._data.read(size)
 
     def readline(self, size: int | None = -1) -> bytes:
         return self._data.readline()

@@ -146,6 +146,15 @@ def test_refuses_broken_pickles(program: bytes) -> None:
         read_pickle(io.BytesIO(program))
 
 
+def test_lengths_that_the_file_has_not_take_no_memory(tmp_path: Path) -> None:
+    content = (CHECKPOINTS / "legacy.pth").read_bytes()
+    path = tmp_path / "claims.pth"
+    for opcode in (b"\x8d", b"\x8e"):  # texts and bytes with 8-byte lengths
+        path.write_bytes(b"\x80\x04" + opcode + b"\xff" * 7 + b"\x0f" + content)
+        with pytest.raises(BitfoldError):
+            read_torch_file(path)
+
+
 @pytest.mark.parametrize("file", ["zip.pth", "legacy.pth"])
 @settings(deadline=None, max_examples=150)
 @given(data=st.data())
