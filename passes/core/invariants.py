@@ -137,6 +137,9 @@ def _check_operator(
         yield f"{label}: expected a function body for {node.domain}::{node.op_type}, found none"
     if node.domain == "" and not is_function and node.op_type not in _ORT_STANDARD:
         yield from _check_standard(node, imports.get("", imports.get("ai.onnx", 0)), label)
+    for name, attribute in node.attributes.items():
+        if attribute.type == ir.AttributeType.UNDEFINED:
+            yield f"{label}: expected a type for attribute {name}, found none"
     if node.domain in (DOMAIN, "com.microsoft"):
         for name, attribute in node.attributes.items():
             kind = _LOW_BIT_ATTRIBUTES.get(name, attribute.type)

@@ -183,3 +183,10 @@ def test_attributes_of_low_bit_operators_have_their_types(model):
     model.graph.append(odd)
     with pytest.raises(ModelError, match="attribute N to be of type INT, found STRING"):
         check_invariants(model)
+
+
+def test_an_attribute_without_a_type(model):
+    odd = ir.Attr("alpha", ir.AttributeType.UNDEFINED, None)
+    node(model, "MatMul").attributes["alpha"] = odd
+    with pytest.raises(ModelError, match="expected a type for attribute alpha, found none"):
+        check_invariants(model)
