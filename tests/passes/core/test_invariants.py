@@ -186,7 +186,10 @@ def test_attributes_of_low_bit_operators_have_their_types(model):
 
 
 def test_an_attribute_without_a_type(model):
-    odd = ir.Attr("alpha", ir.AttributeType.UNDEFINED, None)
-    node(model, "MatMul").attributes["alpha"] = odd
+    model.graph.opset_imports["com.microsoft"] = 1
+    odd = ir.node("Gelu", [model.graph.inputs[0]], domain="com.microsoft", name="odd")
+    odd.outputs[0].name = "odd"
+    odd.attributes["alpha"] = ir.Attr("alpha", ir.AttributeType.UNDEFINED, None)
+    model.graph.append(odd)
     with pytest.raises(ModelError, match="expected a type for attribute alpha, found none"):
         check_invariants(model)
