@@ -30,6 +30,7 @@ from bitfold.frontend.report.measure import (
 from bitfold.frontend.report.write import prepared_folder, write_report
 from bitfold.frontend.sidecars import check_sidecars, put_sidecars, read_sidecars
 from bitfold.frontend.targets import check_lowered, record_target, target_of
+from bitfold.frontend.task_samples import task_samples
 from bitfold.frontend.text_samples import text_samples
 from bitfold.models.entry import ENTRY_KEY
 from bitfold.passes.core.context import Context, Feeds
@@ -91,7 +92,8 @@ def convert(
             stock ONNX Runtime) or ``portable`` (standard ONNX); the recipe's by default.
         exclude: globs of sites to leave in float.
         samples: inputs on which every pass is checked.  Where none are given, a language model
-            with its tokenizer beside it reads a text; others get synthesized inputs.
+            with its tokenizer beside it reads a text, a model of the catalogue gets inputs of its
+            task, and others get synthesized ones.
         calibration: inputs that passes take statistics from.
         verify: how thoroughly promises are checked.
         strict: raise, instead of rolling back, when an exact pass moves the outputs.
@@ -143,6 +145,8 @@ def convert(
         tokenizer = Path(model).parent / TOKENIZER
         if not samples and verify != "off" and tokenizer.is_file():
             samples = text_samples(loaded, tokenizer, progress=progress)
+        if not samples and verify != "off" and Path(model).suffix == ".onnx":
+            samples = task_samples(loaded, Path(model), progress)
     with Context(samples, calibration, seed, progress) as context:
         choices = choose_fastest(loaded, chosen, context) if keep_fastest else None
         if choices is not None:

@@ -83,7 +83,7 @@ class Quantize(Pass):
     embeddings: str = ""
     embedding_group: int | None = None
     conv_acts: ConvActs = "auto"
-    conv_group: int = 32
+    conv_group: int = 16
     correct_bias: bool = True
     exclude: tuple[str, ...] = ()
 
