@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <numeric>
 
 #include "../scratch.h"
 
@@ -15,6 +16,8 @@ namespace {
 // Work below this many byte-sized steps is done by the calling thread, as in lowbit_matmul.cc.
 constexpr int64_t kWorthAThread = 384 << 10;
 constexpr int64_t kMaxTasks = 32;
+// Inputs that a thread should quantize at least.
+constexpr int64_t kWorthQuantizing = 48 << 10;
 // Quantized pixels of a pass over several images: they should stay in the last cache.
 constexpr int64_t kPassBytes = 8 << 20;
 // Quantized pixels that a task reads: they should stay in a core's L2.
@@ -73,19 +76,19 @@ int64_t pixel_stride(const Conv* c) { return round_up(conv_depth(c), 16); }
 // Weight groups of a tap.
 int64_t parts_of(const Conv* c) { return c->weight->groups / conv_taps(c); }
 
-int64_t pixels_bytes(const Conv* c) {
-  const int64_t rows = conv_pixels(c) + 1;
+// Bytes of `count` quantized pixels and the one that is zeros.
+int64_t pixels_bytes(const Conv* c, int64_t count) {
+  const int64_t rows = count + 1;
   return round_up(rows * pixel_stride(c), 64) + 3 * round_up(rows * parts_of(c) * 4, 64);
 }
 
-Pixels pixels_at(const Call* call, int64_t set) {
+Pixels pixels_at(const Call* call, uint8_t* at, int64_t count) {
   const Conv* c = call->conv;
   Pixels p;
-  p.count = conv_pixels(c);
+  p.count = count;
   p.stride = pixel_stride(c);
   p.parts = static_cast<int32_t>(parts_of(c));
   p.offset = call->kernels->offset(c->weight);
-  uint8_t* at = call->pixels + set * call->pixel_bytes;
   const int64_t values = round_up((p.count + 1) * p.parts * 4, 64);
   p.q = reinterpret_cast<int8_t*>(at);
   at += round_up((p.count + 1) * p.stride, 64);
@@ -95,12 +98,16 @@ Pixels pixels_at(const Call* call, int64_t set) {
   return p;
 }
 
+Pixels pixels_of(const Call* call, int64_t set) {
+  return pixels_at(call, call->pixels + set * call->pixel_bytes, conv_pixels(call->conv));
+}
+
 void quantize(void* data, size_t index) {
   const Call* call = static_cast<const Call*>(data);
   const Conv* c = call->conv;
   const int64_t set = static_cast<int64_t>(index) / call->task_parts;
   const int64_t part = static_cast<int64_t>(index) % call->task_parts;
-  const Pixels p = pixels_at(call, set);
+  const Pixels p = pixels_of(call, set);
   const int64_t blocks = ceil_div(p.count, 64);
   const int64_t first = split(blocks, call->task_parts, part) * 64;
   const int64_t last = std::min(split(blocks, call->task_parts, part + 1) * 64, p.count);
@@ -183,7 +190,7 @@ void multiply(void* data, size_t index) {
   if (scratch == nullptr) return;
   auto* found = reinterpret_cast<int32_t*>(scratch);
   find_pixels(c, task.first, task.count, found);
-  const Pixels pixels = pixels_at(call, task.set);
+  const Pixels pixels = pixels_of(call, task.set);
   task.windows.pixels = &pixels;
   task.windows.index = found;
   call->kernels->multiply(&task.windows, scratch + list);
@@ -206,9 +213,61 @@ void cut(Call* call, int64_t most_windows) {
       std::clamp<int64_t>(each / call->window_parts, 1, ceil_div(tiles, 2));
 }
 
+// Whether every window is one pixel, that of its own number.
+bool is_pointwise(const Conv* c) {
+  return conv_taps(c) == 1 && c->out[0] == c->size[0] && c->out[1] == c->size[1] &&
+         c->pad[0] == 0 && c->pad[1] == 0 && c->stride[0] == 1 && c->stride[1] == 1;
+}
+
+// Quantize a task's own pixels and multiply them, while they are near.
+void pointwise(void* data, size_t index) {
+  const Call* call = static_cast<const Call*>(data);
+  const Conv* c = call->conv;
+  Task task(call, index);
+  const int64_t list = round_up(task.count * 4, 64);
+  uint8_t* near = scratch_or_starve(call, Scratch::kActivations, pixels_bytes(c, task.count));
+  uint8_t* scratch =
+      scratch_or_starve(call, Scratch::kPanel, list + call->kernels->scratch(c->weight));
+  if (near == nullptr || scratch == nullptr) return;
+  const Pixels pixels = pixels_at(call, near, task.count);
+  const int64_t channel = (call->image0 * c->groups + task.set) * conv_depth(c);
+  call->kernels->quantize(c, c->x + channel * conv_pixels(c) + task.first, &pixels, 0,
+                          task.count);
+  auto* found = reinterpret_cast<int32_t*>(scratch);
+  std::iota(found, found + task.count, 0);
+  task.windows.pixels = &pixels;
+  task.windows.index = found;
+  call->kernels->multiply(&task.windows, scratch + list);
+}
+
+// Cut a pointwise convolution by windows alone.  False where too few tasks came of it, or each
+// would have to fetch a large weight anew: quantizing apart is better then.
+bool cut_pointwise(Call* call) {
+  const Conv* c = call->conv;
+  const int64_t windows = conv_windows(c), bytes = tile_bytes(c->weight) * c->weight->tiles;
+  call->images = c->images;
+  call->tile_parts = 1;
+  const int64_t work = (windows * c->weight->k / 8 + windows) * c->weight->tiles * kTile * c->images;
+  const int64_t wanted = std::clamp<int64_t>(work / (kWorthAThread / 2), 1, kMaxTasks);
+  const int64_t each = ceil_div(wanted, call->sets());
+  const int64_t most_windows = std::max(kTaskBytes / pixel_stride(c), kWindowUnit);
+  call->window_parts = std::max(ceil_div(windows, most_windows),
+                                std::min(each, windows / kWindowUnit));
+  call->window_parts =
+      std::clamp<int64_t>(call->window_parts, 1, ceil_div(windows, kWindowUnit));
+  const int64_t tasks = call->sets() * call->window_parts;
+  return tasks >= std::min<int64_t>(wanted, 4) && (tasks == 1 || bytes / c->groups <= kTaskBytes);
+}
+
+bool run_pointwise(Call* call, ParallelFor parallel, void* context) {
+  run(parallel, context, pointwise, call, call->sets() * call->window_parts);
+  return !call->starved->load();
+}
+
 bool run_int8(Call* call, ParallelFor parallel, void* context) {
   const Conv* c = call->conv;
-  call->pixel_bytes = pixels_bytes(c);
+  if (is_pointwise(c) && cut_pointwise(call)) return run_pointwise(call, parallel, context);
+  call->pixel_bytes = pixels_bytes(c, conv_pixels(c));
   const int64_t image_bytes = call->pixel_bytes * c->groups;
   const int64_t at_once = std::clamp<int64_t>(kPassBytes / image_bytes, 1, c->images);
   call->pixels = thread_scratch(Scratch::kActivations, static_cast<size_t>(at_once * image_bytes));
@@ -218,9 +277,8 @@ bool run_int8(Call* call, ParallelFor parallel, void* context) {
   for (call->image0 = 0; call->image0 < c->images; call->image0 += at_once) {
     call->images = std::min(at_once, c->images - call->image0);
     const int64_t inputs = conv_pixels(c) * pixel_stride(c);
-    const int64_t wanted = inputs * call->sets() < kWorthAThread
-                               ? 1
-                               : std::min(inputs * call->sets() / (kWorthAThread / 4), kMaxTasks);
+    const int64_t wanted =
+        std::clamp<int64_t>(inputs * call->sets() / kWorthQuantizing, 1, kMaxTasks);
     call->task_parts =
         std::clamp<int64_t>(ceil_div(wanted, call->sets()), 1, ceil_div(conv_pixels(c), 64));
     run(parallel, context, quantize, call, call->sets() * call->task_parts);

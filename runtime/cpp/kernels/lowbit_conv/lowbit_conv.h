@@ -35,7 +35,8 @@ static inline int64_t conv_windows(const Conv* c) { return c->out[0] * c->out[1]
 // Channels of a conv group.
 static inline int64_t conv_depth(const Conv* c) { return c->channels / c->groups; }
 
-// The quantized pixels of one image's conv group, and one more that is zeros, for padding.
+// Quantized pixels of one image's conv group, all or a run of them, and one more that is zeros,
+// for padding.
 struct Pixels {
   int64_t count;   // without the zeros
   int64_t stride;  // bytes of a pixel: its channels, padded to a multiple of 16
@@ -64,7 +65,7 @@ struct ConvKernels {
   const char* isa;
   // The offset that `quantize` must remove.
   int32_t (*offset)(const PackedWeight* w);
-  // Round the pixels [first, last) of one image's conv group, x [depth][count], to int8.
+  // Round the pixels [first, last) of `pixels` to int8; x is the first one's first channel.
   void (*quantize)(const Conv* c, const float* x, const Pixels* pixels, int64_t first,
                    int64_t last);
   // Scratch bytes that one call of `multiply` needs.

@@ -28,19 +28,19 @@ float reach(const float* x, int64_t channels, int64_t plane) {
 }
 
 void quantize(const Conv* c, const float* x, const Pixels* p, int64_t first, int64_t last) {
-  const int64_t depth = conv_depth(c), shared = c->act_group_size;
+  const int64_t depth = conv_depth(c), plane = conv_pixels(c), shared = c->act_group_size;
   const int64_t size = c->weight->group_size < depth ? c->weight->group_size : depth;
   for (int64_t i = first; i < last; i++) {
     int8_t* q = p->q + i * p->stride;
     memset(q, 0, p->stride);
     for (int32_t part = 0; part < p->parts; part++) {
       const int64_t begin = part * size, run = begin / shared * shared;
-      const float amax = reach(x + run * p->count + i, shared, p->count);
+      const float amax = reach(x + run * plane + i, shared, plane);
       const bool dead = isnan(amax) || amax < kTiny;
       const float inverse = dead ? 0 : 127.0f / amax;
       int32_t sum = 0;
       for (int64_t channel = begin; channel < begin + size; channel++) {
-        const float value = x[channel * p->count + i];
+        const float value = x[channel * plane + i];
         q[channel] = (int8_t)(dead ? 0 : nearbyintf(value * inverse));
         sum += q[channel];
       }

@@ -78,7 +78,7 @@ inline void write_16(const __m256i* v, int8_t* q, int64_t stride, int64_t pixels
 
 void quantize_pixels_avx2(const Conv* c, const float* x, const Pixels* p, int64_t first,
                           int64_t last) {
-  const int64_t depth = conv_depth(c), plane = p->count, shared = c->act_group_size;
+  const int64_t depth = conv_depth(c), plane = conv_pixels(c), shared = c->act_group_size;
   const int64_t size = c->weight->group_size < depth ? c->weight->group_size : depth;
   const __m256i byte_ones = _mm256_set1_epi8(1), ones = _mm256_set1_epi16(1);
   for (int64_t i = first; i < last; i += 8) {
@@ -99,7 +99,7 @@ void quantize_pixels_avx2(const Conv* c, const float* x, const Pixels* p, int64_
         }
         write_16(of, p->q + i * p->stride + begin + channel, p->stride, pixels);
       }
-      const int64_t at = part * (plane + 1) + i;
+      const int64_t at = part * (p->count + 1) + i;
       const __m256i start = _mm256_mullo_epi32(sum, _mm256_set1_epi32(-p->offset));
       _mm256_maskstore_ps(p->scale + at, lanes, now.scale);
       _mm256_maskstore_epi32(p->start + at, lanes, start);

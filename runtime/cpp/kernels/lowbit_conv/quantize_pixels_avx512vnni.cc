@@ -92,7 +92,7 @@ inline void write_16(__m512i a, __m512i b, __m512i c, __m512i d, int8_t* q, int6
 
 void quantize_pixels_avx512(const Conv* c, const float* x, const Pixels* p, int64_t first,
                             int64_t last) {
-  const int64_t depth = conv_depth(c), plane = p->count, shared = c->act_group_size;
+  const int64_t depth = conv_depth(c), plane = conv_pixels(c), shared = c->act_group_size;
   const int64_t size = c->weight->group_size < depth ? c->weight->group_size : depth;
   const __m512i ones = _mm512_set1_epi8(1);
   for (int64_t i = first; i < last; i += 16) {
@@ -114,7 +114,7 @@ void quantize_pixels_avx512(const Conv* c, const float* x, const Pixels* p, int6
         write_16(of[0], of[1], of[2], of[3], p->q + i * p->stride + begin + channel, p->stride,
                  pixels);
       }
-      const int64_t at = part * (plane + 1) + i;
+      const int64_t at = part * (p->count + 1) + i;
       _mm512_mask_storeu_ps(p->scale + at, lanes, now.scale);
       _mm512_mask_storeu_epi32(p->start + at, lanes,
                                _mm512_mullo_epi32(sum, _mm512_set1_epi32(-p->offset)));
