@@ -68,7 +68,9 @@ def test_w8a8_keeps_the_metric(name: str, target: str, tmp_path: Path) -> None:
     assert found.reference is not None
     assert found.cosine is not None
     if found.score.higher_is_better:
-        assert found.score.value == pytest.approx(found.reference.value, abs=0.01)
+        # A rank correlation over few pairs moves with each pair that changes its place.
+        slack = 0.02 if SHORT else 0.01
+        assert found.score.value == pytest.approx(found.reference.value, abs=slack)
     else:
         # One clip hangs in the balance (disposed, "-sposed"): rounding may right it, not wrong it.
         assert found.score.value <= found.reference.value
@@ -84,6 +86,8 @@ def test_w4a8_stays_close(name: str, target: str, tmp_path: Path) -> None:
     found = measured(path, build(name), name)
     assert found.reference is not None
     assert found.cosine is not None
-    # A word of 71 is 0.014.
-    assert found.score.value == pytest.approx(found.reference.value, abs=0.03)
+    sign = 1 if found.score.higher_is_better else -1
+    # A word of 71 is 0.014; the short form has fewer words and pairs.
+    lost = sign * (found.reference.value - found.score.value)
+    assert lost <= (0.05 if SHORT else 0.03)
     assert found.cosine >= 0.96

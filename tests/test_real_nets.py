@@ -25,10 +25,10 @@ FLOAT = {"efficientnet-lite0": 18 / 20, "ppocr-rec": 120 / 121, "magika": 1.0}
 
 # Per preset: how much of the score may be lost, and the lowest mean cosine to the float outputs.
 KEPT = {
-    ("efficientnet-lite0", "w8a8"): (0.0, 0.998),
-    ("efficientnet-lite0", "w4a8"): (0.15, 0.85),
-    ("ppocr-rec", "w8a8"): (0.05, 0.99),
-    ("ppocr-rec", "w4a8"): (0.6, 0.9),
+    ("efficientnet-lite0", "w8a8"): (0.0, 0.999),
+    ("efficientnet-lite0", "w4a8"): (0.15, 0.94),
+    ("ppocr-rec", "w8a8"): (0.03, 0.999),
+    ("ppocr-rec", "w4a8"): (0.3, 0.93),
     ("magika", "w8a8"): (0.0, 0.9999),
     ("magika", "w4a8"): (0.0, 0.9999),
 }
