@@ -201,28 +201,43 @@ def _select_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
             dead.append(node)
         else:
             needed.update(used_names(node))
+    for node in dead:
+        _release(node)
     graph.remove(dead, safe=True)
     for name in [name for name in graph.initializers if name not in needed]:
         if not graph.initializers[name].is_graph_input():
             del graph.initializers[name]
 
 
+def _release(node: ir.Node) -> None:
+    """Make the subgraphs of ``node`` let go of the outer values that they read."""
+    for graph in _subgraphs(node):
+        graph.outputs.clear()
+        for inner in graph:
+            _release(inner)
+        graph.remove(list(graph), safe=True)
+
+
 def used_names(node: ir.Node) -> set[str]:
     """Names of the values that ``node`` reads, those read inside its subgraphs included."""
     used = {_name(value) for value in node.inputs if value is not None}
+    for graph in _subgraphs(node):
+        used.update(_name(value) for value in graph.outputs)
+        for inner in graph:
+            used |= used_names(inner)
+    return used
+
+
+def _subgraphs(node: ir.Node) -> list[ir.Graph]:
+    graphs: list[ir.Graph] = []
     for attribute in node.attributes.values():
         if attribute.is_ref():
             continue
-        graphs: Sequence[ir.Graph] = ()
         if attribute.type == ir.AttributeType.GRAPH:
-            graphs = [attribute.as_graph()]
+            graphs.append(attribute.as_graph())
         elif attribute.type == ir.AttributeType.GRAPHS:
-            graphs = attribute.as_graphs()
-        for graph in graphs:
-            used.update(_name(value) for value in graph.outputs)
-            for inner in graph:
-                used |= used_names(inner)
-    return used
+            graphs += attribute.as_graphs()
+    return graphs
 
 
 def _cast_for_numpy(graph: ir.Graph) -> dict[str, str]:

@@ -226,6 +226,30 @@ def test_values_used_only_inside_subgraphs_are_kept():
     assert found["y"].tolist() == [1, 2]
 
 
+def test_branches_that_an_output_does_not_need_let_go_of_what_they_read():
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+    g (bool c, float[2] x) => (float[2] y, float[2] z) {
+        a = Neg (x)
+        b = Abs (a)
+        y = If (c) <
+            then_branch = t () => (float[2] p) {
+                p = If (c) <
+                    then_branch = tt () => (float[2] r) { s = Exp (b)  r = Neg (s) },
+                    else_branch = te () => (float[2] u) { u = Identity (b) }
+                >
+            },
+            else_branch = e () => (float[2] q) { q = Add (a, b) }
+        >
+        z = Exp (a)
+    }"""
+    model = make_model(text, {})
+    before = ir.to_proto(model).SerializeToString(deterministic=True)
+    feeds = {"c": np.array(True), "x": np.array([-1.0, 2.0], np.float32)}
+    assert open_session(model, outputs=["a"]).run(feeds)["a"].tolist() == [1, -2]
+    assert open_session(model, outputs=["b"]).run(feeds)["b"].tolist() == [1, 2]
+    assert ir.to_proto(model).SerializeToString(deterministic=True) == before
+
+
 def test_model_local_functions_run():
     text = """<ir_version: 10, opset_import: ["" : 21, "my" : 1]>
     g (float[2] x) => (float[2] y) { a = my.F (x)  y = my.G (a) }
