@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import ChainMap
+from collections.abc import Iterator, Mapping, Sequence
 
 import onnx
 import onnx_ir as ir
@@ -34,7 +35,8 @@ def check_invariants(
     """Check ``model``, and that it takes and gives what ``original`` does.
 
     1. Nodes are in topological order, and every value they read exists where they read it.
-    2. Value names are unique within a scope, node names within a graph; none is missing.
+    2. Value names are unique within a scope, node names within a graph; none is missing.  No
+       node of a subgraph computes a value whose name an enclosing scope has for another.
     3. Every initializer has its data, and the name it is stored under.
     4. Every operator is of a known domain or has a function, and its domain an opset import; a
        standard one exists in the opset and has the inputs, outputs and attributes it needs.
@@ -75,10 +77,21 @@ def _check_node_names(model: ir.Model) -> Iterator[str]:
 
 
 def _check_graph(
-    graph: ir.Graph, model: ir.Model, imports: dict[str, int], outer: set[ir.Value], where: str
+    graph: ir.Graph,
+    model: ir.Model,
+    imports: dict[str, int],
+    outer: set[ir.Value],
+    where: str,
+    outer_names: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
-    """Check one scope; ``outer`` holds the values that enclosing scopes have defined so far."""
+    """Check one scope.
+
+    Args:
+        outer: the values that enclosing scopes have defined so far.
+        outer_names: what these are, by name.
+    """
     names: dict[str, str] = {}
+    visible = ChainMap(names, dict(outer_names or {}))
     defined = set(outer)
     for key, value in graph.initializers.items():
         if value.name != key:
@@ -101,15 +114,16 @@ def _check_graph(
                 yield f"{label}: input {index}, {read.name!r}, {_why_undefined(read, graph)}"
         for attribute in node.attributes.values():
             for inner in _subgraphs(attribute):
-                yield from _check_graph(inner, model, imports, defined, f"{label}, subgraph")
+                inside = f"{label}, subgraph"
+                yield from _check_graph(inner, model, imports, defined, inside, visible)
         for value in node.outputs:
             if not value.name:
                 if value.uses() or value.is_graph_output():
                     yield f"{label}: expected a name for an output that is used, found none"
-            elif value.name in names:
+            elif value.name in visible:
                 yield (
                     f"{label}: expected unique value names, found {value.name!r}, "
-                    f"which is also {names[value.name]}"
+                    f"which is also {visible[value.name]}"
                 )
             names[value.name or ""] = f"an output of node {node.name!r}"
             defined.add(value)

@@ -23,7 +23,7 @@ class SiteInserter:
     def __init__(self, model: ir.Model, context: Context) -> None:
         self.model = model
         self.context = context
-        self.activations: dict[tuple[object, ir.Value, int, int], ir.Value] = {}
+        self.activations: dict[tuple[ir.Value, int, int], ir.Value] = {}
 
     def insert(
         self,
@@ -37,8 +37,8 @@ class SiteInserter:
         Their inputs are rounded per run of ``act_group_size`` channels, or stay as they are.
         """
         stem = source.name or sites[0].name
-        if f"{stem}.codes" in self.model.graph.initializers:
-            stem += ".turned"  # the same weight in its other orientation
+        while f"{stem}.codes" in self.model.graph.initializers:
+            stem += ".turned"  # the same weight in its other orientation, or a branch's own
         weight = self._dequantize(stem, quantized)
         turned: ir.Value | None = None
         for site in sites:
@@ -113,11 +113,11 @@ class SiteInserter:
         self.model.graph.insert_after(producer, node)
 
     def _activation(self, site: Site, group_size: int) -> ir.Value:
-        data, owner = site.data, site.node.graph
-        assert owner is not None, "sites come from a graph"
+        # Where the value comes from: branches that read it see its rounded form there too.
+        data, owner = site.data, site.data.graph
+        assert owner is not None, "sites read what the graph defines"
         axis, k = (-1, site.shape[1]) if site.conv is None else (1, site.conv.channels)
-        # Per graph: a subgraph's values cannot be seen from outside of it.
-        key = (owner, data, group_size, axis)
+        key = (data, group_size, axis)
         if key not in self.activations:
             function = quantize_activation(k, group_size, axis=axis)
             attributes = activation_attributes(group_size, axis=axis)
@@ -126,7 +126,7 @@ class SiteInserter:
             value = node.outputs[0]
             value.name, value.type, value.shape = f"{name}d", data.type, data.shape
             producer = data.producer()
-            if producer is not None and producer.graph is owner:
+            if producer is not None:
                 owner.insert_after(producer, node)
             else:
                 owner.insert_before(owner[0], node)

@@ -193,3 +193,22 @@ def test_an_attribute_without_a_type(model):
     model.graph.append(odd)
     with pytest.raises(ModelError, match="expected a type for attribute alpha, found none"):
         check_invariants(model)
+
+
+BRANCHES = """<ir_version: 10, opset_import: ["" : 21]>
+g (bool c, float[2] x) => (float[2] y) {
+    a = Neg (x)
+    y = If (c) <
+        then_branch = t () => (float[2] p) { b = Abs (a)  p = Exp (b) },
+        else_branch = e () => (float[2] q) { b = Exp (a)  q = Abs (b) }
+    >
+}"""
+
+
+def test_branches_may_use_one_name_but_not_an_outer_one():
+    model = make_model(BRANCHES, {})
+    check_invariants(model, node_names=False)
+    inner = node(model, "If").attributes["else_branch"].as_graph()
+    inner[0].outputs[0].name = "a"
+    with pytest.raises(ModelError, match=r"subgraph: node .*found 'a', .*also an output of node"):
+        check_invariants(model, node_names=False)

@@ -25,14 +25,14 @@ def model_with(body: str, inputs: str = "float[b, 64] x", **weights: tuple[int, 
     return ir.from_proto(onnx.shape_inference.infer_shapes(model))
 
 
-def converted(model: ir.Model, feeds=None) -> tuple[ir.Model, Context, float]:
+def converted(model: ir.Model, feeds=None, target="native") -> tuple[ir.Model, Context, float]:
     """The model at 8 bits, and its error relative to the float outputs' root mean square."""
     feeds = feeds or {"x": X}
     expected = open_session(model).run(feeds)["y"]
     with Context() as context:
         Quantize(weights="int8").run(model, context)
         check_invariants(model, node_names=False)
-        Lower().run(model, context)
+        Lower(target=target).run(model, context)
     check_invariants(model, node_names=False)
     found = open_session(model, op_library=False).run(feeds)["y"]
     return model, context, float(np.sqrt(np.square(found - expected).mean() / expected.var()))
@@ -70,6 +70,58 @@ def test_a_bias_inside_a_branch_stays_there():
     model = model_with(body, "float[b, 64] x, bool flag", w=(64, 64), bias=(64,))
     model, _, error = converted(model, {"x": X, "flag": np.array(True)})
     assert error < 0.05
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_a_value_that_branches_read_too_has_one_quantizer(flag):
+    body = """
+        r = Relu(x)
+        m = MatMul(r, w)
+        y = If (flag) <
+            then_branch = then () => (float[b, 64] z) { a = MatMul(r, w)  z = Add(a, m) },
+            else_branch = other () => (float[b, 64] z) { a = MatMul(m, v)  z = MatMul(a, v) }
+        >
+    """
+    model = model_with(body, "float[b, 64] x, bool flag", w=(64, 64), v=(64, 64))
+    with Context() as context:
+        neutral = model.clone()
+        Quantize(weights="int8").run(neutral, context)
+    quantizers = [n.name for n in neutral.graph.all_nodes() if n.op_type == "QuantizeActivation"]
+    assert len(quantizers) == 3  # r, m, and a of the second branch
+    for target in ("native", "ort", "portable"):
+        lowered = model.clone()
+        feeds = {"x": X, "flag": np.array(flag)}
+        lowered, _, error = converted(lowered, feeds, target)
+        assert error < 0.05
+
+
+def test_branches_with_weights_of_one_name_keep_their_own():
+    body = """
+        y = If (flag) <
+            then_branch = then () => (float[b, 64] z) { z = MatMul(x, w) },
+            else_branch = other () => (float[b, 64] z) {
+                z = If (flag) <
+                    then_branch = c () => (float[b, 64] s) { s = MatMul(x, w) },
+                    else_branch = d () => (float[b, 64] s) { s = MatMul(x, w) }
+                >
+            }
+        >
+    """
+    model = model_with(body, "float[b, 64] x, bool flag", w=(64, 64))
+    (outer,) = model.graph
+    other = outer.attributes["else_branch"].as_graph()
+    branches = [outer.attributes["then_branch"].as_graph()]
+    branches += [other[0].attributes[name].as_graph() for name in ("then_branch", "else_branch")]
+    main = model.graph.initializers.pop("w")
+    for seed, branch in enumerate(branches):
+        array = np.random.default_rng(seed).normal(size=(64, 64)).astype(np.float32)
+        own = ir.Value(name="w", type=main.type, shape=main.shape, const_value=ir.tensor(array))
+        branch.register_initializer(own)
+        branch[0].replace_input_with(1, own)
+    for flag in (True, False):
+        lowered, _, error = converted(model.clone(), {"x": X, "flag": np.array(flag)})
+        assert error < 0.05
+        assert len([name for name in lowered.graph.initializers if name.endswith(".packed")]) == 3
 
 
 @pytest.mark.parametrize(
