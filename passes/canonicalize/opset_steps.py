@@ -200,25 +200,40 @@ def _upsample_scales(c: Conversion) -> None:
 
 
 def _upsample_to_resize(c: Conversion) -> None:
-    attributes = {"mode": c.string("mode", "nearest")}
-    c.replace(c.op("Resize", [c.input(0), c.input(1)], attributes))
+    """Upsample only enlarges, so the nearest element is the one below, whatever the scales."""
+    c.replace(_asymmetric(c, c.input(0), c.input(1), "floor"))
 
 
 def _resize(c: Conversion) -> None:
     """Up to opset 10, coordinates were scaled as they are, and the nearest one was rounded down
-    when enlarging and up when shrinking."""
-    scales = c.input(1)
-    shrinks = False
+    on axes that grow and up on those that shrink; opset 11 has one rule for all axes, so these
+    become a Resize that shrinks and one that enlarges.  Each leaves the other's axes alone."""
+    x, scales = c.input(0), c.input(1)
+    if c.string("mode", "nearest") != "nearest":
+        c.replace(_asymmetric(c, x, scales, "floor"))
+        return
     tensor = _constant(scales)
-    if tensor is not None:
-        shrinks = bool((tensor.numpy() < 1).any())
-    c.node.attributes["coordinate_transformation_mode"] = ir.AttrString(
-        "coordinate_transformation_mode", "asymmetric"
-    )
-    if c.string("mode", "nearest") == "nearest":
-        mode = "ceil" if shrinks else "floor"
-        c.node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", mode)
-    c.set_inputs(c.input(0), None, scales)
+    shrinks = tensor is None or bool((tensor.numpy() < 1).any())
+    grows = tensor is None or bool((tensor.numpy() > 1).any())
+    one = c.constant(np.ones((), np.float32)) if shrinks and grows else None
+    if shrinks:
+        x = _asymmetric(c, x, scales if one is None else c.op("Min", [scales, one]), "ceil")
+    if grows or not shrinks:
+        x = _asymmetric(c, x, scales if one is None else c.op("Max", [scales, one]), "floor")
+    c.replace(x)
+
+
+def _asymmetric(c: Conversion, x: ir.Value, scales: ir.Value, rounding: str) -> ir.Value:
+    """Resize of opset 11 with the coordinates of opset 10."""
+    attributes = {"mode": c.string("mode", "nearest")}
+    attributes["coordinate_transformation_mode"] = "asymmetric"
+    if attributes["mode"] == "nearest":
+        attributes["nearest_mode"] = rounding
+    resized = c.op("Resize", [x, None, scales], attributes)
+    node = resized.producer()
+    assert node is not None  # it was made above
+    node.version = max(c.version, 11)  # no step of an older opset may take it for an older one
+    return resized
 
 
 def _scan(c: Conversion) -> None:

@@ -56,6 +56,8 @@ CASES = {
     "resize 10": ("Resize", 10, {"x": X}, {"mode": "nearest"}),
     "resize 10 linear": ("Resize", 10, {"x": X}, {"mode": "linear"}),
     "resize 10 shrinking": ("Resize", 10, {"x": X}, {"mode": "nearest"}),
+    "resize 10 both ways": ("Resize", 10, {"x": X}, {"mode": "nearest"}),
+    "resize 10 not at all": ("Resize", 10, {"x": X}, {"mode": "nearest"}),
     "dropout": ("Dropout", 10, {"x": X}, {"ratio": 0.25}),
     "squeeze": ("Squeeze", 11, {"x": X[:1]}, {"axes": [0]}),
     "squeeze all": ("Squeeze", 12, {"x": X[:1, :1]}, {}),
@@ -85,6 +87,8 @@ CONSTANTS = {
     "resize 10": {"scales": np.array([1, 1, 2, 1.5], np.float32)},
     "resize 10 linear": {"scales": np.array([1, 1, 2, 1.5], np.float32)},
     "resize 10 shrinking": {"scales": np.array([1, 1, 0.5, 0.6], np.float32)},
+    "resize 10 both ways": {"scales": np.array([1, 1, 0.6, 1.7], np.float32)},
+    "resize 10 not at all": {"scales": np.ones(4, np.float32)},
 }
 OUTPUTS = {"top-k": 2, "split": 2, "split evenly": 2}
 
@@ -106,6 +110,28 @@ def test_conversion_keeps_the_outputs(name, shapes):
         onnx.checker.check_model(ir.to_proto(model))
     apply(Canonicalize(), model)
     assert_same(before, run(model, feeds), 1e-6)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_scales_of_opset_10_that_only_the_run_knows(mode):
+    """Rounding follows each axis's scale: the graph must not settle it ahead."""
+    feeds = {"x": X, "scales": np.ones(4, np.float32)}
+    proto = made("Resize", 10, feeds, mode=mode)
+    original, converted = ir.from_proto(proto), ir.from_proto(proto)
+    apply(Canonicalize(), converted)
+    for height, width in ((0.6, 0.6), (1.7, 2.0), (0.45, 1.7), (1.3, 0.7)):
+        feeds["scales"] = np.array([1, 1, height, width], np.float32)
+        assert_same(run(original, feeds), run(converted, feeds), 1e-6)
+
+
+def test_upsample_with_scales_that_only_the_run_knows():
+    """It only enlarges: one Resize will do."""
+    feeds = {"x": X, "scales": np.array([1, 1, 2, 1.5], np.float32)}
+    model = ir.from_proto(made("Upsample", 9, feeds, mode="nearest"))
+    before = run(model, feeds)
+    convert_opset(model, OPSET)
+    assert_same(before, run(model, feeds), 1e-6)
+    assert [node.op_type for node in model.graph] == ["Resize"]
 
 
 def test_scatter_and_group_norm():
