@@ -42,3 +42,18 @@ def take_place(anchor: ir.Node, last: ir.Value, node: ir.Node) -> None:
     for dead in dict.fromkeys((producer, anchor)):
         if not any(output.uses() for output in dead.outputs):
             graph.remove(dead, safe=True)
+
+
+def replace_chain(chain: list[ir.Node], node: ir.Node) -> None:
+    """Put ``node`` in the place of ``chain`` and give its outputs the names of the chain's."""
+    last = chain[-1]
+    graph = last.graph
+    assert graph is not None, "sites come from a graph"
+    graph.insert_before(last, node)
+    for old, new in zip(last.outputs, node.outputs, strict=True):
+        name = old.name
+        new.type, new.shape = old.type, old.shape
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+        old.name, new.name = f"{name}.replaced", name
+    for dead in reversed(chain):
+        graph.remove(dead, safe=True)

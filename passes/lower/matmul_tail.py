@@ -88,21 +88,6 @@ def activation_of(node: ir.Node) -> str | None:
     return None
 
 
-def replace_tail(tail: Tail, node: ir.Node) -> None:
-    """Put ``node`` where the tail ends and give its outputs the names of the tail's."""
-    last = tail.nodes[-1]
-    graph = last.graph
-    assert graph is not None, "sites come from a graph"
-    graph.insert_before(last, node)
-    for old, new in zip(tail.outputs, node.outputs, strict=True):
-        name = old.name
-        new.type, new.shape = old.type, old.shape
-        old.replace_all_uses_with(new, replace_graph_outputs=True)
-        old.name, new.name = f"{name}.replaced", name
-    for dead in reversed(tail.nodes):
-        graph.remove(dead, safe=True)
-
-
 def _follower(tail: Tail, site: Site) -> ir.Node | None:
     return only_consumer(tail.outputs[0], site.node.graph)
 

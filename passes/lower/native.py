@@ -10,8 +10,8 @@ import onnx_ir as ir
 from bitfold.passes.analysis.sites import Site, find_sites, input_at
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.rewire import new_initializer
-from bitfold.passes.lower.epilogue import array_of, take_place
-from bitfold.passes.lower.matmul_tail import replace_tail, tail_of
+from bitfold.passes.lower.epilogue import array_of, replace_chain, take_place
+from bitfold.passes.lower.matmul_tail import tail_of
 from bitfold.passes.lower.native_conv import ConvLowering
 from bitfold.passes.lower.packing import pack_weight
 from bitfold.runtime.ops import DOMAIN
@@ -61,7 +61,7 @@ class NativeLowering:
         )
         inputs = [data, *packed, tail.bias] + [tail.residual] * operator.residual
         node = call(self.model, operator.function(), inputs, operator.attributes(), site.name)
-        replace_tail(tail, node)
+        replace_chain(tail.nodes, node)
         taken = tail.taken()
         with_tail = f" with {', '.join(taken)}" if taken else ""
         self.context.entry.changed(site.name, f"LowBitMatMul {weight.overload()}{with_tail}")

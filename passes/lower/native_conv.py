@@ -1,38 +1,22 @@
-"""Lowering convolutions to ``bitfold.LowBitConv``, with the bias and a ReLU or Clip taken in."""
+"""Lowering convolutions to ``bitfold.LowBitConv``, with what follows them taken in."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 
 from bitfold.passes.analysis.conv_shape import ConvShape
-from bitfold.passes.analysis.sites import Site, input_at, is_constant
+from bitfold.passes.analysis.sites import Site, input_at
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.rewire import new_initializer
-from bitfold.passes.lower.epilogue import array_of, is_op, only_consumer, take_place
+from bitfold.passes.lower.conv_tail import tail_of
+from bitfold.passes.lower.epilogue import array_of, is_op, replace_chain
 from bitfold.runtime.layouts.conv import pack_conv_weight
 from bitfold.runtime.ops import DOMAIN
 from bitfold.runtime.ops.body import call
 from bitfold.runtime.ops.lowbit_conv import LowBitConv
-
-
-@dataclass(frozen=True)
-class Activation:
-    """What follows a convolution and goes into its epilogue.
-
-    Attributes:
-        last: the value that the operator's output replaces.
-        name: ``none``, ``relu`` or ``clip``.
-        low: least output of ``clip``.
-        high: largest output of ``clip``.
-    """
-
-    last: ir.Value
-    name: str = "none"
-    low: float = 0.0
-    high: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -52,11 +36,11 @@ class ConvLowering:
     packed: dict[tuple[ir.Value, int], PackedInputs] = field(default_factory=dict)
 
     def conv(self, site: Site) -> None:
-        """Replace a Conv, its input's quantizer and its activation by a LowBitConv."""
+        """Replace a Conv, its input's quantizer and its tail by a LowBitConv."""
         shape, dequantize = site.conv, site.quantized
         assert shape is not None, "the site is a convolution"
         assert dequantize is not None, "only quantized sites are lowered"
-        activation = activation_of(site)
+        tail = tail_of(site)
         data, act_group = rounded_input(site)
         packed = self._packed(site, shape, dequantize)
         bias = input_at(site.node, 2)
@@ -73,14 +57,17 @@ class ConvLowering:
             acts="none" if act_group is None else "int8",
             act_group_size=act_group or 0,
             bias=bias is not None,
-            activation=activation.name,
-            clip_min=activation.low,
-            clip_max=activation.high,
+            activation=tail.activation,
+            clip_min=tail.low,
+            clip_max=tail.high,
+            out_scale=tail.scale,
+            out_shift=tail.shift,
+            residual=tail.residual is not None,
         )
-        inputs = [data, *packed.values, bias]
+        inputs = [data, *packed.values, bias] + [tail.residual] * operator.residual
         node = call(self.model, operator.function(), inputs, operator.attributes(), site.name)
-        take_place(site.node, activation.last, node)
-        taken = f" with {activation.name}" if activation.name != "none" else ""
+        replace_chain(tail.nodes, node)
+        taken = f" with {', '.join(tail.taken())}" if tail.taken() else ""
         self.context.entry.changed(site.name, f"LowBitConv {operator.overload()}{taken}")
 
     def _packed(self, site: Site, shape: ConvShape, dequantize: ir.Node) -> PackedInputs:
@@ -140,31 +127,3 @@ def rounded_input(site: Site) -> tuple[ir.Value, int | None]:
     source = producer.inputs[0]
     assert source is not None, "a QuantizeActivation has an input"
     return source, attributes.get_int("group_size", 0)
-
-
-def activation_of(site: Site) -> Activation:
-    """The Relu or the Clip between constants that alone reads the convolution."""
-    last = site.node.outputs[0]
-    found = Activation(last)
-    follower = only_consumer(last, site.node.graph)
-    if follower is None or follower.inputs[0] is not last:
-        return found
-    if is_op(follower, "Relu"):
-        return replace(found, last=follower.outputs[0], name="relu")
-    if is_op(follower, "Clip"):
-        largest = float(np.finfo(np.float32).max)
-        low = _bound(input_at(follower, 1), -largest)
-        high = _bound(input_at(follower, 2), largest)
-        if low is not None and high is not None and low <= high:
-            return Activation(follower.outputs[0], "clip", low, high)
-    return found
-
-
-def _bound(value: ir.Value | None, default: float) -> float | None:
-    """A bound of a Clip, or None if it is not known."""
-    if value is None:
-        return default
-    array = array_of(value) if is_constant(value) else None
-    if array is None or array.size != 1 or not np.isfinite(array).all():
-        return None
-    return float(array.reshape(()))

@@ -51,11 +51,17 @@ out of range is an error); attributes N, K, bits, group_size, layout; output f32
 
 ``LowBitConv`` (version 1) convolves a float image or signal with a packed low-bit weight: what
 the standard ``Conv`` computes from X, W and bias.  Its inputs are those of ``LowBitMatMul``, with
-X f32 [n, C, *spatial] of one or two spatial axes; the output is f32 [n, N, *out].  Attributes
-(ints): ``N``, ``C``, ``groups`` (conv groups; divides both), ``bits``, ``group_size``,
+X f32 [n, C, *spatial] of one or two spatial axes; the output is f32 [n, N, *out]::
+
+    Y = residual + out_scale * activation(Conv(X, W, bias)) + out_shift
+
+Attributes (ints): ``N``, ``C``, ``groups`` (conv groups; divides both), ``bits``, ``group_size``,
 ``layout``, ``act_group_size``; (lists of ints, as in ``Conv``): ``kernel_shape``, ``strides``,
 ``pads`` (begins, then ends; none negative), ``dilations``; (strings): ``acts``, ``activation``
-(``none``, ``relu`` or ``clip``); (floats): ``clip_min``, ``clip_max`` (read for ``clip`` alone).
+(``none``, ``relu``, ``clip`` or ``hardswish``); (floats): ``clip_min``, ``clip_max`` (read for
+``clip`` alone), ``out_scale`` (1 where it is missing), ``out_shift`` (0 where it is missing).
+
+``hardswish`` is ``y * max(0, min(1, y/6 + 1/2))``.
 
 Let ``Cg = C / groups`` and ``taps`` the product of ``kernel_shape``.  The weight is packed as
 rows over ``K' = taps * Cp`` inputs in the order (tap, channel); ``Cp`` is Cg rounded up to a

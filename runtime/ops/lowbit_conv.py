@@ -13,7 +13,7 @@ from bitfold.runtime.ops.body import Body
 from bitfold.runtime.ops.packed import PackedWeight
 from bitfold.runtime.ops.quantize_activation import quantized
 
-INPUTS = ["X", "packed", "scales", "zero_points", "table", "bias"]
+INPUTS = ["X", "packed", "scales", "zero_points", "table", "bias", "residual"]
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,12 @@ class LowBitConv:
         act_group_size: channels that share a pixel's scale: those of a conv group, or
             ``group_size`` where it divides them.
         bias: whether the bias input is there.
-        activation: ``none``, ``relu`` or ``clip``.
+        activation: ``none``, ``relu``, ``clip`` or ``hardswish``.
         clip_min: least output of ``clip``.
         clip_max: largest output of ``clip``.
+        out_scale: what the activation's output is multiplied by.
+        out_shift: what is added to it then.
+        residual: whether the residual input is there, which is added last.
     """
 
     n: int
@@ -58,6 +61,9 @@ class LowBitConv:
     activation: str = "none"
     clip_min: float = 0.0
     clip_max: float = 0.0
+    out_scale: float = 1.0
+    out_shift: float = 0.0
+    residual: bool = False
 
     @property
     def layout(self) -> ConvLayout:
@@ -88,12 +94,14 @@ class LowBitConv:
             "activation": self.activation,
             "clip_min": float(self.clip_min),
             "clip_max": float(self.clip_max),
+            **({"out_scale": float(self.out_scale)} if self.out_scale != 1 else {}),
+            **({"out_shift": float(self.out_shift)} if self.out_shift != 0 else {}),
         }
 
     def function(self) -> ir.Function:
         """The function body for this configuration."""
         body = Body(INPUTS)
-        x, packed, scales, zeros, table, bias = body.inputs
+        x, packed, scales, zeros, table, bias, residual = body.inputs
         if self.acts == "int8":
             x = quantized(body, x, self.c, self.pixel_group, axis=1)
         y = body(
@@ -111,6 +119,14 @@ class LowBitConv:
             y = body("Relu", y)
         elif self.activation == "clip":
             y = body("Clip", y, body.floats(self.clip_min), body.floats(self.clip_max))
+        elif self.activation == "hardswish":
+            y = body("HardSwish", y)
+        if self.out_scale != 1:
+            y = body("Mul", y, body.floats(self.out_scale))
+        if self.out_shift != 0:
+            y = body("Add", y, body.floats(self.out_shift))
+        if self.residual:
+            y = body("Add", y, residual)
         return body.function("LowBitConv", self.overload(), y, self.attributes())
 
     def overload(self) -> str:
@@ -127,7 +143,11 @@ class LowBitConv:
         parts += [f"a{self.pixel_group}" if self.acts == "int8" else "float"]
         parts += ["bias"] * self.bias + [self.activation] * (self.activation != "none")
         if self.activation == "clip":
-            parts += [f"{self.clip_min:g}_{self.clip_max:g}"]
+            parts += [f"{self.clip_min:.9g}_{self.clip_max:.9g}"]
+        # All the digits of a float32: two bodies of one name would be one.
+        parts += [f"times{self.out_scale:.9g}"] * (self.out_scale != 1)
+        parts += [f"plus{self.out_shift:.9g}"] * (self.out_shift != 0)
+        parts += ["residual"] * self.residual
         return "_".join(parts)
 
     def _weight(self, body: Body, inputs: list[ir.Value]) -> ir.Value:

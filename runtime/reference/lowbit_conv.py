@@ -20,6 +20,7 @@ def lowbit_conv(
     zero_points: np.ndarray | None = None,
     table: np.ndarray | None = None,
     bias: np.ndarray | None = None,
+    residual: np.ndarray | None = None,
     *,
     n: int,
     groups: int,
@@ -34,6 +35,8 @@ def lowbit_conv(
     activation: str = "none",
     clip_min: float = 0.0,
     clip_max: float = 0.0,
+    out_scale: float = 1.0,
+    out_shift: float = 0.0,
 ) -> np.ndarray:
     """Y of ``LowBitConv`` [n, N, *out] in float64, for x float32 [n, C, *spatial].
 
@@ -78,8 +81,12 @@ def lowbit_conv(
         y = np.maximum(y, 0)
     elif activation == "clip":
         y = np.minimum(np.maximum(y, np.float32(clip_min)), np.float32(clip_max))
+    elif activation == "hardswish":
+        y *= np.clip(y / 6 + 0.5, 0, 1)
+    y = y * out_scale + out_shift
     y[lost] = np.nan
-    return np.moveaxis(y, -1, 1)
+    y = np.moveaxis(y, -1, 1)
+    return y if residual is None else y + residual
 
 
 def weight_of(

@@ -21,6 +21,7 @@ CASES = [
     ConvCase(40, 48, (1, 1), 2, group=16, act_group=16, table=True, zero_points=True),
     ConvCase(32, 30, (1, 1), 5, groups=2, acts="none", activation="clip", bias=True),
     ConvCase(24, 12, (3, 3), 8, groups=12, acts="none", pads=(1, 1, 1, 1), zero_points=True),
+    ConvCase(40, 48, (1, 1), 8, activation="hardswish", out_scale=1.7, out_shift=-0.3, bias=True),
     ConvCase(7, 1, (9,), 4, acts="none", strides=(3,)),
     ConvCase(16, 3, (3, 3), 8, strides=(2, 2), pads=(0, 0, 1, 1)),
 ]

@@ -54,7 +54,10 @@ HUGE = 1 << 62
         ({"act_group_size": 48}, "'act_group_size': expected C / groups = 96 or group_size = 32"),
         ({"act_group_size": 0}, "'act_group_size'"),
         ({"acts": "int4"}, "'acts': expected 'none' or 'int8', found 'int4'"),
-        ({"activation": "gelu"}, "'activation': expected 'none', 'relu' or 'clip', found 'gelu'"),
+        (
+            {"activation": "gelu"},
+            "'activation': expected 'none', 'relu', 'clip' or 'hardswish', found 'gelu'",
+        ),
         ({"activation": "clip", "clip_min": 1.0}, "expected clip_min <= clip_max"),
         ({"activation": "clip", "clip_max": float("nan")}, "expected clip_min <= clip_max"),
         ({"N": 64}, "packed: expected 27648 elements, found 20736"),
@@ -159,3 +162,10 @@ def test_shapes_are_inferred() -> None:
             dim.dim_value = size
     y = session(model).get_outputs()[0]
     assert y.shape == ["batch", 40, 17, "(width + -5) / 2 + 1"]
+
+
+@pytest.mark.parametrize("shape", [(1, 96, 6, 6), (96, 6, 6), (1,), (1, 48, 8, 8)])
+def test_residual_of_another_shape(shape: tuple[int, ...]) -> None:
+    weights = {**CASE.weights(), "residual": np.zeros(shape, np.float32)}
+    with pytest.raises(Exception, match=r"residual: expected float32 of Y's shape, \[1, "):
+        session(conv_model(CASE.attributes(), weights)).run(None, {"X": CASE.image(1, 8, 8)})

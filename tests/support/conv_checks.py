@@ -18,13 +18,18 @@ from support.lowbit_nodes import session
 from bitfold.runtime.op_library import isa
 
 
-def checked(case: ConvCase, x: np.ndarray) -> Iterator[str]:
-    """What is wrong with one case's answer."""
+def checked(case: ConvCase, x: np.ndarray, residual: bool = False) -> Iterator[str]:
+    """What is wrong with one case's answer, without or with a residual."""
     inputs = case.weights()
+    expected = case.expected(x, inputs)
+    if residual:
+        rng = np.random.default_rng(case.seed + 1)
+        inputs["residual"] = rng.standard_normal(expected.shape, np.float32)
+        expected = case.expected(x, inputs)
     y = session(conv_model(case.attributes(), inputs)).run(None, {"X": x})[0]
-    wrong = mismatch(y, case.expected(x, inputs))
+    wrong = mismatch(y, expected)
     if wrong:
-        yield f"{case} X {x.shape}: {wrong}"
+        yield f"{case} X {x.shape}{' residual' * residual}: {wrong}"
 
 
 def conv_formats() -> Iterator[str]:
@@ -127,16 +132,45 @@ def conv_depthwise() -> Iterator[str]:
 
 
 def conv_activations() -> Iterator[str]:
-    """ReLU and clip, in every way that a convolution is computed."""
+    """All that is done to sums, in every way that a convolution is computed."""
     for case in (
         ConvCase(20, 32, (3, 3), 8),
         ConvCase(20, 32, (1, 1), 8, acts="none"),
+        ConvCase(20, 64, (1, 1), 8, groups=2),
+        ConvCase(200, 1024, (1, 1), 8, group=64),
         ConvCase(32, 32, (3, 3), 8, groups=32, acts="none"),
+        ConvCase(32, 32, (2, 3), 8, groups=32, acts="none"),
     ):
         x = case.image(1, 8, 9)
         for clip in ((0.0, 6.0), (-3.0, 5.0), (-np.inf, 0.0)):
             yield from checked(replace(case, activation="clip", clip=clip, bias=True), x)
         yield from checked(replace(case, activation="relu"), x)
+        for activation in ("none", "clip", "relu", "hardswish"):
+            several = np.concatenate([x, -x]) * np.float32(0.2)
+            one = replace(case, activation=activation, bias=True)
+            yield from checked(one, several, residual=True)
+            moved = replace(one, out_scale=0.75, out_shift=-2.5)
+            yield from checked(moved, several)
+            yield from checked(replace(moved, seed=3), case.image(1, 13, 21), residual=True)
+            yield from checked(replace(moved, seed=3), case.image(1, 3, 530), residual=True)
+
+
+def conv_pointwise() -> Iterator[str]:
+    """Single pixels: cut by windows, by channels, or both; several images and conv groups."""
+    for n, c, groups, size in (
+        (24, 144, 1, 56),
+        (96, 16, 1, 60),
+        (1000, 512, 1, 14),
+        (64, 96, 2, 20),
+        (48, 24, 3, 7),
+        (40, 40, 1, 7),
+    ):
+        for bits, zeros in ((8, False), (4, True)):
+            case = ConvCase(n, c, (1, 1), bits, groups=groups, zero_points=zeros, bias=True)
+            yield from checked(case, case.image(1, size, size))
+            yield from checked(case, case.image(3, size, 5))
+    case = ConvCase(33, 64, (1,), 8, group=16, act_group=16)
+    yield from checked(case, case.image(2, 501))
 
 
 def conv_broken() -> Iterator[str]:
@@ -146,6 +180,7 @@ def conv_broken() -> Iterator[str]:
         ConvCase(20, 32, (3, 3), 4, pads=(1, 1, 1, 1), group=16, act_group=16),
         ConvCase(24, 36, (3, 3), 8, groups=2),
         ConvCase(24, 36, (3, 3), 8, groups=2, acts="none", activation="clip"),
+        ConvCase(24, 36, (1, 1), 8, groups=2, activation="hardswish", out_shift=1.0),
     ):
         x = case.image(2, 9, 20)
         x[0, 3, 2, 2], x[0, 30, 7, 17], x[1, 0, 0, 9] = np.nan, np.inf, -np.inf
@@ -162,6 +197,7 @@ def conv_threads() -> Iterator[str]:
     for case in (
         ConvCase(200, 64, (3, 3), 4, pads=(1, 1, 1, 1), zero_points=True),
         ConvCase(640, 96, (1, 1), 8, group=32, act_group=32),
+        ConvCase(48, 96, (1, 1), 8, activation="hardswish", out_scale=0.3),
         ConvCase(96, 48, (3, 3), 8, groups=3, acts="none"),
         ConvCase(100, 100, (5, 5), 8, groups=100, acts="none", pads=(2, 2, 2, 2)),
     ):
@@ -205,14 +241,19 @@ def conv_guard_pages() -> Iterator[str]:
             ConvCase(34, 64, (3, 3), bits, groups=2, group=16, acts="none", zero_points=True),
             ConvCase(19, 19, (3, 3), bits, groups=19, acts="none", pads=(1, 1, 1, 1), bias=True),
             ConvCase(19, 19, (3, 3), bits, groups=19, acts="none", strides=(2, 2)),
+            ConvCase(19, 19, (2, 3), bits, groups=19, acts="none", activation="hardswish"),
         ):
             inputs = case.weights()
-            run = session(conv_model(case.attributes(), inputs, constant=False))
+            fed_too = {**inputs, "residual": np.zeros(0, np.float32)}
+            run = session(conv_model(case.attributes(), fed_too, constant=False))
             for size in ((7, 7), (3, 17), (16, 33)):
                 x = case.image(1, *size)
                 expected = case.expected(x, inputs)
+                residual = np.arange(expected.size, dtype=np.float32).reshape(expected.shape) % 7
+                expected += residual
+                given = {"X": x, **inputs, "residual": residual}
                 for side in BEHIND:
-                    fed = {k: guarded_copy(v, side) for k, v in {"X": x, **inputs}.items()}
+                    fed = {k: guarded_copy(v, side) for k, v in given.items()}
                     y = guarded_copy(np.zeros(expected.shape, np.float32), side)
                     bound = run.io_binding()
                     for name, array in fed.items():
@@ -232,6 +273,7 @@ CHECKS: dict[str, Callable[[], Iterator[str]]] = {
         conv_sizes,
         conv_depthwise,
         conv_activations,
+        conv_pointwise,
         conv_broken,
         conv_threads,
         conv_images,

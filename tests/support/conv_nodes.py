@@ -43,6 +43,8 @@ class ConvCase:
     bias: bool = False
     seed: int = 0
     zero_range: int = 7
+    out_scale: float = 1.0
+    out_shift: float = 0.0
 
     @property
     def operator(self) -> LowBitConv:
@@ -64,7 +66,9 @@ class ConvCase:
             self.act_group,
             self.bias,
             self.activation,
-            *(self.clip if self.activation == "clip" else ()),
+            *(self.clip if self.activation == "clip" else (0.0, 0.0)),
+            self.out_scale,
+            self.out_shift,
         )
 
     def attributes(self) -> dict[str, Any]:
@@ -121,7 +125,12 @@ def conv_model(
     node = helper.make_node("LowBitConv", names, ["Y"], "node", domain="bitfold", **attributes)
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "XY")
     weights = [numpy_helper.from_array(array, name) for name, array in inputs.items()]
-    fed = [helper.make_tensor_value_info(each.name, each.data_type, each.dims) for each in weights]
+    fed = [
+        helper.make_tensor_value_info(
+            each.name, each.data_type, None if each.name == "residual" else each.dims
+        )
+        for each in weights
+    ]
     graph = helper.make_graph(
         [node], "g", [x, *([] if constant else fed)], [y], weights if constant else []
     )

@@ -11,7 +11,7 @@ namespace bitfold::ops {
 namespace {
 
 constexpr const char* kName = "LowBitConv";
-enum Input : size_t { kX, kPacked, kScales, kZeroPoints, kTable, kBias, kInputs };
+enum Input : size_t { kX, kPacked, kScales, kZeroPoints, kTable, kBias, kResidual, kInputs };
 // Beyond this many inputs a group's int32 sum could overflow: 65536 * 127 * 255 < 2^31.
 constexpr int64_t kMostPerGroup = 65536;
 // Strides, pads, dilations and windows go up to this: no sum of their products overflows.
@@ -135,10 +135,14 @@ struct Geometry {
       if (!(conv.least <= conv.most))
         refuse("attributes 'clip_min' and 'clip_max': expected clip_min <= clip_max, found " +
                std::to_string(conv.least) + " and " + std::to_string(conv.most));
+    } else if (activation == "hardswish") {
+      conv.hardswish = true;
     } else if (activation != "none") {
-      refuse("attribute 'activation': expected 'none', 'relu' or 'clip', found '" + activation +
-             "'");
+      refuse("attribute 'activation': expected 'none', 'relu', 'clip' or 'hardswish', found '" +
+             activation + "'");
     }
+    conv.scale = float_attribute(api, info, "out_scale", 1);
+    conv.shift = float_attribute(api, info, "out_shift", 0);
   }
 };
 
@@ -180,6 +184,13 @@ class ConvKernel {
     conv.x = static_cast<const float*>(x.data);
     std::vector<int64_t> shape = {conv.images, conv.outputs};
     for (size_t axis = 2 - geometry.rank; axis < 2; axis++) shape.push_back(conv.out[axis]);
+    const Tensor residual = input(api_, context, kResidual);
+    if (residual.data) {
+      if (residual.type != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || residual.shape != shape)
+        refuse("residual: expected float32 of Y's shape, " + shape_text(shape) + ", found " +
+               shape_text(residual.shape));
+      conv.residual = static_cast<const float*>(residual.data);
+    }
     conv.y = output(api_, context, shape.data(), shape.size());
     Threads threads{api_, context};
     if (!run_conv(kernels()->conv, kernels()->matmul, conv, parallel_for, &threads))

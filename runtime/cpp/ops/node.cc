@@ -56,6 +56,12 @@ float float_attribute(const OrtApi* api, const OrtKernelInfo* info, const char* 
   return value;
 }
 
+float float_attribute(const OrtApi* api, const OrtKernelInfo* info, const char* name,
+                      float missing) {
+  float value = missing;
+  return answered(api, api->KernelInfoGetAttribute_float(info, name, &value)) ? value : missing;
+}
+
 std::string string_attribute(const OrtApi* api, const OrtKernelInfo* info, const char* name) {
   size_t size = 0;
   std::string value;

@@ -42,6 +42,9 @@ int64_t int_attribute(const OrtApi* api, const OrtKernelInfo* info, const char* 
 int64_t int_attribute(const OrtApi* api, const OrtKernelInfo* info, const char* name,
                       int64_t least, int64_t most);
 float float_attribute(const OrtApi* api, const OrtKernelInfo* info, const char* name);
+// The same, or `missing` where there is none.
+float float_attribute(const OrtApi* api, const OrtKernelInfo* info, const char* name,
+                      float missing);
 std::string string_attribute(const OrtApi* api, const OrtKernelInfo* info, const char* name);
 
 // A list of integers; empty when the attribute is missing.

@@ -78,6 +78,7 @@ LIMITS = {"low": np.float32(-0.25), "high": np.float32(0.5)}
         ("y = Clip(c, low, high)", "clip", LIMITS),
         ("y = Clip(c, , high)", "clip", LIMITS),
         ("y = Clip(c, low)", "clip", LIMITS),
+        ("y = HardSwish(c)", "hardswish", {}),
         ("y = Sigmoid(c)", "none", {}),
         ("r = Relu(c)  y = Add(r, c)", "none", {}),
         ("high = ReduceMean <keepdims = 0> (x)  y = Clip(c, low, high)", "none", LIMITS),
@@ -95,7 +96,67 @@ def test_what_limits_the_output_goes_into_the_operator(tail, activation, limits)
     (conv,) = (node for node in model.graph if node.op_type == "LowBitConv")
     assert conv.attributes.get_string("activation") == activation
     left = {node.op_type for node in model.graph}
-    assert left.isdisjoint({"Relu", "Clip"}) == (activation != "none" or "Sigmoid" in tail)
+    assert left.isdisjoint({"Relu", "Clip", "HardSwish"}) == (
+        activation != "none" or "Sigmoid" in tail
+    )
+
+
+TWO, HALF = np.array([2], np.float32), np.array(-0.5, np.float32)
+GATE = "HardSigmoid <alpha = 0.16666667, beta = 0.5>"
+
+
+@pytest.mark.parametrize(
+    ("tail", "left", "taken"),
+    [
+        ("y = Add(c, x)", [], ["residual"]),
+        ("r = Relu(c)  y = Add(x, r)", [], ["relu", "residual"]),
+        (f"h = {GATE}(c)  y = Mul(h, c)", [], ["hardswish"]),
+        (f"h = {GATE}(c)  y = Mul(c, h)", [], ["hardswish"]),
+        ("h = HardSigmoid(c)  y = Mul(c, h)", ["HardSigmoid", "Mul"], []),
+        (f"h = {GATE}(c)  y = Mul(x, h)", ["HardSigmoid", "Mul"], []),
+        (f"h = {GATE}(c)  m = Mul(c, h)  y = Add(m, h)", ["HardSigmoid", "Mul", "Add"], []),
+        (
+            "a = HardSwish(c)  m = Mul(two, a)  s = Add(m, half)  y = Add(s, x)",
+            [],
+            ["hardswish", "scale", "shift", "residual"],
+        ),
+        ("y = Add(half, c)", [], ["shift"]),
+        ("y = Mul(c, two)", [], ["scale"]),
+        ("a = Add(c, x)  y = Relu(a)", ["Relu"], ["residual"]),
+        ("s = Add(c, x)  m = Mul(s, two)  y = Add(m, s)", ["Mul", "Add"], ["residual"]),
+        ("a = Add(c, row)  y = Relu(a)", ["Add", "Relu"], []),
+        ("p = ReduceMean(x)  y = Add(c, p)", ["ReduceMean", "Add"], []),
+        ("y = Mul(c, x)", ["Mul"], []),
+        ("y = Add(c, c)", ["Add"], []),
+    ],
+)
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_what_follows_goes_into_the_operator(tail, left, taken, depthwise):
+    arrays = {"two": TWO, "half": HALF, "row": normal(1, 1, 1, 8)}
+    weight, group = (normal(32, 32, 3, 3), 1) if not depthwise else (normal(128, 1, 3, 3), 128)
+    channels = weight.shape[0]
+    model = model_with(
+        f"c = Conv <pads = [1, 1, 1, 1], group = {group}> (x, w)  {tail}",
+        channels,
+        w=weight,
+        **{name: array for name, array in arrays.items() if name in tail},
+    )
+    model.graph.outputs[0].shape = ir.Shape(["n", channels, "h", "w"])
+    conv = model.graph.node(0).outputs[0]
+    conv.shape, conv.dtype = ir.Shape(["n", channels, "h", "w"]), ir.DataType.FLOAT
+    for node in model.graph:
+        if node.op_type != "ReduceMean" and node.outputs[0].shape is None:
+            node.outputs[0].shape = conv.shape
+    x = normal(2, channels, 8, 8)
+    neutral, native, _ = lowered(model, x, weights="int8")
+    assert np.allclose(native, neutral, rtol=1e-4, atol=1e-5 * np.abs(neutral).max())
+    assert sorted(node.op_type for node in model.graph) == sorted(["LowBitConv", *left])
+    (operator,) = (node for node in model.graph if node.op_type == "LowBitConv")
+    assert operator.overload.endswith(("residual",)) == ("residual" in taken)
+    found = [operator.attributes.get_string("activation")]
+    found += [name for name in ("scale", "shift") if f"out_{name}" in operator.attributes]
+    expected = [name for name in taken if name in ("relu", "hardswish")] or ["none"]
+    assert found == expected + [name for name in taken if name in ("scale", "shift")]
 
 
 def test_the_activation_of_a_shared_output_stays():

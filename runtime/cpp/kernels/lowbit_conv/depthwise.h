@@ -99,19 +99,20 @@ struct Strip {
   const float* weights;    // [taps][16], at the channel's lane
   const int64_t* places;   // [taps]
   float bias;
-  float* y;
+  float* y;                // of the plane
+  const float* residual;   // what is added to y, or null
+  int64_t row, column;     // where the row is in the plane, its first output's column
 };
 
 template <class V>
 void any_row(const Strip* s) {
   typedef typename V::Vector Vector;
   const int64_t taps = conv_taps(s->conv);
-  const Vector least = V::set(s->conv->least), most = V::set(s->conv->most);
   for (int64_t x = 0; x < s->band->columns; x += V::kLanes) {
     Vector acc = V::set(s->bias);
     for (int64_t tap = 0; tap < taps; tap++)
       acc = V::fma(V::load(s->input + s->places[tap] + x), V::set(s->weights[tap * kTile]), acc);
-    V::store_part(s->y + x, V::clamp(acc, least, most), s->band->columns - x);
+    finish<V>(s->conv, acc, s->y, s->residual, s->row, s->column + x);
   }
 }
 
@@ -137,8 +138,9 @@ void convolve_band(const Strip* whole, const float* x, int64_t row, int64_t colu
                 column * c->stride[1] - c->pad[1], band + i * b->row);
   }
   Strip strip = *whole;
-  strip.y += row * c->out[1] + column;
-  for (int64_t r = 0; r < b->rows; r++, strip.y += c->out[1]) {
+  strip.row = row * c->out[1];
+  strip.column = column;
+  for (int64_t r = 0; r < b->rows; r++, strip.row += c->out[1]) {
     strip.input = band + r * c->stride[0] * b->row;
     any_row<V>(&strip);
   }
@@ -158,7 +160,8 @@ void convolve_plane(const Plane* p, const DepthwiseScratch* scratch) {
         b = band_of(c, rows, columns, V::kLanes);
         find_places(c, &b, scratch->places);
       }
-      const Strip strip = {c, &b, nullptr, p->weights, scratch->places, p->bias, p->y};
+      const Strip strip = {c,       &b,   nullptr,     p->weights, scratch->places,
+                           p->bias, p->y, p->residual, 0,          0};
       convolve_band<V>(&strip, p->x, row, column, scratch->band);
     }
 }
@@ -178,9 +181,10 @@ void convolve_depthwise(const Conv* c, int64_t image, int64_t first, int64_t las
       decode_weights((int32_t)ready, scratch.operands, scratch.weights);
     }
     const int64_t channel = image * c->channels + n / each;
+    const int64_t to = (image * c->outputs + n) * conv_windows(c);
     const Plane plane = {c, c->x + channel * conv_pixels(c),
-                         scratch.weights + n % kTile, c->bias ? c->bias[n] : 0,
-                         c->y + (image * c->outputs + n) * conv_windows(c)};
+                         scratch.weights + n % kTile, c->bias ? c->bias[n] : 0, c->y + to,
+                         c->residual ? c->residual + to : nullptr};
     if (square) {
       square(&plane);
     } else {

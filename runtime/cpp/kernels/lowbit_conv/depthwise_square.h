@@ -1,6 +1,6 @@
 // The common depthwise convolutions, for a vector type V of one ISA: windows of 3x3 and 5x5,
-// strides of 1 and 2 along each axis (SY and SX), no dilation.  Inputs are read where they lie; lanes beyond the image's borders
-// are masked.
+// strides of 1 and 2 along each axis (SY and SX), no dilation.  Inputs are read where they lie;
+// lanes beyond the image's borders are masked.
 //
 // Internal linkage throughout: only translation units built for an ISA include this.
 #pragma once
@@ -17,7 +17,25 @@ struct Plane {
   const float* weights;
   float bias;
   float* y;
+  const float* residual;  // what is added to y, or null
 };
+
+// Write sums of one row of outputs, which starts at `row` of the plane's y, from column `ox` on.
+template <class V>
+inline __attribute__((always_inline)) void finish(const Conv* c, typename V::Vector v, float* y,
+                                                  const float* residual, int64_t row,
+                                                  int64_t ox) {
+  v = V::clamp(v, V::set(c->least), V::set(c->most));
+  if (conv_has_tail(c)) {
+    if (c->hardswish) {
+      const auto gate = V::fma(v, V::set(1.0f / 6), V::set(0.5f));
+      v = V::fma(v, V::clamp(gate, V::set(0), V::set(1)), V::set(0));
+    }
+    v = V::fma(v, V::set(c->scale), V::set(c->shift));
+  }
+  if (residual) v = V::fma(V::load_within(residual + row, ox, c->out[1]), V::set(1), v);
+  V::store_part(y + row + ox, v, c->out[1] - ox);
+}
 
 // The inputs of one row under K taps of V::kLanes windows, S apart: the first tap of the first
 // window is at column `from` of `row`.
@@ -88,11 +106,8 @@ inline __attribute__((always_inline)) void square_block(
       for (int kx = 0; kx < K; kx++) acc[r] = V::fma(v[kx], weight[ky][kx], acc[r]);
     }
   }
-  const Vector least = V::set(c->least), most = V::set(c->most);
 #pragma GCC unroll 8
-  for (int r = 0; r < RB; r++)
-    V::store_part(p->y + (oy + r) * c->out[1] + ox, V::clamp(acc[r], least, most),
-                  c->out[1] - ox);
+  for (int r = 0; r < RB; r++) finish<V>(c, acc[r], p->y, p->residual, (oy + r) * c->out[1], ox);
 }
 
 template <class V, int K, int SY, int SX, int RB>

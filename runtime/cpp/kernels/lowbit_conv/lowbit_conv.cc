@@ -175,7 +175,9 @@ struct Task {
     windows.tile0 = static_cast<int32_t>(2 * split(pairs, call->tile_parts, tile));
     windows.tile1 = static_cast<int32_t>(
         std::min<int64_t>(2 * split(pairs, call->tile_parts, tile + 1), bank.tiles));
-    windows.y = c->y + (call->image0 * c->groups + set) * bank.n * total + first;
+    const int64_t place = (call->image0 * c->groups + set) * bank.n * total + first;
+    windows.y = c->y + place;
+    windows.residual = c->residual ? c->residual + place : nullptr;
   }
   Task(const Task&) = delete;  // windows points at bank
 };
@@ -351,6 +353,7 @@ void multiply_float(void* data, size_t index) {
     Windows part = task.windows;
     part.count = count;
     part.y += done;
+    if (part.residual) part.residual += done;
     for (int64_t first = 0; first < n; first += kTile)
       call->kernels->store(&part, sums + first, n, first);
   }

@@ -20,6 +20,9 @@ struct Conv {
   const PackedWeight* weight;  // n is the outputs of one bank, tiles are those of all
   const float* bias;           // [N] or null
   float least, most;           // outputs are clamped to these, infinite for no activation
+  bool hardswish;              // then times clamp(y / 6 + 1/2, 0, 1)
+  float scale, shift;          // then y * scale + shift
+  const float* residual;       // [images][outputs][out], added last, or null
   bool int8;                   // acts=int8
   int64_t act_group_size;      // channels that share a pixel's scale
   int64_t images, channels, outputs, groups;
@@ -34,6 +37,11 @@ static inline int64_t conv_pixels(const Conv* c) { return c->size[0] * c->size[1
 static inline int64_t conv_windows(const Conv* c) { return c->out[0] * c->out[1]; }
 // Channels of a conv group.
 static inline int64_t conv_depth(const Conv* c) { return c->channels / c->groups; }
+
+// Whether more is done to outputs than clamp them and add the residual.
+static inline bool conv_has_tail(const Conv* c) {
+  return c->hardswish || c->scale != 1 || c->shift != 0;
+}
 
 // Quantized pixels of one image's conv group, all or a run of them, and one more that is zeros,
 // for padding.
@@ -58,6 +66,7 @@ struct Windows {
   int64_t count;
   int32_t tile0, tile1;
   float* y;                    // the first window's output of the bank's first channel
+  const float* residual;       // what is added there, or null
 };
 
 // One ISA's kernels.
@@ -71,9 +80,9 @@ struct ConvKernels {
   // Scratch bytes that one call of `multiply` needs.
   int64_t (*scratch)(const PackedWeight* w);
   void (*multiply)(const Windows* windows, uint8_t* scratch);
-  // Write sums of one tile, 16 for each window and `stride` floats apart, to Y: biased, clamped,
-  // transposed.  `first` is the tile's first channel in the bank; counts, weight, bias and y are
-  // those of `windows`.
+  // Write sums of one tile, 16 for each window and `stride` floats apart, to Y: transposed, and
+  // after all that the specification does to sums.  `first` is the tile's first channel in the
+  // bank; counts, weight, bias, y and residual are those of `windows`.
   void (*store)(const Windows* windows, const float* sums, int64_t stride, int64_t first);
   // Outputs [first, last) of one image of a depthwise convolution.
   void (*depthwise)(const Conv* c, int64_t image, int64_t first, int64_t last, uint8_t* scratch);

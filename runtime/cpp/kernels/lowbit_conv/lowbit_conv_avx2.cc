@@ -116,10 +116,22 @@ inline void transpose(__m256 (&v)[8]) {
   for (int i = 0; i < 8; i++) v[i] = a[i];
 }
 
-void store_count(const Windows* t, const float* sums, int64_t stride, int64_t first, float* y,
+// What the convolution does to clamped sums.
+inline __m256 tailed(const Conv* c, __m256 v) {
+  if (c->hardswish) {
+    const __m256 sixth = _mm256_set1_ps(1.0f / 6), half = _mm256_set1_ps(0.5f);
+    const __m256 gate = _mm256_max_ps(_mm256_setzero_ps(), _mm256_fmadd_ps(v, sixth, half));
+    v = _mm256_mul_ps(v, _mm256_min_ps(_mm256_set1_ps(1), gate));
+  }
+  return _mm256_fmadd_ps(v, _mm256_set1_ps(c->scale), _mm256_set1_ps(c->shift));
+}
+
+// `at` counts from the first window on.
+void store_count(const Windows* t, const float* sums, int64_t stride, int64_t first, int64_t at,
                  int64_t count) {
   const int64_t plane = conv_windows(t->conv);
   const __m256 least = _mm256_set1_ps(t->conv->least), most = _mm256_set1_ps(t->conv->most);
+  const bool tail = conv_has_tail(t->conv);
   for (int half = 0; half < 2; half++, first += 8, sums += 8) {
     const int64_t left = t->weight->n - first, channels = left < 8 ? left : 8;
     if (left <= 0) return;
@@ -136,14 +148,19 @@ void store_count(const Windows* t, const float* sums, int64_t stride, int64_t fi
         v[r] = _mm256_min_ps(most, _mm256_max_ps(least, _mm256_add_ps(v[r], bias)));
       }
       transpose(v);
-      for (int lane = 0; lane < 8; lane++)
-        if (lane < channels) _mm256_maskstore_ps(y + (first + lane) * plane + i, there, v[lane]);
+      for (int lane = 0; lane < 8 && lane < channels; lane++) {
+        const int64_t place = (first + lane) * plane + at + i;
+        if (tail) v[lane] = tailed(t->conv, v[lane]);
+        if (t->residual)
+          v[lane] = _mm256_add_ps(v[lane], _mm256_maskload_ps(t->residual + place, there));
+        _mm256_maskstore_ps(t->y + place, there, v[lane]);
+      }
     }
   }
 }
 
 void store(const Windows* t, const float* sums, int64_t stride, int64_t first) {
-  store_count(t, sums, stride, first, t->y, t->count);
+  store_count(t, sums, stride, first, 0, t->count);
 }
 
 void multiply(const Windows* t, uint8_t* scratch) {
@@ -164,7 +181,7 @@ void multiply(const Windows* t, uint8_t* scratch) {
         for (int half = 0; half < 2; half++)
           dots[rows - 1](t, panel, tile, half, t->index + i + r, sums + r * kTile);
       }
-      store_count(t, sums, kTile, (int64_t)tile * kTile, t->y + i, count);
+      store_count(t, sums, kTile, (int64_t)tile * kTile, i, count);
     }
   }
 }

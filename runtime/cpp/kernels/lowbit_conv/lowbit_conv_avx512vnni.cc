@@ -165,14 +165,27 @@ inline void transpose(__m512 (&v)[16]) {
   for (int i = 0; i < 16; i++) v[i] = a[i];
 }
 
-void store_count(const Windows* t, const float* sums, int64_t stride, int64_t first, float* y,
+// What the convolution does to clamped sums.
+inline __m512 tailed(const Conv* c, __m512 v) {
+  if (c->hardswish) {
+    const __m512 sixth = _mm512_set1_ps(1.0f / 6), half = _mm512_set1_ps(0.5f);
+    const __m512 gate = _mm512_max_ps(_mm512_setzero_ps(), _mm512_fmadd_ps(v, sixth, half));
+    v = _mm512_mul_ps(v, _mm512_min_ps(_mm512_set1_ps(1), gate));
+  }
+  return _mm512_fmadd_ps(v, _mm512_set1_ps(c->scale), _mm512_set1_ps(c->shift));
+}
+
+// `at` counts from the first window on.
+void store_count(const Windows* t, const float* sums, int64_t stride, int64_t first, int64_t at,
                  int64_t count) {
   const int64_t plane = conv_windows(t->conv);
   const __mmask16 lanes = lanes_of(first, t->weight->n);
   const __m512 bias = t->bias ? _mm512_maskz_loadu_ps(lanes, t->bias + first) : _mm512_setzero_ps();
   const __m512 least = _mm512_set1_ps(t->conv->least), most = _mm512_set1_ps(t->conv->most);
   const int channels = __builtin_popcount(lanes);
-  y += first * plane;
+  const bool tail = conv_has_tail(t->conv);
+  float* y = t->y + first * plane + at;
+  const float* residual = t->residual ? t->residual + first * plane + at : nullptr;
   for (int64_t i = 0; i < count; i += 16, y += 16) {
     const __mmask16 windows = lanes_of(i, count);
     __m512 v[16];
@@ -184,6 +197,18 @@ void store_count(const Windows* t, const float* sums, int64_t stride, int64_t fi
       v[r] = _mm512_min_ps(most, _mm512_max_ps(least, v[r]));
     }
     transpose(v);
+    if (tail) {
+      BITFOLD_UNROLL
+      for (int lane = 0; lane < 16; lane++) v[lane] = tailed(t->conv, v[lane]);
+    }
+    if (residual) {
+      BITFOLD_UNROLL
+      for (int lane = 0; lane < 16; lane++)
+        if (lane < channels)
+          v[lane] = _mm512_add_ps(v[lane],
+                                  _mm512_maskz_loadu_ps(windows, residual + lane * plane));
+      residual += 16;
+    }
     BITFOLD_UNROLL
     for (int lane = 0; lane < 16; lane++)
       if (lane < channels) _mm512_mask_storeu_ps(y + lane * plane, windows, v[lane]);
@@ -191,7 +216,7 @@ void store_count(const Windows* t, const float* sums, int64_t stride, int64_t fi
 }
 
 void store(const Windows* t, const float* sums, int64_t stride, int64_t first) {
-  store_count(t, sums, stride, first, t->y, t->count);
+  store_count(t, sums, stride, first, 0, t->count);
 }
 
 void multiply(const Windows* t, uint8_t* scratch) {
@@ -207,7 +232,7 @@ void multiply(const Windows* t, uint8_t* scratch) {
         of_rows[rows - 1](t, &panel, tile, t->index + i + r, sums + r * kTiles * kTile);
       }
       for (int32_t n = 0; n < tiles; n++)
-        store_count(t, sums + n * kTile, kTiles * kTile, (int64_t)(tile + n) * kTile, t->y + i,
+        store_count(t, sums + n * kTile, kTiles * kTile, (int64_t)(tile + n) * kTile, i,
                     count);
     }
   }

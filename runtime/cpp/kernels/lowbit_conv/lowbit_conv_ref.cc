@@ -12,9 +12,17 @@ namespace {
 constexpr float kTiny = 1e-30f;
 
 // NaN stays NaN.
-float clamp(const Conv* c, float value) {
-  value = value < c->least ? c->least : value;
-  return value > c->most ? c->most : value;
+float clamp(float value, float least, float most) {
+  value = value < least ? least : value;
+  return value > most ? most : value;
+}
+
+// What becomes of a biased sum; `residual` is what is added there, or null.
+float finish(const Conv* c, float value, const float* residual) {
+  value = clamp(value, c->least, c->most);
+  if (c->hardswish) value *= clamp(value / 6 + 0.5f, 0, 1);
+  value = value * c->scale + c->shift;
+  return residual ? value + *residual : value;
 }
 
 // Largest |x| of a pixel's channels, or NaN when any is NaN or infinite.
@@ -84,7 +92,8 @@ void multiply(const Windows* t, uint8_t* operands) {
       for (int64_t k = 0; k < w->k; k++) operands[k] = w->operand[code_at(w, packed, k, lane)];
       for (int64_t i = 0; i < t->count; i++) {
         const float value = dot(t, i, tile, lane, operands) + (t->bias ? t->bias[n] : 0);
-        t->y[n * plane + i] = clamp(t->conv, value);
+        const int64_t at = n * plane + i;
+        t->y[at] = finish(t->conv, value, t->residual ? t->residual + at : nullptr);
       }
     }
 }
@@ -93,8 +102,11 @@ void store(const Windows* t, const float* sums, int64_t stride, int64_t first) {
   const int64_t plane = conv_windows(t->conv);
   for (int64_t lane = 0; lane < kTile && first + lane < t->weight->n; lane++) {
     const float bias = t->bias ? t->bias[first + lane] : 0;
-    for (int64_t i = 0; i < t->count; i++)
-      t->y[(first + lane) * plane + i] = clamp(t->conv, sums[i * stride + lane] + bias);
+    for (int64_t i = 0; i < t->count; i++) {
+      const int64_t at = (first + lane) * plane + i;
+      t->y[at] = finish(t->conv, sums[i * stride + lane] + bias,
+                        t->residual ? t->residual + at : nullptr);
+    }
   }
 }
 
@@ -124,10 +136,11 @@ void depthwise(const Conv* c, int64_t image, int64_t first, int64_t last, uint8_
     }
     const int64_t channel = n / (c->outputs / c->channels);
     const float* x = c->x + (image * c->channels + channel) * pixels;
-    float* y = c->y + (image * c->outputs + n) * plane;
+    int64_t to = (image * c->outputs + n) * plane;
     for (int64_t oy = 0; oy < c->out[0]; oy++)
-      for (int64_t ox = 0; ox < c->out[1]; ox++)
-        *y++ = clamp(c, window_sum(c, x, oy, ox, weight) + (c->bias ? c->bias[n] : 0));
+      for (int64_t ox = 0; ox < c->out[1]; ox++, to++)
+        c->y[to] = finish(c, window_sum(c, x, oy, ox, weight) + (c->bias ? c->bias[n] : 0),
+                          c->residual ? c->residual + to : nullptr);
   }
 }
 
