@@ -37,7 +37,8 @@ class Row:
         size: bytes of its files.
         metric: what the task measures.
         value: the figure; None where something failed.
-        cosine: mean cosine to the float outputs on the task's inputs, of the worst output.
+        cosine: mean cosine to the float model's first output (logits, hidden states) on the task's
+            inputs; caches that a model hands on are not what it is asked for.
         speed: time of the float model over this one's, on one of the task's inputs.
         error: why there are no figures; empty if there are.
     """
@@ -126,7 +127,7 @@ def _converted(base: _Base, preset: str, target: str, setting: Setting) -> Row:
             model_bytes(path),
             score.metric,
             score.value,
-            min(each.cosine for each in outputs.values()),
+            outputs[base.session.outputs[0].name].cosine,
             _speed(session, base.session, base.feeds[0]),
         )
 

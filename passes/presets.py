@@ -9,7 +9,7 @@ from bitfold.runtime.errors import RecipeError
 EXACT = "canonicalize, fold-batch-norm, merge-siblings, fuse-swiglu, fuse-attention, fuse-skip-norm"
 
 PRESETS: dict[str, str] = {
-    "w8a8": f"{EXACT}, quantize{{weights=int8 group=64}}, lower",
+    "w8a8": f"{EXACT}, quantize{{weights=int8}}, lower",
     "w4a8": f"{EXACT}, quantize{{weights=int4 embeddings=int8 embedding_group=64}}, lower",
     "w4a16": f"{EXACT}, quantize{{weights=int4 embeddings=int8 acts=none}}, lower",
     "w3a8": f"{EXACT}, quantize{{weights=int3 embeddings=int8}}, lower",
