@@ -10,6 +10,7 @@ from onnxscript.rewriter.rules import common as rules
 from bitfold.passes.canonicalize import drop_identities
 from bitfold.passes.canonicalize.fold_constants import fold_constants
 from bitfold.passes.canonicalize.fold_shapes import fold_shapes
+from bitfold.passes.canonicalize.pin_outputs import pinned_outputs
 from bitfold.passes.canonicalize.quiet import infer_shapes, quiet
 
 # The optimizer's own rules, with exact ones for neutral elements, and less those that fold
@@ -76,28 +77,33 @@ def simplify(model: ir.Model, fold_limit: int) -> None:
     with quiet():
         for _ in range(ROUNDS):
             before = len(model.graph)
-            fold_shapes(model)
-            fold_constants(model, fold_limit)
-            RewritePass(SIMPLIFICATIONS)(model)
-            common.IdentityEliminationPass()(model)
-            common.RemoveUnusedNodesPass()(model)
+            with pinned_outputs(model):
+                fold_shapes(model)
+                fold_constants(model, fold_limit)
+                RewritePass(SIMPLIFICATIONS)(model)
+                common.IdentityEliminationPass()(model)
+                common.RemoveUnusedNodesPass()(model)
             if len(model.graph) == before:
                 break
 
 
 def tidy(model: ir.Model) -> None:
     """Lift and share constants, share equal nodes, drop unused ones, infer names and shapes."""
-    steps: list[ir.passes.InPlacePass] = [
+    sharing: list[ir.passes.InPlacePass] = [
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.DeduplicateInitializersPass(),
         common.CommonSubexpressionEliminationPass(),
-        common.OutputFixPass(),
+    ]
+    unused: list[ir.passes.InPlacePass] = [
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedFunctionsPass(),
         common.RemoveUnusedOpsetsPass(),
         common.NameFixPass(),
     ]
     with quiet():
-        for step in steps:
+        with pinned_outputs(model):
+            for step in sharing:
+                step(model)
+        for step in unused:
             step(model)
     infer_shapes(model)
