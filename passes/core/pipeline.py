@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
+import numpy as np
 import onnx_ir as ir
 
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.blame import Difference
-from bitfold.passes.core.compare import compare_outputs
+from bitfold.passes.core.compare import compare_outputs, is_float
 from bitfold.passes.core.context import Context, Feeds
 from bitfold.passes.core.invariants import check_invariants
 from bitfold.passes.core.local_check import local_difference
@@ -126,6 +127,7 @@ class Pipeline:
                 self.reference = stage
             self.watch(entry, stage.model)
         report.total = self._total(first, stage)
+        report.notes += _blind_spots(first)
         result = snapshot(original) if stage.model is original else stage.model
         write_provenance(result, self.recipe, self.context.seed)
         report.seconds = time.perf_counter() - started
@@ -239,6 +241,17 @@ class Pipeline:
                 f"the result does not run on every sample: {error}",
                 hint="verify=full finds the pass that broke it",
             ) from error
+
+
+def _blind_spots(stage: Stage) -> list[str]:
+    """Outputs of the original model that hold no finite number, on which no check sees anything."""
+    return [
+        f"output {name!r} has no finite number on sample {index}: nothing was checked there; "
+        "give inputs that the model is meant for"
+        for index, outputs in sorted(stage.computed.items())
+        for name, array in outputs.items()
+        if is_float(array) and array.size and not np.isfinite(array.astype(np.float32)).any()
+    ]
 
 
 def _divergence(before: Stage, after: Stage, indices: Sequence[int]) -> Divergence:

@@ -43,7 +43,8 @@ class SiteRecord:
         columns: inputs of one output.
         scheme: the scheme, as people write it.
         bytes_before: the float weight's size; 0 where another site has counted it.
-        bytes_after: size of codes, scales and zero points, before packing; 0 likewise.
+        bytes_after: size of codes, scales and zero points in bitfold's layout, padding included;
+            0 likewise.
         sqnr_db: signal to quantization noise of the weight, in decibels (inf: nothing lost).
     """
 

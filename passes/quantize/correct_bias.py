@@ -29,10 +29,18 @@ def mean_shift(lost: np.ndarray, conv: ConvShape, means: np.ndarray) -> np.ndarr
 
 
 def correct_bias(site: Site, lost: np.ndarray, means: np.ndarray, context: Context) -> bool:
-    """Add the mean shift to the convolution's bias; return whether that could be done."""
+    """Add the mean shift to the convolution's bias; return whether that could be done.
+
+    It cannot where the bias is computed, or where it would not be finite in float32.
+    """
     assert site.conv is not None, "the site is a convolution"
     bias = input_at(site.node, 2)
-    if bias is not None and constant(bias) is None:
+    before = constant(bias)
+    if bias is not None and before is None:
         return False
-    add_bias(site.node, mean_shift(lost, site.conv, means), context)
+    shift = mean_shift(lost, site.conv, means)
+    total = shift if before is None else shift + before
+    if not (np.abs(total) <= np.finfo(np.float32).max).all():
+        return False
+    add_bias(site.node, shift, context)
     return True

@@ -24,12 +24,16 @@ from bitfold.passes.quantize.conv_scheme import (
 from bitfold.passes.quantize.correct_bias import correct_bias
 from bitfold.passes.quantize.insert import SiteInserter
 from bitfold.passes.quantize.mean_inputs import mean_inputs
+from bitfold.passes.quantize.packed_size import packed_nbytes
 from bitfold.passes.quantize.rounding import QuantizedWeight, round_to_nearest
 from bitfold.runtime.errors import ModelError
 from bitfold.runtime.formats.scheme import QuantScheme, WeightScheme
 
 SMALLEST = 1024
 """Weights with fewer elements than this are not worth a low-bit operator."""
+
+SHORTEST_ROW = 16
+"""Look-up tables of shorter rows hold coordinates or the like, whose every digit counts."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,8 @@ class Quantize(Pass):
     3. A convolution's groups are runs of channels within a tap, and its input gets a scale per
        pixel and group; a depthwise one keeps 8 bits and float inputs.  Its bias takes up the mean
        error of its weight, where there are inputs to run.
-    4. Skipped, with the reason: excluded sites, weights that are not float32, tiny weights, and
-       tables of rotary angles.
+    4. Skipped, with the reason: excluded sites, weights that are not float32, tiny weights, those
+       that padding would make no smaller, tables of short rows, and tables of rotary angles.
 
     Attributes:
         weights: number format of the weights: int2 to int8, or ternary.
@@ -108,14 +112,10 @@ class Quantize(Pass):
         inserter, corrected = SiteInserter(model, context), 0
         for done, (source, sites) in enumerate(sources):
             context.progress(f"quantizing {sites[0].name}", done / len(sources))
-            scheme = self.scheme(any(site.kind == "gather" for site in sites))
+            scheme = self._scheme_of(sites)
             weight, shape = finite_weight(sites[0]), sites[0].shape
             conv = sites[0].conv
             if conv is not None:
-                single = all(has_one_pixel(site) for site in sites)
-                scheme = conv_scheme(
-                    scheme, conv, self.conv_acts, self.target, self.conv_group, single
-                )
                 weight = conv_rows(weight, conv)
             # At 8 bits clipping buys next to nothing either, and the search takes time.
             ranges = "minmax" if scheme.weight.number.bits == 8 else self.ranges
@@ -132,7 +132,8 @@ class Quantize(Pass):
                     lost = weight - quantized.dequantize()
                     corrected += correct_bias(site, lost, mean, context)
             inserter.insert(source, sites, quantized.with_rows(shape[0]), acts)
-            size = (weight.nbytes, quantized.nbytes)
+            packed = packed_nbytes(shape, scheme.weight, conv, quantized.scales.itemsize)
+            size = (weight.nbytes, packed)
             for site in sites:
                 context.entry.changed(site.name, f"{scheme}: weight SQNR {quality:.1f} dB")
                 context.entry.sites.append(
@@ -153,7 +154,23 @@ class Quantize(Pass):
         samples = context.calibration or context.samples
         if not samples:
             context.entry.note("no sample inputs: biases are not corrected for rounded weights")
-        return mean_inputs(model, convolutions, samples)
+        means = mean_inputs(model, convolutions, samples)
+        finite = {name: mean for name, mean in means.items() if np.isfinite(mean).all()}
+        if len(finite) < len(means):
+            context.entry.note(
+                f"{len(means) - len(finite)} of {len(means)} inputs of convolutions are not finite "
+                "on the sample inputs: the biases there are not corrected for rounded weights"
+            )
+        return finite
+
+    def _scheme_of(self, sites: list[Site]) -> QuantScheme:
+        """The scheme of ``sites``, which share a weight."""
+        scheme = self.scheme(any(site.kind == "gather" for site in sites))
+        conv = sites[0].conv
+        if conv is None:
+            return scheme
+        single = all(has_one_pixel(site) for site in sites)
+        return conv_scheme(scheme, conv, self.conv_acts, self.target, self.conv_group, single)
 
     def _accepted(self, model: ir.Model, context: Context) -> Iterator[tuple[ir.Value, list[Site]]]:
         # One weight read as [in, out] here and as [out, in] there is two weights: groups of
@@ -170,7 +187,19 @@ class Quantize(Pass):
             else:
                 by_source.setdefault((site.source, site.out_first), []).append(site)
         for (source, _), sites in by_source.items():
-            yield source, sites
+            (n, k), scheme = sites[0].shape, self._scheme_of(sites)
+            conv = sites[0].conv
+            packed = packed_nbytes((n, k), scheme.weight, conv)
+            # Depthwise weights weigh nothing either way; their kernel is what pays.
+            if packed < 4 * n * k or (conv is not None and conv.depthwise):
+                yield source, sites
+                continue
+            for site in sites:
+                context.entry.skipped(
+                    site.name,
+                    f"its weight of {n} x {k} would take {packed} bytes with its padding, "
+                    f"and takes {4 * n * k} in float",
+                )
 
     def _reason_to_skip(self, site: Site) -> str | None:
         n, k = site.shape
@@ -182,6 +211,8 @@ class Quantize(Pass):
             return f"the weight is {site.source.dtype}, only FLOAT is quantized"
         if n * k < SMALLEST:
             return f"a weight of {n} x {k} is too small to gain from it"
+        if site.kind == "gather" and k < SHORTEST_ROW:
+            return f"a table of rows of {k}: too short for a scale, and little to gain"
         if site.kind == "gather" and feeds_rotary(site.node):
             return "a table of rotary angles, not an embedding"
         return None

@@ -399,3 +399,15 @@ def test_a_model_that_does_not_run_is_not_the_pass_s_fault():
     broken = make_model(MLP, {**MLP_SHAPES, "w_down": (41, 24)})
     with pytest.raises(ModelError, match="Incompatible dimensions"):
         Pipeline([Trips()], verify="off").run(broken)
+
+
+def test_a_sample_without_a_finite_output_checks_nothing_and_the_report_says_so():
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+    g (float[n, 24] x) => (float[n, 8] y, float[n, 24] z) {
+        l = Log (x)  y = MatMul (l, w)  z = Neg (x)
+    }"""
+    model = make_model(text, {"w": (24, 8)})
+    below, above = ({"x": np.full((1, 24), sign, np.float32)} for sign in (-1, 1))
+    _, report = Pipeline([ScaleWeight("w", 1.0)], Context([below, above]), verify="full").run(model)
+    (note,) = report.notes
+    assert note.startswith("output 'y' has no finite number on sample 0:")

@@ -10,7 +10,7 @@ from bitfold.passes.analysis.sites import find_sites
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.invariants import check_invariants
 from bitfold.passes.core.pipeline import Pipeline
-from bitfold.passes.quantize.correct_bias import mean_shift
+from bitfold.passes.quantize.correct_bias import correct_bias, mean_shift
 from bitfold.passes.quantize.mean_inputs import mean_inputs
 from bitfold.passes.quantize.quantize import Quantize
 from bitfold.runtime.execution import open_session
@@ -154,3 +154,26 @@ def test_a_pipeline_knows_whether_it_made_its_samples_up():
         with Context(samples=given) as context:
             Pipeline([Quantize(weights="int8")], context).run(model.clone())
         assert context.made_up == (not given)
+
+
+def test_means_that_are_not_finite_leave_the_bias_as_it_is():
+    body = "l = Log(x)  a = Conv(l, v, b)  c = Conv(x, w, b)  y = Add(a, c)"
+    model = model_with(body, v=f(32, 32, 1, 1), w=f(32, 32, 1, 1), b=f(32))
+    with Context(samples=[{"x": f(1, 32, 9, 7)}]) as context:  # half of them below 0
+        Quantize(weights="int4").run(model, context)
+    first, second = (node for node in model.graph if node.op_type == "Conv")
+    assert first.inputs[2].name == "b"
+    assert second.inputs[2].name != "b"
+    assert np.isfinite(second.inputs[2].const_value.numpy()).all()
+    assert any("1 of 2 inputs of convolutions are not finite" in n for n in context.entry.notes)
+    assert any("1 biases corrected" in note for note in context.entry.notes)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_bias_beyond_float32_is_not_written(bias):
+    model = model_with(f"y = Conv(x, w{', b' * bias})", w=f(32, 32, 3, 3), b=f(32))
+    (site,) = find_sites(model)
+    with Context() as context:
+        assert not correct_bias(site, f(32, 9 * 32), np.full(32, 1e38), context)
+        assert len(site.node.inputs) == 2 + bias
+        assert correct_bias(site, f(32, 9 * 32), np.full(32, 1e30), context)

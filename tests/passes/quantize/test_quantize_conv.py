@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bitfold.passes.analysis.conv_shape import ConvShape
@@ -57,7 +57,8 @@ def test_the_neutral_form_is_the_scheme(cg, groups, kernel, weights, group):
     weight = rng.normal(size=(n, cg, *kernel)).astype(np.float32)
     x = rng.normal(size=(2, cg * groups, *(5 + k for k in kernel))).astype(np.float32)
     model = conv_model(weight, groups)
-    context = quantized(model, weights=weights, group=group)
+    context = quantized(model, weights=weights, group=group, conv_group=0)
+    assume(context.entry.sites)  # padding makes some no smaller
     (record,) = context.entry.sites
     assert (record.kind, record.rows, record.columns) == ("conv", n, weight[0].size)
     found = open_session(model, op_library=False).run({"x": x})["y"]

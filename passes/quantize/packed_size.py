@@ -1,0 +1,34 @@
+"""The size of a quantized weight in the kernels' layout, before it is packed."""
+
+from __future__ import annotations
+
+from bitfold.passes.analysis.conv_shape import ConvShape
+from bitfold.runtime.formats.scheme import WeightScheme
+from bitfold.runtime.layouts.conv import ConvLayout
+from bitfold.runtime.layouts.tiles import TILE, packed_size
+
+
+def packed_nbytes(
+    shape: tuple[int, int],
+    scheme: WeightScheme,
+    conv: ConvShape | None = None,
+    scale_nbytes: int | None = None,
+) -> int:
+    """Bytes of the codes, scales and zero points of a weight [N, K], padding included.
+
+    Rows are padded to tiles of 16, inputs to chunks of 32, and the channels of a tap to 16.
+
+    Args:
+        conv: the weight's shape, where it is a convolution's.
+        scale_nbytes: bytes of a scale; by default those of the scheme's type.
+    """
+    n, k = shape
+    if conv is None:
+        rows, groups = -(-n // TILE) * TILE, -(-k // scheme.group_size(k))
+    else:
+        layout = ConvLayout(conv.n, conv.groups, conv.taps, conv.cg, scheme.group)
+        rows, k, groups = layout.banks * layout.bank_rows, layout.k, layout.scales
+    if scale_nbytes is None:
+        scale_nbytes = 2 if scheme.scale == "f16" else 4
+    zero_nbytes = 0 if scheme.symmetric else 1
+    return packed_size(rows, k, scheme.number.bits) + rows * groups * (scale_nbytes + zero_nbytes)
