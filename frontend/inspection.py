@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnx import ModelProto
 
 from bitfold.frontend.importers import import_model
+from bitfold.frontend.op_costs import qualified
 from bitfold.frontend.recipes import resolve_recipe
 from bitfold.passes.analysis.foreign_sites import find_foreign_sites
 from bitfold.passes.analysis.sites import Site, find_sites
@@ -127,11 +128,6 @@ def inspect(
         except BitfoldError as error:
             report.plan_error = f"{error} ({error.hint})" if error.hint else str(error)
     return report
-
-
-def qualified(node: ir.Node) -> str:
-    """An operator's name, with its domain unless it is the standard one."""
-    return f"{node.domain}.{node.op_type}" if node.domain else node.op_type
 
 
 def site_info(site: Site) -> SiteInfo:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from bitfold.models.lazy import Weights, fetch_weight, lazy_tensor
+from bitfold.models.layers import gelu, lazy_weight
+from bitfold.models.lazy import Weights
 from bitfold.models.scope import Scope
 from bitfold.models.tiny.parts import close_graph, dim, open_graph
 
@@ -135,7 +136,7 @@ class _Builder:
         h = self._attention(at.child("attention/self"), f"{name}.attention.self", x)
         x = self._add_norm(at.child("attention/output"), f"{name}.attention.output", h, x)
         h = self._linear(at.child("intermediate/dense"), f"{name}.intermediate.dense", x)
-        h = _gelu(at.child("intermediate/intermediate_act_fn"), h)
+        h = gelu(at.child("intermediate/intermediate_act_fn"), h)
         return self._add_norm(at.child("output"), f"{name}.output", h, x, out)
 
     def _attention(self, at: Scope, name: str, x: ir.Value) -> ir.Value:
@@ -179,11 +180,4 @@ class _Builder:
         return at.add("Add", self._weight(at, f"{name}.bias"), y)
 
     def _weight(self, at: Scope, name: str, transpose: bool = False) -> ir.Value:
-        weight = fetch_weight(self._weights, name, self._shapes[name])
-        return at.initializer(name, lazy_tensor(weight, name, transpose))
-
-
-def _gelu(at: Scope, x: ir.Value) -> ir.Value:
-    """x·(1 + erf(x/√2))·½ (Hendrycks and Gimpel, 2016, arXiv 1606.08415)."""
-    erf = at.add("Erf", at.add("Div", x, math.sqrt(2.0)))
-    return at.add("Mul", at.add("Mul", x, at.add("Add", erf, 1.0)), 0.5)
+        return lazy_weight(at, self._weights, self._shapes, name, transpose)

@@ -12,7 +12,8 @@ import numpy as np
 import onnx_ir as ir
 import onnxscript
 
-from bitfold.models.lazy import Weights, fetch_weight, lazy_tensor
+from bitfold.models.layers import lazy_weight
+from bitfold.models.lazy import Weights
 from bitfold.models.llama_config import LlamaConfig
 from bitfold.models.scope import Scope, drop_builder_notes
 
@@ -198,8 +199,7 @@ class _Builder:
         return at.add("MatMul", x, self._weight(at, name, transpose=True), out=out)
 
     def _weight(self, at: Scope, name: str, transpose: bool = False) -> ir.Value:
-        weight = fetch_weight(self._weights, name, self._shapes[name])
-        return at.initializer(name, lazy_tensor(weight, name, transpose))
+        return lazy_weight(at, self._weights, self._shapes, name, transpose)
 
 
 def _dim(at: Scope, x: ir.Value, axis: int) -> ir.Value:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from bitfold.models.layers import gelu
 from bitfold.models.lazy import Weights
 from bitfold.models.scope import Scope
 from bitfold.models.tiny.parts import close_graph, open_graph
-from bitfold.models.whisper_parts import OPSET, Parts, WhisperConfig, gelu
+from bitfold.models.whisper_parts import OPSET, Parts, WhisperConfig
 
 
 def build_encoder(config: WhisperConfig, weights: Weights) -> ir.Model:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from bitfold.models.lazy import Weights, fetch_weight, lazy_tensor
+from bitfold.models.layers import gelu, lazy_weight
+from bitfold.models.lazy import Weights
 from bitfold.models.scope import Scope
 
 OPSET = 18
@@ -105,8 +106,7 @@ class Parts:
 
     def weight(self, at: Scope, name: str, transpose: bool = False) -> ir.Value:
         """A weight, or its transpose, as an initializer."""
-        weight = fetch_weight(self._weights, name, self._shapes[name])
-        return at.initializer(name, lazy_tensor(weight, name, transpose))
+        return lazy_weight(at, self._weights, self._shapes, name, transpose)
 
     def linear(self, at: Scope, name: str, x: ir.Value) -> ir.Value:
         """x·Wᵀ + b; without b where the model has none."""
@@ -153,9 +153,3 @@ class Parts:
         h = self.linear(at.child("fc1"), f"{name}.fc1", h)
         h = gelu(at.child("activation_fn"), h)
         return at.add("Add", x, self.linear(at.child("fc2"), f"{name}.fc2", h))
-
-
-def gelu(at: Scope, x: ir.Value) -> ir.Value:
-    """x·(1 + erf(x/√2))·½ (Hendrycks and Gimpel, 2016, arXiv 1606.08415)."""
-    erf = at.add("Erf", at.add("Div", x, math.sqrt(2.0)))
-    return at.add("Mul", at.add("Mul", x, at.add("Add", erf, 1.0)), 0.5)

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
+from support.real_models import SHORT, measured
 
 import bitfold
-from bitfold.frontend.evaluate import evaluate
 from bitfold.frontend.importers.build import build
-from bitfold.frontend.tasks.measure import TaskResult
 from bitfold.runtime.errors import BitfoldError
 
 pytestmark = pytest.mark.slow
-
-SHORT = bool(os.environ.get("BITFOLD_SHORT"))
-LIMITS = {"all-minilm-l6-v2": 40, "whisper-tiny.en-encoder": 2, "whisper-tiny.en-decoder": 2}
-"""Samples of each model's task in the short form."""
 
 # What float scores: WordSim353, and 4 of 71 words ("Mr." for mister, "old-sposed" for ill
 # disposed, and a word that the transcript has twice).
@@ -39,15 +33,6 @@ def name(request: pytest.FixtureRequest) -> str:
             pytest.skip(str(error))
         raise
     return str(request.param)
-
-
-def measured(
-    model: Path, reference: Path | None, name: str, limit: int | None = None
-) -> TaskResult:
-    limit = limit or (LIMITS[name] if SHORT else None)
-    found = evaluate(model, reference, limit=limit).task
-    assert found is not None
-    return found
 
 
 def test_float_scores_what_is_published(name: str) -> None:

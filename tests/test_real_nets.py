@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
+from support.real_models import SHORT, measured
 
 import bitfold
-from bitfold.frontend.evaluate import evaluate
 from bitfold.frontend.importers.build import build
-from bitfold.frontend.tasks.measure import TaskResult
 from bitfold.runtime.errors import BitfoldError
 
 pytestmark = pytest.mark.slow
-
-SHORT = bool(os.environ.get("BITFOLD_SHORT"))
-LIMITS = {"efficientnet-lite0": 8, "ppocr-rec": 24, "magika": 12}
-"""Samples of each model's task in the short form."""
 
 FLOAT = {"efficientnet-lite0": 18 / 20, "ppocr-rec": 120 / 121, "magika": 1.0}
 """What the float models score on all samples."""
@@ -46,15 +40,6 @@ def name(request: pytest.FixtureRequest) -> str:
             pytest.skip(str(error))
         raise
     return str(request.param)
-
-
-def measured(
-    model: Path, reference: Path | None, name: str, limit: int | None = None
-) -> TaskResult:
-    limit = limit or (LIMITS[name] if SHORT else None)
-    found = evaluate(model, reference, limit=limit).task
-    assert found is not None
-    return found
 
 
 def test_float_scores_what_it_should(name: str) -> None:

@@ -11,6 +11,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
+from bitfold.models.layers import gelu
 from bitfold.models.scope import Scope
 from bitfold.models.tiny.draw import Draw, rms
 from bitfold.models.tiny.parts import close_graph, dim, gemm, linear, open_graph, weight
@@ -81,7 +82,7 @@ class _Builder:
         )
         w, bias = self._reader(FFN)
         h = linear(at.child("intermediate/dense"), f"{name}.intermediate.dense", x, w, bias)
-        h = _gelu(at.child("intermediate/intermediate_act_fn"), h)
+        h = gelu(at.child("intermediate/intermediate_act_fn"), h)
         w, bias = self._writer(FFN)
         to = at.child("output")
         h = linear(to.child("dense"), f"{name}.output.dense", h, w, bias)
@@ -116,12 +117,6 @@ class _Builder:
     def _writer(self, into: int) -> tuple[np.ndarray, np.ndarray]:
         w = self.draw.linear(DIM, into, gain=2.0) * self.scales[:, None]
         return w, self.draw.normal(DIM, std=0.1) * self.scales
-
-
-def _gelu(at: Scope, x: ir.Value) -> ir.Value:
-    """x·(1 + erf(x/√2))·½ (Hendrycks and Gimpel, 2016, arXiv 1606.08415)."""
-    erf = at.add("Erf", at.add("Div", x, math.sqrt(2.0)))
-    return at.add("Mul", at.add("Mul", x, at.add("Add", erf, 1.0)), 0.5)
 
 
 def feeds(rng: np.random.Generator, batch: int, length: int) -> dict[str, np.ndarray]:
