@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnx import ModelProto
 
 from bitfold.frontend.canary import check_file
-from bitfold.frontend.emit import check_output, write_model
+from bitfold.frontend.emit import check_apart, check_output, write_model
 from bitfold.frontend.importers import import_model
 from bitfold.frontend.importers.tokenizer import TOKENIZER
 from bitfold.frontend.keep_fastest import keep_fastest as choose_fastest
@@ -108,7 +108,7 @@ def convert(
 
     Raises:
         OutputError: a file exists, or a tokenizer of another model lies in the output's folder,
-            and ``force`` is off; the disk refuses.
+            and ``force`` is off; the output is the model itself; the disk refuses.
         UnsupportedError: the recipe quantizes, but the model is low-bit already, or has nothing
             that can be quantized; the target has no operator for a site's scheme.
         VerificationError: the result does not give what the quantized model gives.
@@ -131,6 +131,9 @@ def convert(
     if seed is None:
         seed = seed_of(written) if written is not None else 0
     loaded = import_model(model)
+    if path is not None:
+        file = Path(model) if isinstance(model, (str, os.PathLike)) else None
+        check_apart(path, loaded, file)
     source = str(model) if isinstance(model, (str, os.PathLike)) else "model in memory"
     if not command:
         command = again(source, path, chosen, seed, report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -32,7 +33,8 @@ def write_model(
     Weights are copied one at a time, in graph order, so that memory stays at one weight and the
     same model gives the same bytes.  Small weights, and those of subgraphs and attributes, are
     embedded, wherever they came from.  Both files are written to a folder beside their place
-    and moved, the data first, when they are complete.  ``model`` keeps its own weights.
+    and moved when they are complete; old ones are moved away first and come back if that fails,
+    so that no model ever stands beside another one's data.  ``model`` keeps its own weights.
 
     Args:
         check: called with the complete file, under its final name, before it is moved to its
@@ -51,11 +53,33 @@ def write_model(
         proto = ir.to_proto(copy)
         (folder / path.name).write_bytes(proto.SerializeToString(deterministic=True))
         check(folder / path.name)
-        if written:
-            os.replace(folder / data.name, data)
-        else:
-            data.unlink(missing_ok=True)
-        os.replace(folder / path.name, path)
+        _exchange((path, data), folder)
+
+
+def _exchange(places: tuple[Path, Path], folder: Path) -> None:
+    """Move the new files in ``folder`` to their places; on any failure the old ones come back.
+
+    The model goes first and comes last: where the process is killed between, it is missing
+    rather than wrong.
+    """
+    old = folder / "old"
+    old.mkdir()
+    new: list[Path] = []
+    try:
+        for place in places:
+            if place.exists():
+                os.replace(place, old / place.name)
+        for place in reversed(places):
+            if (folder / place.name).exists():
+                new.append(place)
+                os.replace(folder / place.name, place)
+    except BaseException:
+        for place in new:
+            place.unlink(missing_ok=True)
+        for place in places:
+            if (old / place.name).exists():
+                os.replace(old / place.name, place)
+        raise
 
 
 def data_path(path: Path) -> Path:
@@ -65,15 +89,41 @@ def data_path(path: Path) -> Path:
 
 def check_output(path: Path, force: bool) -> None:
     """Raise an OutputError early if ``path`` and its data cannot become the output files."""
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder", "name the file to write, such as model.onnx")
+    if path.suffix != ".onnx":
+        raise OutputError(
+            f"{path}: expected a name that ends in .onnx, found {path.suffix or 'no suffix'}",
+            "bitfold writes ONNX files, whatever it reads",
+        )
     for each in (path, data_path(path)):
         if each.is_dir():
-            raise OutputError(f"{each} is a folder", "name the file to write, such as model.onnx")
+            raise OutputError(f"{each} is a folder", "choose another name, or remove it")
         if each.exists() and not force:
             raise OutputError(f"{each} exists", "pass --force to replace it")
     if not path.parent.is_dir():
         raise OutputError(f"the folder {path.parent} does not exist", "create it first")
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"the folder {path.parent} cannot be written", "check its permissions")
+    with scratch_folder(path):
+        pass  # what the folder refuses it refuses now, not after the work
+
+
+def check_apart(path: Path, model: ir.Model, source: Path | None) -> None:
+    """Raise an OutputError if writing to ``path`` would replace what ``model`` is read from.
+
+    Its weights are read from there while the output is written, and what they lose in the
+    conversion no other file has.
+    """
+    values = (value for graph in model.graphs() for value in graph.initializers.values())
+    tensors = [value.const_value for value in values]
+    files = {Path(tensor.path) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
+    files |= {source} if source is not None else set()
+    for each in (path, data_path(path)):
+        for file in sorted(files):
+            if each.exists() and file.exists() and each.samefile(file):
+                raise OutputError(
+                    f"{each} is the model that is converted, or its weights",
+                    "name another output: --force would lose the float model",
+                )
 
 
 @contextmanager
@@ -89,8 +139,16 @@ def scratch_folder(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise OutputError(
             f"cannot write {path}: {error.strerror or error}",
-            "free space or choose another folder; nothing was left behind",
+            f"{_remedy(error)}; nothing was left behind",
         ) from error
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "free space or choose another folder"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "check the folder's permissions"
+    return "choose another folder"
 
 
 def _write_data(

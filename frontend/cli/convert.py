@@ -116,6 +116,7 @@ def convert(
     check_output(output, force)
     with shown_progress(not as_json) as progress:
         source = find_model(model, progress)
+        before = model_bytes(source) if source.suffix == ".onnx" else source.stat().st_size
         feeds = [each for file in samples for each in load_feeds(file, source)]
         result = run(
             source,
@@ -137,7 +138,6 @@ def convert(
         )
     for glob in unmatched_globs(result.report, result.model):
         click.echo(f"warning: exclude: no site's name or weight matches {glob!r}", err=True)
-    before = model_bytes(source) if source.suffix == ".onnx" else source.stat().st_size
     after = model_bytes(output)
     if as_json:
         print_json(

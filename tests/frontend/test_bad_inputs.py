@@ -345,6 +345,39 @@ def test_an_output_that_exists_stays(existing: str, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["m.onnx", existing])
 
 
+@pytest.mark.parametrize("output", ["m.onnx", "link.onnx", "q.onnx", "other.onnx"])
+def test_the_source_is_never_replaced(
+    output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither as itself, nor through a link, nor as the file of its weights; --force or not."""
+    model = proto()
+    onnx.save(
+        model, tmp_path / "m.onnx", save_as_external_data=True, location="q.onnx.data",
+        size_threshold=0,
+    )  # fmt: skip
+    (tmp_path / "link.onnx").symlink_to("m.onnx")
+    monkeypatch.chdir(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(before) == 3
+    arguments = ["convert", "m.onnx", "-o", output, "--preset", "w8a8", "--force"]
+    result = CliRunner().invoke(cli, arguments)
+    if output == "other.onnx":
+        assert result.exit_code == 0, result.stderr
+        return
+    assert result.exit_code == OUTPUT, result.stderr
+    assert "is the model that is converted, or its weights" in result.stderr
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_name_that_no_onnx_file_has(tmp_path: Path) -> None:
+    """Told before the model is even looked for."""
+    out = tmp_path / "o.txt"
+    result = CliRunner().invoke(cli, ["convert", str(tmp_path / "m.onnx"), "-o", str(out)])
+    assert result.exit_code == OUTPUT
+    assert "ends in .onnx" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     save(tmp_path, proto())
     result = CliRunner().invoke(
@@ -369,14 +402,13 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_a_place_where_nothing_can_be_written(tmp_path: Path) -> None:
     """/proc refuses new files to root too."""
-    save(tmp_path, proto())
     if not Path("/proc/self").is_dir():
         pytest.skip("there is no /proc")
-    result = CliRunner().invoke(
-        cli, ["convert", str(tmp_path / "m.onnx"), "-o", "/proc/self/q.onnx", "--preset", "w8a8"]
-    )
+    absent = tmp_path / "absent.onnx"  # told before the model is even looked for
+    result = CliRunner().invoke(cli, ["convert", str(absent), "-o", "/proc/self/q.onnx"])
     assert result.exit_code == OUTPUT, result.stderr
     assert "Traceback" not in result.output
+    assert "free space" not in result.stderr
 
 
 COMMAND = [sys.executable, "-m", "bitfold", "convert", "m.onnx", "-o", "out/q.onnx"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -178,3 +179,41 @@ def test_a_full_disk_is_named(
     with pytest.raises(OutputError, match="No space left"):
         write_model(import_model(source), tmp_path / "to" / "m.onnx")
     assert list((tmp_path / "to").iterdir()) == []
+
+
+def test_a_failure_between_the_two_files_brings_both_old_ones_back(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model never stands beside another one's data, not even where Ctrl-C falls in between."""
+    (tmp_path / "to").mkdir()
+    path, model = tmp_path / "to" / "m.onnx", import_model(source)
+    real, done = os.replace, []
+
+    def replace(start: Path, to: Path) -> None:
+        if Path(to) == path and not done:
+            done.append(sorted(each.name for each in path.parent.iterdir() if each.is_file()))
+            raise KeyboardInterrupt
+        real(start, to)
+
+    monkeypatch.setattr("bitfold.frontend.emit.os.replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        write_model(model, path)
+    assert list(path.parent.iterdir()) == []
+    path.write_text("old")
+    data_path(path).write_text("old data")
+    done.clear()
+    with pytest.raises(KeyboardInterrupt):
+        write_model(model, path, force=True)
+    assert done == [["m.onnx.data"]]
+    assert path.read_text() == "old"
+    assert data_path(path).read_text() == "old data"
+    write_model(model, path, force=True)
+    assert data_path(path).stat().st_size == LARGE * 4
+    assert len(list(path.parent.iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["o.txt", "o", "o.onnx.data", "o.ONNX"])
+def test_the_output_is_an_onnx_file(name: str, source: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"expected a name that ends in \.onnx"):
+        write_model(import_model(source), tmp_path / name)
+    assert not (tmp_path / name).exists()
