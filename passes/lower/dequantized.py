@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -12,7 +12,7 @@ from bitfold.passes.analysis.conv_shape import ConvShape
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.rewire import new_initializer
 from bitfold.passes.lower.neutral import NeutralWeight
-from bitfold.passes.lower.stored import integer_initializer
+from bitfold.passes.lower.stored import HALF_SCALES, integer_initializer
 from bitfold.passes.lower.surgery import Builder
 
 Form = Literal["rows", "turned", "kernels"]
@@ -43,6 +43,16 @@ class DequantizedWeight:
         """Inputs that share a scale, at most all of them."""
         return min(self.weight.group_size, self.weight.codes.shape[1])
 
+    @property
+    def half_scales(self) -> bool:
+        """Whether the graph's DequantizeLinear can make float32 of float16 scales."""
+        return self.graph.opset_imports.get("", 0) >= HALF_SCALES
+
+    @property
+    def to_float(self) -> dict[str, Any]:
+        """DequantizeLinear's attribute for a float32 result, where the scales do not settle it."""
+        return {"output_dtype": int(ir.DataType.FLOAT)} if self.half_scales else {}
+
     def rows(self) -> list[ir.Value]:
         """Integers [N, K], scales [N, G] and, where there are any, zero points [N, G]."""
         weight = self.weight
@@ -64,7 +74,7 @@ class DequantizedWeight:
                 *inputs,
                 axis=axis,
                 block_size=block,
-                output_dtype=int(ir.DataType.FLOAT),
+                **self.to_float,
             )
             value.dtype, value.shape = ir.DataType.FLOAT, inputs[0].shape
             build.place(self.graph[0])
@@ -100,6 +110,8 @@ class DequantizedWeight:
     def _stored(self, form: Form, arrays: Arrays) -> list[ir.Value]:
         if form not in self.made:
             levels, scales, zeros = arrays
+            if not self.half_scales:
+                scales = scales.astype(np.float32)
             stem = self.stem + ("" if form == "rows" else f".{form}")
             self.made[form] = [
                 self._integers(levels, f"{stem}.integers"),

@@ -7,23 +7,24 @@ import onnx_ir as ir
 from bitfold.runtime.errors import UnsupportedError
 
 CANONICAL = 23
-"""The version that canonicalize leaves; from here on, the operators in use kept their meaning."""
+"""The version that canonicalize aims at; from here on, the operators in use kept their meaning."""
 
 
 def require_opset(model: ir.Model, version: int) -> None:
     """Raise the graph's version to ``version`` where it is lower.
 
     Raises:
-        UnsupportedError: it is lower than what canonicalize leaves.
+        UnsupportedError: it is lower than that and than what canonicalize aims at.
     """
     current = model.graph.opset_imports.get("", 0)
     if current >= version:
         return
     if current < CANONICAL:
         raise UnsupportedError(
-            f"the graph has version {current} of the standard operators, blocks of weights need "
-            f"{CANONICAL}",
-            "put the pass canonicalize before lower: it raises the version",
+            f"the graph's version of the standard operators: expected {version} or newer, which "
+            f"has blocks of weights, found {current}",
+            "the pass canonicalize raises the version: put it before lower, or see in the report "
+            "why it was undone",
         )
     model.graph.opset_imports[""] = version
     for node in model.graph.all_nodes():

@@ -26,7 +26,7 @@ from bitfold.passes.analysis.sites import Site
 from bitfold.passes.core.context import Context
 from bitfold.passes.lower.dequantized import DequantizedWeight
 from bitfold.passes.lower.neutral import rounding_of, weight_of, width_of
-from bitfold.passes.lower.opset import require_opset
+from bitfold.passes.lower.opset import CANONICAL, require_opset
 from bitfold.passes.lower.round_input import round_input
 from bitfold.passes.lower.stored import IR_VERSIONS, OPSETS, TYPES, runs_int2
 from bitfold.passes.lower.surgery import Builder, remove_dead
@@ -54,8 +54,9 @@ class PortableLowering:
         width = width_of(weight.bits, weight.table)
         gathered = any(site.kind == "gather" for site in sites)
         bits = 8 if gathered else stored_width("portable", width)
-        if bits == 2 and not runs_int2():
-            bits = 4
+        version = self.model.graph.opset_imports.get("", 0)
+        if bits == 2 and (version < CANONICAL or not runs_int2()):
+            bits = 4  # what keeps the graph at an older version may not run in INT2's
         require_opset(self.model, OPSETS[bits])
         self.model.ir_version = max(self.model.ir_version or 0, IR_VERSIONS[bits])
         stem = (sites[0].source.name or sites[0].name).removesuffix(".dequantized")
@@ -79,7 +80,7 @@ class PortableLowering:
             *rows,
             axis=-1,
             block_size=stored.block,
-            output_dtype=int(ir.DataType.FLOAT),
+            **stored.to_float,
         )
         build.replace(site.node.outputs[0], output)
         remove_dead(site.node, site.source.producer())

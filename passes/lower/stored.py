@@ -14,9 +14,11 @@ from bitfold.passes.core.rewire import new_initializer
 TYPES = {2: ir.DataType.INT2, 4: ir.DataType.INT4, 8: ir.DataType.INT8}
 """The signed integer type of each width."""
 
-OPSETS = {2: 25, 4: 23, 8: 23}
-"""The version of the standard operators from which DequantizeLinear takes each width as the
-lowering writes it: 23 for float32 from float16 scales, 25 for INT2."""
+OPSETS = {2: 25, 4: 21, 8: 21}
+"""The version of the standard operators from which DequantizeLinear takes each width in blocks."""
+
+HALF_SCALES = 23
+"""The version from which DequantizeLinear makes float32 of float16 scales."""
 
 IR_VERSIONS = {2: 13, 4: 10, 8: 10}
 """The version of the file format that has each type."""
