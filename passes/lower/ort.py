@@ -30,7 +30,7 @@ def ort_block(site: Site) -> int | str:
     k = site.shape[1]
     rounding = rounding_of(site)
     if rounding is None:
-        return matmul_block(width, k, weight.group_size)
+        return matmul_block(k, weight.group_size)
     if rounding.bits != 8:
         return f"int{rounding.bits} inputs: MatMulNBits rounds to int8"
     shape = rounding.source.shape

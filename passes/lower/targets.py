@@ -47,13 +47,12 @@ def stored_width(target: str, width: int) -> int:
     return min(each for each in CAPABILITIES[target].widths if each >= width)
 
 
-def matmul_block(width: int, k: int, group_size: int) -> int | str:
+def matmul_block(k: int, group_size: int) -> int | str:
     """The block of MatMulNBits for weights with float inputs, or why there is none.
 
     Scales are repeated where the block is shorter than the group.
 
     Args:
-        width: bits that the weights are stored with.
         k: input channels.
         group_size: input channels a weight scale.
     """
