@@ -42,8 +42,9 @@ def resolve_recipe(
         exclude: globs of sites, added to the ``exclude`` of every pass that has one.
 
     Raises:
-        RecipeError: several sources at once, or one that cannot be read; a target that a pass
-            does not know; a target or exclusions where no pass of the recipe has that option.
+        RecipeError: several sources at once, one that cannot be read, or a recipe without
+            passes; a target that a pass does not know; a target or exclusions where no pass of
+            the recipe has that option.
     """
     given = [
         name
@@ -58,6 +59,11 @@ def resolve_recipe(
         found = Recipe.of(passes)
     else:
         found = parse_text(preset_named(preset or DEFAULT_PRESET))
+    if not found.passes:
+        raise RecipeError(
+            "the recipe names no pass",
+            "`bitfold passes` lists passes and presets; --preset float quantizes nothing",
+        )
     if target is not None:
         found = _adjusted(found, "target", lambda old: target)
     if exclude:

@@ -49,11 +49,10 @@ def build(cls: type, options: dict[str, Any], where: str) -> Any:
     for key, value in options.items():
         name = keys.get(key.replace("-", "_"), keys.get(key))
         if name is None:
-            near = difflib.get_close_matches(key, list(keys), n=1)
-            known = ", ".join(sorted(fields)) or "none"
+            known = ", ".join(sorted(fields))
+            expected = f"expected one of: {known}" if known else "expected none: it has no options"
             raise RecipeError(
-                f"{where}: unknown option {key!r}; expected one of: {known}",
-                hint=f"did you mean {near[0]!r}?" if near else "",
+                f"{where}: unknown option {key!r}; {expected}", _hint(cls, key, list(keys))
             )
         if name in arguments:
             raise RecipeError(f"{where}: option {name!r} is given twice")
@@ -64,6 +63,13 @@ def build(cls: type, options: dict[str, Any], where: str) -> Any:
         raise
     except (TypeError, ValueError) as error:
         raise RecipeError(f"{where}: {error}") from error
+
+
+def _hint(cls: type, key: str, known: list[str]) -> str:
+    if key == "promise" and hasattr(cls, key):
+        return "leave it out: a pass written for bitfold says itself what it promises"
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else ""
 
 
 def check_fields(instance: Any, where: str) -> None:

@@ -106,7 +106,9 @@ def from_toml(text: str, *, allow_code: bool = True) -> Recipe:
     if unknown or not isinstance(tables, list):
         raise RecipeError(
             f"expected [[pass]] tables only, found {unknown or type(tables).__name__}",
-            hint='a pass reads: [[pass]]\nname = "quantize"\nweights = "int4"',
+            # On one line, as hints are printed, and still TOML.
+            hint='a recipe reads: pass = [{name = "canonicalize"}, '
+            '{name = "quantize", weights = "int4"}], or has a [[pass]] table for each',
         )
     passes = []
     for number, table in enumerate(tables, start=1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import onnx_ir.passes.common as onnx_ir_passes
@@ -42,3 +43,15 @@ def test_the_fields_of_foreign_passes_are_not_options() -> None:
 def test_exclusions_are_added_to_those_of_the_recipe(exclude: Any) -> None:
     found = resolve_recipe(passes="quantize{exclude=[a]}, lower", exclude=exclude)
     assert found.passes[0] == Quantize(exclude=("a", "lm_head"))
+
+
+@pytest.mark.parametrize("passes", ["", " # nothing\n", []])
+def test_a_recipe_without_passes_is_refused(passes: Any) -> None:
+    with pytest.raises(RecipeError, match="names no pass"):
+        resolve_recipe(passes=passes)
+
+
+def test_an_empty_recipe_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text("# later")
+    with pytest.raises(RecipeError, match="names no pass"):
+        resolve_recipe(recipe=tmp_path / "r.toml")

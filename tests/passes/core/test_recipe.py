@@ -58,6 +58,14 @@ class Everything(Pass):
         return False
 
 
+class Optionless(Pass):
+    name: ClassVar[str] = "optionless"
+    promise: ClassVar[Promise] = Promise.LOSSY
+
+    def run(self, model: Any, context: Any) -> bool:
+        return False
+
+
 finite = st.floats(allow_nan=False)
 everything = st.builds(
     Everything,
@@ -171,6 +179,19 @@ def test_hints_for_what_is_nearly_right():
     with pytest.raises(RecipeError) as caught:
         parse_text("quantize{weihgts=int4}")
     assert caught.value.hint == "did you mean 'weights'?"
+
+
+def test_a_promise_is_no_option_of_a_pass_that_makes_one():
+    with pytest.raises(RecipeError, match="unknown option 'promise'; expected none") as caught:
+        parse_text(f"{__name__}:Optionless{{promise=lossy}}")
+    assert "says itself" in caught.value.hint
+
+
+def test_the_hint_on_toml_is_toml():
+    with pytest.raises(RecipeError, match="tables only") as caught:
+        from_toml("passes = 3")
+    written = caught.value.hint.removeprefix("a recipe reads: ").partition(", or has")[0]
+    assert from_toml(written) == parse_text("canonicalize, quantize{weights=int4}")
 
 
 @pytest.mark.parametrize(
