@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,14 +28,14 @@ from bitfold.frontend.report.measure import (
     measure_report,
     size_report,
 )
-from bitfold.frontend.report.write import prepared_folder, write_report
+from bitfold.frontend.report.write import checked_folder, write_report
 from bitfold.frontend.sidecars import check_sidecars, put_sidecars, read_sidecars
 from bitfold.frontend.targets import check_lowered, record_target, target_of
 from bitfold.frontend.task_samples import task_samples
 from bitfold.frontend.text_samples import text_samples
-from bitfold.models.entry import ENTRY_KEY
+from bitfold.models.entry import ENTRY_KEY, TASK_KEY
 from bitfold.passes.core.context import Context, Feeds
-from bitfold.passes.core.metadata import recipe_of, seed_of
+from bitfold.passes.core.metadata import other_samples, recipe_of, seed_of
 from bitfold.passes.core.pipeline import Pipeline
 from bitfold.passes.core.recipe import Recipe
 from bitfold.passes.core.report import Report
@@ -91,11 +92,13 @@ def convert(
         target: what the result must run on: ``native`` (bitfold's operators), ``ort`` (those of
             stock ONNX Runtime) or ``portable`` (standard ONNX); the recipe's by default.
         exclude: globs of sites to leave in float.
-        samples: inputs on which every pass is checked.  Where none are given, a language model
-            with its tokenizer beside it reads a text, a model of the catalogue gets inputs of its
-            task, and others get synthesized ones.
+        samples: inputs on which every pass is checked, and from which passes take statistics where
+            there is no ``calibration``.  Where none are given, a language model with its tokenizer
+            beside it reads a text, a model of the catalogue gets inputs of its task, and others
+            get synthesized ones.
         calibration: inputs that passes take statistics from.
-        verify: how thoroughly promises are checked.
+        verify: how thoroughly promises are checked; the result is the same at every level, but
+            for exact passes that a check takes back.
         strict: raise, instead of rolling back, when an exact pass moves the outputs.
         seed: the only source of randomness; 0 by default.
         report: a folder to write ``report.json`` and ``report.html`` into.
@@ -117,7 +120,7 @@ def convert(
     path = Path(output) if output is not None else None
     if path is not None:
         check_output(path, force)
-    folder = prepared_folder(report) if report is not None else None
+    folder = checked_folder(report) if report is not None else None
     if recipe is not None and not isinstance(recipe, Recipe):
         recipe = Path(recipe)
     written = _model_with_recipe(recipe)
@@ -141,16 +144,14 @@ def convert(
     if quantizes:
         _check_float(loaded)
     sidecars: dict[str, bytes] = {}
-    if isinstance(model, (str, os.PathLike)):
-        if path is not None:
-            sidecars = read_sidecars(Path(model))
-            check_sidecars(sidecars, path.parent, force)
-        tokenizer = Path(model).parent / TOKENIZER
-        if not samples and verify != "off" and tokenizer.is_file():
-            samples = text_samples(loaded, tokenizer, progress=progress)
-        if not samples and verify != "off" and Path(model).suffix == ".onnx":
-            samples = task_samples(loaded, Path(model), progress)
+    if isinstance(model, (str, os.PathLike)) and path is not None:
+        sidecars = read_sidecars(Path(model))
+        check_sidecars(sidecars, path.parent, force)
     with Context(samples, calibration, seed, progress) as context:
+        if not samples and isinstance(model, (str, os.PathLike)):
+            context.sampler = partial(_real_samples, loaded, Path(model), progress)
+        if verify != "off" or keep_fastest:
+            context.ready_samples()
         choices = choose_fastest(loaded, chosen, context) if keep_fastest else None
         if choices is not None:
             chosen = choices.recipe
@@ -158,6 +159,8 @@ def convert(
         pipeline = Pipeline(chosen, context, verify=verify, strict=strict, watch=before)
         converted, made = pipeline.run(loaded)
         made.notes += [] if choices is None else choices.notes
+        note = other_samples(written, converted) if written is not None else None
+        made.notes += [] if note is None else [note]
         if folder is not None:
             written_to = str(path or "")
             entry = loaded.metadata_props.get(ENTRY_KEY, "")
@@ -183,6 +186,23 @@ def convert(
             measure_report(made, loaded, before.model, converted, files, feeds, progress)
             write_report(made, folder, about)
     return ConvertResult(converted, made, path)
+
+
+def _real_samples(
+    model: ir.Model, path: Path, progress: Callable[[str, float], None]
+) -> tuple[Sequence[Feeds], str]:
+    """A text for a language model, or inputs of the task that a model of the catalogue names.
+
+    Returns:
+        The samples, none where there is neither, and where they come from.
+    """
+    tokenizer = path.parent / TOKENIZER
+    found = text_samples(model, tokenizer, progress=progress) if tokenizer.is_file() else []
+    if found:
+        return found, "text"
+    if path.suffix != ".onnx":
+        return [], ""
+    return task_samples(model, path, progress), f"task {model.metadata_props.get(TASK_KEY, '')}"
 
 
 def _onnx_file(model: object) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,10 +13,13 @@ import numpy as np
 import onnx_ir as ir
 
 from bitfold.passes.core.report import PassEntry
-from bitfold.runtime.errors import OutputError
+from bitfold.runtime.errors import BitfoldError, OutputError
 
 Feeds = dict[str, np.ndarray]
 """One set of inputs of a model: name to array."""
+
+GIVEN, MADE_UP = "given", "made up"
+"""Origins of samples: the user's, and for want of any others."""
 
 SPOOL_THRESHOLD = 1 << 20
 """Tensors of at least this many bytes go to the spool file instead of memory."""
@@ -26,9 +30,12 @@ class Context:
     """What the passes of one run share; nothing is global.
 
     Attributes:
-        samples: inputs on which promises are checked.
-        calibration: inputs from which statistics are taken.
-        made_up: whether the samples were made up, for want of real ones.
+        samples: inputs on which promises are checked; :meth:`ready_samples` makes those that are
+            wanted and not there yet.
+        calibration: inputs from which statistics are taken, the samples by default.
+        origin: where the samples come from, such as :data:`GIVEN` or :data:`MADE_UP`.
+        sampler: makes samples where there are none; it says where they come from.
+        drawn_from: what the passes so far took statistics from; empty where none did.
         seed: the only source of randomness; see :meth:`rng`.
         progress: called with a line of text and a fraction in [0, 1] during long work.
         entry: the report entry of the pass that is running; passes write to it.
@@ -38,7 +45,9 @@ class Context:
     calibration: Sequence[Feeds] = ()
     seed: int = 0
     progress: Callable[[str, float], None] = lambda text, fraction: None
-    made_up: bool = False
+    origin: str = GIVEN
+    sampler: Callable[[], tuple[Sequence[Feeds], str]] | None = None
+    drawn_from: str = ""
     entry: PassEntry = field(default_factory=lambda: PassEntry("(none)", {}, "exact"))
     _spool: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
     _spooled: int = field(default=0, repr=False)
@@ -46,6 +55,38 @@ class Context:
     def rng(self, purpose: str) -> np.random.Generator:
         """A generator that depends on the seed and on ``purpose`` alone, not on call order."""
         return np.random.default_rng([self.seed, *purpose.encode()])
+
+    @property
+    def made_up(self) -> bool:
+        """Whether the samples were made up, for want of real ones."""
+        return self.origin == MADE_UP
+
+    def ready_samples(self) -> Sequence[Feeds]:
+        """The samples; made by the sampler, once, where there are none.
+
+        Raises:
+            BitfoldError: none can be made that the model runs on.
+        """
+        if not self.samples and self.sampler is not None:
+            sampler, self.sampler = self.sampler, None
+            self.samples, self.origin = sampler()
+        return self.samples
+
+    def statistics(self) -> Sequence[Feeds]:
+        """Inputs to take statistics from; what they are goes into the result's metadata.
+
+        None where there are no samples and none can be made.
+        """
+        feeds, origin = self.calibration, GIVEN
+        if not feeds:
+            try:
+                feeds = self.ready_samples()
+            except BitfoldError:
+                return ()
+            origin = self.origin
+        if feeds:
+            self.drawn_from = f"{origin} {digest_of(feeds)}" if origin == GIVEN else origin
+        return feeds
 
     def tensor(self, array: np.ndarray, name: str) -> ir.TensorProtocol:
         """Wrap a new weight as a tensor; a large one is moved to disk and memory-mapped.
@@ -90,3 +131,17 @@ class Context:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def digest_of(samples: Sequence[Feeds]) -> str:
+    """The SHA-256 of the samples' names, types, shapes and bytes: equal for equal samples."""
+    digest = hashlib.sha256()
+    for feeds in samples:
+        for name in sorted(feeds):
+            array = np.asarray(feeds[name])
+            digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+            # Strings are objects, whose bytes are addresses.
+            array = array.astype("U") if array.dtype == object else array
+            digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(b"\n")
+    return digest.hexdigest()

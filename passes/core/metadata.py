@@ -12,6 +12,8 @@ from bitfold.passes.core.recipe import Recipe, format_text, parse_text
 from bitfold.runtime.errors import RecipeError
 
 RECIPE, SEED, VERSIONS = "bitfold.recipe", "bitfold.seed", "bitfold.versions"
+SAMPLES = "bitfold.samples"
+"""What statistics were taken from; only in models that depend on it."""
 
 _DISTRIBUTIONS = ("onnx", "onnxruntime", "onnx-ir", "onnxscript", "numpy")
 
@@ -27,8 +29,15 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_provenance(model: ir.Model, recipe: Recipe, seed: int) -> None:
-    """Write recipe, seed and versions into ``model.metadata_props``."""
+def write_provenance(model: ir.Model, recipe: Recipe, seed: int, samples: str = "") -> None:
+    """Write recipe, seed and versions into ``model.metadata_props``.
+
+    Args:
+        samples: what passes took statistics from; empty where the result does not depend on it.
+    """
+    model.metadata_props.pop(SAMPLES, None)
+    if samples:
+        model.metadata_props[SAMPLES] = samples
     model.metadata_props[RECIPE] = format_text(recipe)
     model.metadata_props[SEED] = str(seed)
     model.metadata_props[VERSIONS] = json.dumps(versions(), sort_keys=True)
@@ -59,3 +68,22 @@ def seed_of(model: ir.Model) -> int:
         return int(text)
     except ValueError:
         raise RecipeError(f"expected an integer in {SEED}, found {text!r}") from None
+
+
+def other_samples(recorded: ir.Model, model: ir.Model) -> str | None:
+    """What to tell of ``model``, made by the recipe of ``recorded`` on other samples.
+
+    None where both took their statistics from the same ones.
+    """
+    before, now = (each.metadata_props.get(SAMPLES, "none") for each in (recorded, model))
+    if before == now:
+        return None
+    return (
+        f"statistics were taken from other samples than in the recorded conversion ({_short(now)}, "
+        f"there {_short(before)}): the result is not the same"
+    )
+
+
+def _short(samples: str) -> str:
+    """A digest's first digits do."""
+    return " ".join(word[:12] for word in samples.split())

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.blame import Difference
 from bitfold.passes.core.compare import compare_outputs, is_float
-from bitfold.passes.core.context import Context, Feeds
+from bitfold.passes.core.context import MADE_UP, Context, Feeds
 from bitfold.passes.core.invariants import check_invariants
 from bitfold.passes.core.local_check import local_difference
 from bitfold.passes.core.metadata import versions, write_provenance
@@ -103,15 +103,19 @@ class Pipeline:
         for number, feeds in enumerate(self.context.calibration):
             check_feeds(original.graph, feeds, f"calibration sample {number}")
         first = Stage(original, (), self.threads)
+        self.context.drawn_from = ""
         if self.verify != "off":
             self.context.progress("sample inputs", 0.0)
             check_sizes(original)
             note = settle(first, self.context)
             if note:
                 report.notes.append(note)
-            self.context.made_up |= not self.context.samples
-            first.take_samples(prepare_samples(original, self.context, first.try_out))
-            self.context.samples = first.samples
+            self._take_samples(first)
+        else:
+            for number, feeds in enumerate(self.context.samples):
+                check_feeds(original.graph, feeds, f"sample {number}")
+            # A pass that wants samples gets the very ones that the checks would have made.
+            self.context.sampler = self._sampler(original)
         stage = self.reference = first
         for index, item in enumerate(self.recipe):
             self.context.progress(item.name, index / len(self.recipe))
@@ -129,10 +133,33 @@ class Pipeline:
         report.total = self._total(first, stage)
         report.notes += _blind_spots(first)
         result = snapshot(original) if stage.model is original else stage.model
-        write_provenance(result, self.recipe, self.context.seed)
+        pairs = zip(self.recipe, report.passes, strict=True)
+        kept = tuple(item for item, entry in pairs if entry.status != "rolled-back")
+        write_provenance(result, Recipe(kept), self.context.seed, self.context.drawn_from)
         report.seconds = time.perf_counter() - started
         self.context.progress("done", 1.0)
         return result, report
+
+    def _take_samples(self, first: Stage) -> None:
+        """Put the samples into the context and into ``first``, the original model's stage."""
+        if not self.context.ready_samples():
+            self.context.origin = MADE_UP
+        first.take_samples(prepare_samples(first.model, self.context, first.try_out))
+        self.context.samples = first.samples
+
+    def _sampler(self, original: ir.Model) -> Callable[[], tuple[Sequence[Feeds], str]]:
+        """Makes the samples when a pass asks for them."""
+        given = self.context.sampler
+
+        def sampler() -> tuple[Sequence[Feeds], str]:
+            self.context.sampler = given
+            check_sizes(original)
+            stage = Stage(original, (), self.threads)
+            settle(stage, self.context)
+            self._take_samples(stage)
+            return self.context.samples, self.context.origin
+
+        return sampler
 
     def _apply(self, item: Pass, entry: PassEntry, before: ir.Model, report: Report) -> ir.Model:
         """Run the pass on a clone of ``before``; the tensors are shared, and never written to."""

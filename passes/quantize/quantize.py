@@ -29,8 +29,12 @@ from bitfold.passes.quantize.rounding import QuantizedWeight, round_to_nearest
 from bitfold.runtime.errors import ModelError
 from bitfold.runtime.formats.scheme import QuantScheme, WeightScheme
 
-SMALLEST = 1024
-"""Weights with fewer elements than this are not worth a low-bit operator."""
+SMALLEST, SMALLEST_DEPTHWISE = 1024, 512
+"""Weights with fewer elements than this are not worth a low-bit operator.
+
+Depthwise weights are small even where images are large: left in float between low-bit
+convolutions, ONNX Runtime would turn the images to its own layout and back.
+"""
 
 SHORTEST_ROW = 16
 """Look-up tables of shorter rows hold coordinates or the like, whose every digit counts."""
@@ -151,7 +155,7 @@ class Quantize(Pass):
         convolutions = [site for _, sites in sources for site in sites if site.conv is not None]
         if not self.correct_bias or not convolutions:
             return {}
-        samples = context.calibration or context.samples
+        samples = context.statistics()
         if not samples:
             context.entry.note("no sample inputs: biases are not corrected for rounded weights")
         means = mean_inputs(model, convolutions, samples)
@@ -209,7 +213,8 @@ class Quantize(Pass):
             return "excluded by the recipe"
         if site.source.dtype != ir.DataType.FLOAT:
             return f"the weight is {site.source.dtype}, only FLOAT is quantized"
-        if n * k < SMALLEST:
+        depthwise = site.conv is not None and site.conv.depthwise
+        if n * k < (SMALLEST_DEPTHWISE if depthwise else SMALLEST):
             return f"a weight of {n} x {k} is too small to gain from it"
         if site.kind == "gather" and k < SHORTEST_ROW:
             return f"a table of rows of {k}: too short for a scale, and little to gain"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 from support.graphs import parse
@@ -14,8 +16,11 @@ from support.tiny_gguf import write_gguf
 
 import bitfold
 from bitfold.frontend import canary
+from bitfold.frontend.convert import ConvertResult
 from bitfold.frontend.importers import import_model
+from bitfold.models.entry import TASK_KEY
 from bitfold.models.tiny import TINY
+from bitfold.passes.core.metadata import SAMPLES
 from bitfold.passes.core.recipe import parse_text
 from bitfold.runtime.errors import ModelError, OutputError, UnsupportedError
 
@@ -168,3 +173,84 @@ def test_a_gguf_file_brings_its_tokenizer(tmp_path: Path, out: Path) -> None:
     source = write_gguf(tmp_path / "m.gguf")
     bitfold.convert(source, out, passes="quantize{weights=int4 group=16}")
     assert (out.parent / "tokenizer_config.json").is_file()
+
+
+def convolution(folder: Path) -> Path:
+    """A convolution whose bias takes up what rounding its weight loses."""
+    model = parse("g (float[N, 32, 9, 9] x) => (float[N, 32, 7, 7] y) { y = Conv (x, w) }")
+    array = np.random.default_rng(0).normal(size=(32, 32, 3, 3)).astype(np.float32)
+    weight = ir.Value(name="w", const_value=ir.tensor(array))
+    weight.dtype, weight.shape = ir.DataType.FLOAT, ir.Shape(array.shape)
+    model.graph.node(0).replace_input_with(1, weight)
+    model.graph.register_initializer(weight)
+    ir.save(model, folder / "conv.onnx")
+    return folder / "conv.onnx"
+
+
+def images(seed: int) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    return [{"x": rng.normal(1, 1, (2, 32, 9, 9)).astype(np.float32)}]
+
+
+def written(path: Path, **options: Any) -> tuple[bytes, bytes, ConvertResult]:
+    out = path.parent / "made" / "m.onnx"
+    out.parent.mkdir(exist_ok=True)
+    result = bitfold.convert(path, out, force=True, **options)
+    return out.read_bytes(), out.with_name("m.onnx.data").read_bytes(), result
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_the_bytes_do_not_depend_on_how_much_is_verified(tmp_path: Path, given: bool) -> None:
+    model = convolution(tmp_path)
+    options: dict[str, Any] = {"preset": "w4a8", "samples": images(1) if given else ()}
+    found = {level: written(model, verify=level, **options) for level in ("off", "fast", "full")}
+    assert found["off"][:2] == found["fast"][:2] == found["full"][:2]
+    notes = found["off"][2].report.passes[-2].notes
+    assert "1 biases corrected for the mean error of their weights" in notes
+
+
+def test_language_models_are_not_run_without_verification(
+    model: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*_: object, **__: object) -> None:
+        raise AssertionError("run")
+
+    monkeypatch.setattr("bitfold.frontend.text_samples.open_session", run)
+    monkeypatch.setattr("bitfold.passes.core.stage.open_session", run)
+    result = bitfold.convert(model, out, passes=QUANTIZE, verify="off")
+    assert SAMPLES not in result.model.metadata_props
+
+
+def test_a_replay_on_other_samples_is_told(tmp_path: Path) -> None:
+    model = convolution(tmp_path)
+    recorded = tmp_path / "recorded.onnx"
+    first = bitfold.convert(model, recorded, preset="w4a8", samples=images(1))
+    assert first.model.metadata_props[SAMPLES].startswith("given ")
+    same = bitfold.convert(model, recipe=recorded, samples=images(1), verify="off")
+    assert same.report.notes == []
+    for samples in ((), images(2)):
+        other = bitfold.convert(model, recipe=recorded, samples=samples)
+        (note,) = other.report.notes
+        assert "other samples than in the recorded conversion" in note
+        assert ("(made up, there given " in note) == (not samples)
+    made_up = tmp_path / "made_up.onnx"
+    bitfold.convert(model, made_up, preset="w4a8")
+    assert bitfold.convert(model, recipe=made_up).report.notes == []
+    assert bitfold.convert(model, recipe=made_up, samples=images(1)).report.notes
+
+
+def test_a_recorded_task_is_told_where_its_data_is_lacking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = convolution(tmp_path)
+    loaded = ir.load(model)
+    loaded.metadata_props[TASK_KEY] = "faces"
+    ir.save(loaded, model)
+    recorded = tmp_path / "recorded.onnx"
+    monkeypatch.setattr("bitfold.frontend.convert.task_samples", lambda *_: images(1))
+    bitfold.convert(model, recorded, preset="w4a8", verify="off")
+    assert ir.load(recorded).metadata_props[SAMPLES] == "task faces"
+    assert bitfold.convert(model, recipe=recorded).report.notes == []
+    monkeypatch.setattr("bitfold.frontend.convert.task_samples", lambda *_: [])
+    (note,) = bitfold.convert(model, recipe=recorded).report.notes
+    assert "(made up, there task faces)" in note

@@ -23,9 +23,10 @@ from support.small_models import (
 )
 
 from bitfold.passes.core.base import Pass, Promise
-from bitfold.passes.core.context import Context
+from bitfold.passes.core.context import Context, digest_of
 from bitfold.passes.core.metadata import recipe_of, seed_of, versions
 from bitfold.passes.core.pipeline import Pipeline
+from bitfold.passes.core.recipe import Recipe, format_text
 from bitfold.runtime.errors import (
     BitfoldError,
     CalibrationError,
@@ -411,3 +412,32 @@ def test_a_sample_without_a_finite_output_checks_nothing_and_the_report_says_so(
     _, report = Pipeline([ScaleWeight("w", 1.0)], Context([below, above]), verify="full").run(model)
     (note,) = report.notes
     assert note.startswith("output 'y' has no finite number on sample 0:")
+
+
+def test_the_recorded_recipe_has_the_passes_that_were_kept():
+    model = make_model(NORMED, NORMED_SHAPES)
+    recipe = [FoldGain("w_b"), FoldGain(), ScaleWeight("w_a", 1.0)]
+    result, report = Pipeline(recipe).run(model)
+    assert report.rolled_back == report.passes[:1]
+    text = result.metadata_props["bitfold.recipe"]
+    assert text == format_text(Recipe(tuple(recipe[1:])))
+    assert report.recipe == format_text(Recipe(tuple(recipe)))
+    again, replayed = Pipeline(recipe[1:], verify="off").run(model)
+    assert not replayed.rolled_back
+    assert ir.to_proto(again) == ir.to_proto(result)
+
+
+@pytest.mark.parametrize("verify", ["off", "fast"])
+def test_samples_that_do_not_fit_are_refused_at_every_level(verify):
+    model = make_model(MLP, MLP_SHAPES)
+    with pytest.raises(CalibrationError, match="sample 0"):
+        Pipeline([ScaleWeight()], Context([{"x": np.zeros(3)}]), verify=verify).run(model)
+
+
+def test_digests_tell_samples_apart():
+    x, y = np.arange(6, dtype=np.float32).reshape(2, 3), np.array(["a", "bc"], object)
+    first = digest_of([{"x": x, "y": y}])
+    assert first == digest_of([{"y": y.copy(), "x": np.asfortranarray(x)}])
+    others = [{"x": x.reshape(3, 2), "y": y}, {"x": x.view(np.int32), "y": y}, {"z": x, "y": y}]
+    others += [{"x": x, "y": np.array(["a", "bd"], object)}]
+    assert len({first, digest_of([]), *(digest_of([other]) for other in others)}) == 6

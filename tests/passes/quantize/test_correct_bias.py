@@ -7,7 +7,7 @@ import pytest
 
 from bitfold.passes.analysis.conv_shape import ConvShape
 from bitfold.passes.analysis.sites import find_sites
-from bitfold.passes.core.context import Context
+from bitfold.passes.core.context import GIVEN, MADE_UP, Context
 from bitfold.passes.core.invariants import check_invariants
 from bitfold.passes.core.pipeline import Pipeline
 from bitfold.passes.quantize.correct_bias import correct_bias, mean_shift
@@ -142,7 +142,8 @@ def test_calibration_inputs_go_before_samples():
 def test_made_up_inputs_are_not_trusted_at_eight_bits(weights, made_up, calibrated, expected):
     model = model_with("y = Conv(x, w)", w=f(32, 32, 3, 3))
     feeds = [{"x": images(1, seed=2)}]
-    with Context(samples=feeds, calibration=feeds * calibrated, made_up=made_up) as context:
+    origin = MADE_UP if made_up else GIVEN
+    with Context(samples=feeds, calibration=feeds * calibrated, origin=origin) as context:
         Quantize(weights=weights).run(model, context)
     (conv,) = (node for node in model.graph if node.op_type == "Conv")
     assert (len(conv.inputs) == 3) == expected
