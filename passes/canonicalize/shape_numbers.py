@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Union
@@ -10,10 +11,16 @@ import numpy as np
 import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import input_at
+from bitfold.passes.core.dim_names import is_placeholder
 
 LARGEST = 64
 """Tensors with more elements than this hold no shapes."""
 
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
+_INTEGERS = (
+    *(ir.DataType.INT8, ir.DataType.INT16, ir.DataType.INT32, ir.DataType.INT64),
+    *(ir.DataType.UINT8, ir.DataType.UINT16, ir.DataType.UINT32, ir.DataType.UINT64),
+)
 
 Number = Union[int, float, bool, "Size", None]
 """None: not known."""
@@ -51,7 +58,7 @@ class Size:
             return Size(self.factor * other.factor, tuple(sorted(self.names + other.names)))
         if other is None or other == 0:
             return other
-        whole = other == int(other) and other > 0
+        whole = 0 < other < math.inf and other == int(other)
         return Size(self.factor * int(other), self.names) if whole else None
 
     def over(self, other: Number) -> Number:
@@ -64,17 +71,22 @@ class Size:
             if name not in left:
                 return None
             left.remove(name)
-        if factor < 1 or factor != int(factor) or self.factor % int(factor):
+        if (
+            not math.isfinite(factor)
+            or factor < 1
+            or factor != int(factor)
+            or self.factor % int(factor)
+        ):
             return None
         quotient = self.factor // int(factor)
         return Size(quotient, tuple(left)) if left else quotient
 
 
 def dim_number(dim: int | ir.SymbolicDim) -> Number:
-    """A dimension as a number."""
+    """A dimension as a number; None for one whose name is a placeholder."""
     if isinstance(dim, int):
         return dim
-    return None if dim.value is None else Size.parse(str(dim.value))
+    return None if dim.value is None or is_placeholder(dim.value) else Size.parse(str(dim.value))
 
 
 def number_dim(number: Number) -> int | ir.SymbolicDim:
@@ -103,7 +115,7 @@ def divide(a: Number, b: Number) -> Number:
         return None
     if isinstance(a, int) and isinstance(b, int):
         return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
-    return float(np.float32(a) / np.float32(b))
+    return a / b
 
 
 def _add(a: Number, b: Number) -> Number:
@@ -155,12 +167,25 @@ def constant_numbers(value: ir.Value) -> np.ndarray | None:
 def evaluate(node: ir.Node, inputs: list[np.ndarray | None]) -> np.ndarray | None:
     """What ``node`` computes, as an array of :data:`Number`; None if it is nothing of the kind.
 
+    Numbers that the output's type does not hold (300 in uint8) count as not known: what becomes
+    of them is for the node itself to say.
+
     Args:
         inputs: the numbers of its inputs; None for what is no small tensor.
     """
-    op = node.op_type
-    if node.domain != "":
+    if node.domain != "" or len(node.outputs) != 1:
         return None
+    try:
+        found = _computed(node, inputs)
+    except (ValueError, IndexError, OverflowError):
+        return None  # axes or indices that are not there: the run will tell
+    if found is None or found.size > LARGEST:
+        return None
+    return _held(found, node.outputs[0].dtype)
+
+
+def _computed(node: ir.Node, inputs: list[np.ndarray | None]) -> np.ndarray | None:
+    op = node.op_type
     if op == "Shape":
         return _shape(node)
     first = inputs[0] if inputs else None
@@ -178,6 +203,28 @@ def evaluate(node: ir.Node, inputs: list[np.ndarray | None]) -> np.ndarray | Non
     if op == "Concat":
         return np.concatenate(known) if len(known) == len(inputs) and first.ndim == 1 else None
     return _rearrange(node, first, [_plain(each) for each in inputs[1:]])
+
+
+def _held(numbers: np.ndarray, dtype: ir.DataType | None) -> np.ndarray | None:
+    """The numbers as a tensor of the type has them; None for a type that holds no shapes."""
+    if dtype in (None, ir.DataType.BOOL):
+        return numbers
+    if dtype not in (*_INTEGERS, *_FLOATS):
+        return None
+    kind = dtype.numpy().type
+
+    def hold(number: Number) -> Number:
+        if number is None:
+            return None
+        if dtype in _FLOATS:
+            with np.errstate(over="ignore"):
+                return number if isinstance(number, Size) else float(kind(number))
+        limits = np.iinfo(kind)
+        if isinstance(number, Size):
+            return number if number.factor <= limits.max and limits.bits > 16 else None
+        return number if limits.min <= number <= limits.max else None
+
+    return np.asarray(np.frompyfunc(hold, 1, 1)(numbers), dtype=object)
 
 
 def _rearrange(
@@ -223,14 +270,17 @@ def _cast(node: ir.Node, array: np.ndarray) -> np.ndarray | None:
     if node.op_type == "Identity":
         return array
     target = ir.DataType(node.attributes.get_int("to", 0))
-    if target.is_integer():
-        kind: Callable[[Any], Any] = int
-    elif target in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
-        kind = float
-    else:
+    if target not in (*_INTEGERS, *_FLOATS):
         return None
-    convert = np.frompyfunc(lambda x: x if x is None or isinstance(x, Size) else kind(x), 1, 1)
-    return np.asarray(convert(array), dtype=object)
+
+    def cast(number: Number) -> Number:
+        if number is None or isinstance(number, Size):
+            return number
+        if target in _FLOATS:
+            return float(number)
+        return int(number) if math.isfinite(number) else None
+
+    return _held(np.asarray(np.frompyfunc(cast, 1, 1)(array), dtype=object), target)
 
 
 def is_plain(array: np.ndarray) -> bool:
