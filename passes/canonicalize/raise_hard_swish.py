@@ -30,7 +30,16 @@ def _sixth(op: Any, form: int, value: Any) -> Any:
 SIXTHS = 3
 
 
-class RaiseHardSwish(Rule):
+class FloatGate(Rule):
+    """A gate of x alone; ONNX Runtime has its operator for float32 only."""
+
+    def check(self, context: Any, x: ir.Value, **_: Any) -> MatchResult:
+        if x.dtype != ir.DataType.FLOAT:
+            return decline(f"{x.name} is {x.dtype}, not float", x)
+        return MatchResult()
+
+
+class RaiseHardSwish(FloatGate):
     """``x * relu6(x + 3)``, a sixth of it."""
 
     def __init__(self, form: int) -> None:
@@ -44,7 +53,7 @@ class RaiseHardSwish(Rule):
         return op.HardSwish(x)
 
 
-class RaiseEarlyHardSwish(Rule):
+class RaiseEarlyHardSwish(FloatGate):
     """A sixth of x, times ``relu6(x + 3)``."""
 
     def __init__(self, form: int, sixth_first: bool) -> None:
@@ -60,7 +69,7 @@ class RaiseEarlyHardSwish(Rule):
         return op.HardSwish(x)
 
 
-class RaiseRelu6Gate(Rule):
+class RaiseRelu6Gate(FloatGate):
     """A sixth of ``relu6(x + 3)`` to HardSigmoid."""
 
     def __init__(self, form: int) -> None:

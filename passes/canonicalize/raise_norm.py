@@ -93,6 +93,8 @@ class RaiseNorm(Rule):
         span = _span(x, axes, gain if self._centred else None)
         if self._centred and _span(x, found["axes2"], gain) != span:
             return decline("its means are over different axes", axes, found["axes2"])
+        if span is not None and span[0] == "instance" and x.dtype != ir.DataType.FLOAT:
+            return decline(f"its input is {x.dtype}, not float", x)
         means = [found["mean"], moment] if self._centred else [moment]
         if span is None or not keeps_dims(means):
             return decline("its means are not over the last axes or axis 1, kept", axes)
@@ -295,10 +297,7 @@ def _is_along(gain: ir.Value, span: Span, sizes: list[int | ir.SymbolicDim], x: 
         plain = set(shape[: len(shape) - span[1]]) <= {1}
     if not known or not plain:
         return False
-    # Where x's size is not known, a gain of several elements tells it.
-    return all(
-        a == b if isinstance(b, int) else a > 1 for a, b in zip(known, sizes or known, strict=True)
-    )
+    return known == sizes  # where x's size is not known, it may be 1, stretched by the gain
 
 
 def _channels_first(rank: int) -> list[int]:

@@ -27,8 +27,26 @@ else:
     _RuleBase = RewriteRuleClassBase
 
 
+_BROADCASTING = ("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Where")
+
+
 class Rule(_RuleBase):
-    """A rewrite rule whose methods take the pattern's variables by name."""
+    """A rewrite rule whose methods take the pattern's variables by name.
+
+    Constants become attributes, or inputs that must fit: no rule applies where one of more axes
+    than what it meets gives the result more axes.
+    """
+
+    def __init__(self, name: str, **options: bool) -> None:
+        super().__init__(name, **options)
+        check = self.check
+
+        def checked(context: Any, **found: Any) -> MatchResult:
+            return _no_more_axes(context.nodes) and check(context, **found)
+
+        object.__setattr__(
+            self, "check", checked
+        )  # each rule names the variables that its own check takes
 
 
 def apply_rules(model: ir.Model, rules: Sequence[RewriteRule], entry: PassEntry) -> bool:
@@ -97,6 +115,25 @@ class _NearMisses(MatchingTracer):
         op_type = str(rule.name).split(" ")[0]
         site = str(node.outputs[0].name)
         self.found.setdefault(site, f"not raised to {op_type}: {match_result.reason}")
+
+
+def _no_more_axes(nodes: Iterable[ir.Node]) -> MatchResult:
+    """Whether no constant has more axes than the other inputs of its node."""
+    for node in nodes:
+        if node.domain != "" or node.op_type not in _BROADCASTING:
+            continue
+        values = [value for value in node.inputs if value is not None]
+        constants = [value for value in values if value.const_value is not None]
+        others = [value.shape for value in values if value.const_value is None]
+        rank = max((0 if shape is None else len(shape) for shape in others), default=None)
+        for value in constants:
+            tensor = value.const_value
+            assert tensor is not None, "it is a constant"
+            # What meets several elements along one axis, as a gain, has that axis too.
+            needed = len(tensor.shape) if len(tensor.shape) != 1 or tensor.size == 1 else 0
+            if rank is not None and needed > rank:
+                return decline(f"{value.name} may have more axes than what it meets", value)
+    return MatchResult()
 
 
 def either(op: Any, first: Any, second: Any) -> Any:
