@@ -10,7 +10,7 @@ import onnx_ir as ir
 from bitfold.passes.analysis.conv_shape import ConvShape
 from bitfold.passes.analysis.sites import Site
 from bitfold.passes.core.context import Context
-from bitfold.passes.core.rewire import new_initializer
+from bitfold.passes.core.rewire import new_initializer, shared_initializer
 from bitfold.passes.quantize.rounding import QuantizedWeight
 from bitfold.runtime.ops.body import call
 from bitfold.runtime.ops.dequantize_weight import dequantize_attributes, dequantize_weight
@@ -45,6 +45,8 @@ class SiteInserter:
             if site.kind == "gather":
                 site.node.replace_input_with(0, weight)
                 continue
+            if site.data.shape is not None and len(site.data.shape) == 1:
+                self._as_row(site.node)
             if site.kind == "gemm":
                 site.node.replace_input_with(1, weight)
                 site.node.attributes["transB"] = ir.AttrInt64("transB", 1)
@@ -111,6 +113,27 @@ class SiteInserter:
         producer = value.producer()
         assert producer is not None, "made by a node above"
         self.model.graph.insert_after(producer, node)
+
+    def _as_row(self, matmul: ir.Node) -> None:
+        """Make a vector times a matrix [1, K] times it: targets round and multiply rows."""
+        graph, data, result = matmul.graph, matmul.inputs[0], matmul.outputs[0]
+        assert graph is not None, "sites come from a graph"
+        assert data is not None, "and have an input"
+        first = np.zeros(1, np.int64)
+        axis = shared_initializer(self.model.graph, self.context, first, "bitfold.axis_0")
+        lift = ir.node("Unsqueeze", [data, axis], name=f"{result.name}.lift")
+        drop = ir.node("Squeeze", [result, axis], name=f"{result.name}.drop")
+        row, vector = lift.outputs[0], drop.outputs[0]
+        row.name, row.type = f"{result.name}.input_row", data.type
+        row.shape = ir.Shape([1, *(data.shape or ())])
+        vector.name, vector.type, vector.shape = result.name, result.type, result.shape
+        result.name = f"{result.name}.output_row"
+        result.replace_all_uses_with(vector, replace_graph_outputs=True)
+        drop.replace_input_with(0, result)
+        result.shape = ir.Shape([1, *(vector.shape or [None])])
+        matmul.replace_input_with(0, row)
+        graph.insert_before(matmul, lift)
+        graph.insert_after(matmul, drop)
 
     def _activation(self, site: Site, group_size: int) -> ir.Value:
         # Where the value comes from: branches that read it see its rounded form there too.

@@ -389,3 +389,16 @@ def test_graphs_that_stay_at_an_older_version(target, weights):
     assert_same(neutral, found, 1e-5)
     assert len(entry.changes) == 3
     assert model.opset_imports[""] == 21
+
+
+@pytest.mark.parametrize("target", ["native", *STOCK])
+@pytest.mark.parametrize("acts", ["int8", "none"])
+@pytest.mark.parametrize("group", [0, 32])
+def test_a_vector_times_a_weight_gives_a_vector(target, acts, group):
+    text = "g (float[80] x) => (float[48] y) { t = MatMul(x, w) y = Add(t, b) }"
+    model = parse(text, w=f(80, 48), b=f(48))
+    name_nodes(model)
+    quantize = Quantize(weights="int4", group=group, acts=acts, target=target)
+    neutral, lowered, _ = before_and_after(model, quantize, Lower(target=target), {"x": f(80)})
+    assert lowered["y"].shape == (48,)
+    np.testing.assert_allclose(lowered["y"], neutral["y"], rtol=0, atol=2e-2)
