@@ -13,8 +13,8 @@ from bitfold.passes.core.rewire import new_initializer
 from bitfold.passes.lower.epilogue import array_of, replace_chain, take_place
 from bitfold.passes.lower.matmul_tail import tail_of
 from bitfold.passes.lower.native_conv import ConvLowering
+from bitfold.passes.lower.neutral import rounding_of
 from bitfold.passes.lower.packing import pack_weight
-from bitfold.runtime.ops import DOMAIN
 from bitfold.runtime.ops.body import call
 from bitfold.runtime.ops.lowbit_gather import lowbit_gather
 from bitfold.runtime.ops.lowbit_matmul import LowBitMatMul
@@ -47,18 +47,21 @@ class NativeLowering:
     def matmul(self, site: Site) -> None:
         """Replace a MatMul or Gemm, its input's quantizer and its tail by a LowBitMatMul."""
         tail = tail_of(site)
-        data, acts, act_group = quantized_input(site)
+        rounding = rounding_of(site)
+        if rounding is not None and rounding.bits != 8:
+            rounding = None  # stays a node of its own
         weight = self._weight(site, paired=tail.activation == "swiglu")
         packed = self._packed(site, weight)
         operator = LowBitMatMul(
             weight,
-            acts,
-            act_group,
+            "none" if rounding is None else "int8",
+            weight.k if rounding is None else rounding.group_size,
             bias=tail.bias is not None,
             activation=tail.activation,
             residual=tail.residual is not None,
             splits=tail.splits,
         )
+        data = site.data if rounding is None else rounding.source
         inputs = [data, *packed, tail.bias] + [tail.residual] * operator.residual
         node = call(self.model, operator.function(), inputs, operator.attributes(), site.name)
         replace_chain(tail.nodes, node)
@@ -113,20 +116,3 @@ class NativeLowering:
 
     def _initializer(self, name: str, array: np.ndarray) -> ir.Value:
         return new_initializer(self.model.graph, self.context, array, name)
-
-
-def quantized_input(site: Site) -> tuple[ir.Value, str, int]:
-    """The site's float input, its ``acts`` attribute and the activation group's size."""
-    data = site.data
-    producer = data.producer()
-    k = site.shape[1]
-    if (
-        producer is None
-        or producer.domain != DOMAIN
-        or producer.op_type != "QuantizeActivation"
-        or producer.attributes.get_int("bits", 8) != 8
-    ):
-        return data, "none", k
-    source = producer.inputs[0]
-    assert source is not None, "a QuantizeActivation has an input"
-    return source, "int8", producer.attributes.get_int("group_size", k)
