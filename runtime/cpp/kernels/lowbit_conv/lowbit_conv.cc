@@ -24,11 +24,18 @@ constexpr int64_t kPassBytes = 8 << 20;
 constexpr int64_t kTaskBytes = 256 << 10;
 // Fewer windows a task would not be worth decoding the weight for.
 constexpr int64_t kFewestWindows = 192;
-// Windows go over the kernels in multiples of this.
-constexpr int64_t kWindowUnit = 48;
+// Windows go over the kernels in multiples of this; pixels are quantized in multiples of kPixelUnit.
+constexpr int64_t kWindowUnit = 48, kPixelUnit = 16;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t split(int64_t total, int64_t parts, int64_t index) { return total * index / parts; }
+
+// How many tasks some work is to become: a power of two, so that few threads all get as many.
+int64_t tasks_of(int64_t work, int64_t each) {
+  int64_t tasks = 1;
+  while (2 * tasks <= std::min(work / each, kMaxTasks)) tasks *= 2;
+  return tasks;
+}
 
 struct Call {
   const ConvKernels* kernels;
@@ -39,7 +46,7 @@ struct Call {
   int64_t image0, images;
   uint8_t* pixels;
   int64_t pixel_bytes;
-  int64_t window_parts, tile_parts;  // of an image's conv group
+  int64_t window_unit, window_parts, tile_parts;  // of an image's conv group
   int64_t task_parts;                // what a loop over something else is cut into
 
   int64_t sets() const { return images * conv->groups; }
@@ -160,11 +167,12 @@ struct Task {
     const int64_t part = static_cast<int64_t>(index);
     const int64_t tile = part % call->tile_parts, rest = part / call->tile_parts;
     const int64_t window = rest % call->window_parts, total = conv_windows(c);
-    const int64_t units = ceil_div(total, kWindowUnit);
+    const int64_t units = ceil_div(total, call->window_unit);
     set = rest / call->window_parts;
     group = set % c->groups;
-    first = split(units, call->window_parts, window) * kWindowUnit;
-    count = std::min(split(units, call->window_parts, window + 1) * kWindowUnit, total) - first;
+    first = split(units, call->window_parts, window) * call->window_unit;
+    count = split(units, call->window_parts, window + 1) * call->window_unit;
+    count = std::min(count, total) - first;
     bank = bank_of(c, group);
     const int64_t pairs = ceil_div(bank.tiles, 2);
     windows = {};
@@ -204,8 +212,7 @@ void cut(Call* call, int64_t most_windows) {
   const int64_t windows = conv_windows(c), tiles = c->weight->tiles / c->groups;
   const int64_t work = std::max<int64_t>(tile_bytes(c->weight) * tiles,
                                          windows * c->weight->k * tiles * kTile / 8);
-  const int64_t wanted =
-      std::clamp<int64_t>(work * call->sets() / (kWorthAThread / 2), 1, kMaxTasks);
+  const int64_t wanted = tasks_of(work * call->sets(), kWorthAThread / 2);
   const int64_t each = ceil_div(wanted, call->sets());
   const int64_t units = ceil_div(windows, kWindowUnit);
   call->window_parts = std::max(ceil_div(windows, most_windows),
@@ -213,6 +220,7 @@ void cut(Call* call, int64_t most_windows) {
   call->window_parts = std::clamp<int64_t>(call->window_parts, 1, units);
   call->tile_parts =
       std::clamp<int64_t>(each / call->window_parts, 1, ceil_div(tiles, 2));
+  call->window_unit = kWindowUnit;
 }
 
 // Whether every window is one pixel, that of its own number.
@@ -250,13 +258,14 @@ bool cut_pointwise(Call* call) {
   call->images = c->images;
   call->tile_parts = 1;
   const int64_t work = (windows * c->weight->k / 8 + windows) * c->weight->tiles * kTile * c->images;
-  const int64_t wanted = std::clamp<int64_t>(work / (kWorthAThread / 2), 1, kMaxTasks);
+  const int64_t wanted = tasks_of(work, kWorthAThread / 2);
   const int64_t each = ceil_div(wanted, call->sets());
   const int64_t most_windows = std::max(kTaskBytes / pixel_stride(c), kWindowUnit);
   call->window_parts = std::max(ceil_div(windows, most_windows),
                                 std::min(each, windows / kWindowUnit));
   call->window_parts =
-      std::clamp<int64_t>(call->window_parts, 1, ceil_div(windows, kWindowUnit));
+      std::clamp<int64_t>(call->window_parts, 1, ceil_div(windows, kPixelUnit));
+  call->window_unit = kPixelUnit;
   const int64_t tasks = call->sets() * call->window_parts;
   return tasks >= std::min<int64_t>(wanted, 4) && (tasks == 1 || bytes / c->groups <= kTaskBytes);
 }
@@ -279,8 +288,7 @@ bool run_int8(Call* call, ParallelFor parallel, void* context) {
   for (call->image0 = 0; call->image0 < c->images; call->image0 += at_once) {
     call->images = std::min(at_once, c->images - call->image0);
     const int64_t inputs = conv_pixels(c) * pixel_stride(c);
-    const int64_t wanted =
-        std::clamp<int64_t>(inputs * call->sets() / kWorthQuantizing, 1, kMaxTasks);
+    const int64_t wanted = tasks_of(inputs * call->sets(), kWorthQuantizing);
     call->task_parts =
         std::clamp<int64_t>(ceil_div(wanted, call->sets()), 1, ceil_div(conv_pixels(c), 64));
     run(parallel, context, quantize, call, call->sets() * call->task_parts);
@@ -383,8 +391,7 @@ void depthwise(void* data, size_t index) {
 bool run_depthwise(Call* call, ParallelFor parallel, void* context) {
   const Conv* c = call->conv;
   const int64_t work = c->outputs * (conv_windows(c) * conv_taps(c) + conv_pixels(c));
-  const int64_t wanted =
-      std::clamp<int64_t>(work * c->images / (kWorthAThread / 2), 1, kMaxTasks);
+  const int64_t wanted = tasks_of(work * c->images, kWorthAThread / 4);
   call->task_parts = std::min(ceil_div(wanted, c->images), c->outputs);
   run(parallel, context, depthwise, call, c->images * call->task_parts);
   return !call->starved->load();
@@ -396,7 +403,7 @@ bool run_conv(const ConvKernels* kernels, const MatMulKernels* matmul, const Con
               ParallelFor parallel, void* context) {
   if (conv.images == 0 || conv_windows(&conv) == 0) return true;
   std::atomic<bool> starved{false};
-  Call call{kernels, matmul, &conv, &starved, 0, 0, nullptr, 0, 1, 1, 1};
+  Call call{kernels, matmul, &conv, &starved, 0, 0, nullptr, 0, 1, 1, 1, 1};
   if (conv_depth(&conv) == 1) return run_depthwise(&call, parallel, context);
   return conv.int8 ? run_int8(&call, parallel, context) : run_float(&call, parallel, context);
 }
