@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from bitfold.frontend.plain import to_json
@@ -14,31 +15,48 @@ from bitfold.runtime.errors import OutputError
 JSON, HTML = "report.json", "report.html"
 
 
-def prepared_folder(report: str | os.PathLike[str]) -> Path:
-    """The folder for the report, made if it is not there.
+def checked_folder(report: str | os.PathLike[str]) -> Path:
+    """The folder for the report; `write_report` makes it, so that no empty one is left behind.
 
     Raises:
-        OutputError: it cannot be made.
+        OutputError: it cannot be made, or nothing can be written into it.
     """
     folder = Path(report)
+    # Links that lead nowhere are in the way too, so they must not be passed over.
+    there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=there, prefix=f".{JSON}."):
+            return folder
     except OSError as error:
-        raise OutputError(f"cannot make the report's folder {folder}: {error.strerror}") from error
-    return folder
+        raise OutputError(
+            f"cannot make the report's folder {folder}: {error.strerror or error}",
+            "choose another folder",
+        ) from error
 
 
 def write_report(report: Report, folder: Path, conversion: Conversion) -> None:
     """Write both files, each whole or not at all; an earlier report is replaced.
 
     Raises:
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be made or written.
     """
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        _write(report, folder, conversion)
+    except BaseException:
+        with suppress(OSError):  # one that is not there, or not empty
+            for each in made:
+                each.rmdir()
+        raise
+
+
+def _write(report: Report, folder: Path, conversion: Conversion) -> None:
     for name, text in (
         (JSON, to_json(report.as_dict()) + "\n"),
         (HTML, page(report, conversion)),
     ):
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as scratch:
                 part = Path(scratch) / name
                 # Names of a model's nodes may hold half a surrogate pair, which UTF-8 cannot.

@@ -442,9 +442,18 @@ def test_a_full_disk(large: Path) -> None:
     assert not list((large / "out").iterdir())
 
 
-@pytest.mark.parametrize("when", ["sample inputs", "quantize", "writing weights"])
-def test_an_interrupted_run(when: str, large: Path) -> None:
-    """Ctrl-C at a chosen moment: exit code 130, one line, and nothing half-written."""
+@pytest.mark.parametrize(
+    ("when", "name"),
+    [
+        ("sample inputs", "SIGINT"),
+        ("quantize", "SIGINT"),
+        ("writing weights", "SIGINT"),
+        ("writing weights", "SIGTERM"),
+        ("writing weights", "SIGHUP"),
+    ],
+)
+def test_an_interrupted_run(when: str, name: str, large: Path) -> None:
+    """Ctrl-C, or a signal to end, at a chosen moment: its exit code, one line, and no remains."""
     code = f"""
 import os, signal, sys
 from bitfold.frontend.cli import output
@@ -456,19 +465,64 @@ def shown(*arguments):
     with inner(*arguments) as progress:
         def watched(text, fraction=None):
             if text.startswith({when!r}):
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.{name})
             progress(text, fraction)
         yield watched
 import importlib
 importlib.import_module("bitfold.frontend.cli.convert").shown_progress = shown
-sys.argv = ["bitfold", *{COMMAND[3:]!r}, "--preset", "w8a8"]
+sys.argv = ["bitfold", *{COMMAND[3:]!r}, "--preset", "w8a8", "--report", "report/of/it"]
 main()
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=large, capture_output=True, text=True)
-    assert done.returncode == 130, (done.returncode, done.stderr, done.stdout)
-    assert done.stderr.strip().splitlines()[-1] == "interrupted"
+    (large / "tmp").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=large,
+        env={**os.environ, "TMPDIR": str(large / "tmp")},
+        capture_output=True,
+        text=True,
+    )
+    number = signal.Signals[name]
+    assert done.returncode == 128 + number, (done.returncode, done.stderr, done.stdout)
+    word = "interrupted" if number == signal.SIGINT else "terminated"
+    assert done.stderr.strip().splitlines()[-1] == word
     assert "Traceback" not in done.stderr
     assert not list((large / "out").iterdir())
+    assert not list((large / "tmp").glob("bitfold*"))
+    # The report is there whole, where its time had come, or not at all.
+    written = [path.name for path in (large / "report").rglob("*") if path.is_file()]
+    assert sorted(written) == (["report.html", "report.json"] if when[0] == "w" else [])
+    assert (large / "report").exists() == bool(written)
+
+
+def test_a_failed_run_leaves_no_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.onnx").write_bytes(b"")
+    (tmp_path / "file").write_bytes(b"")
+    arguments = ["convert", "m.onnx", "-o", "q.onnx", "--report"]
+    assert CliRunner().invoke(cli, [*arguments, "new/report"]).exit_code == MODEL
+    save(tmp_path, proto())
+    result = CliRunner().invoke(cli, [*arguments, "file/report"])
+    assert result.exit_code == OUTPUT, result.stderr
+    assert "cannot make the report's folder" in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "m.onnx"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["passes"], ["passes", "--json"], ["inspect", "m.onnx"], ["--help"]]
+)
+def test_an_output_that_takes_nothing(arguments: list[str], tmp_path: Path) -> None:
+    """A device that is always full stands in for a full disk under ``> list.txt``."""
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full")
+    save(tmp_path, proto())
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*COMMAND[:3], *arguments], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == OUTPUT, done.stderr
+    assert done.stderr.splitlines()[0] == f"error: cannot write: {os.strerror(errno.ENOSPC)}"
+    assert "fault of bitfold" not in done.stderr
+    assert "Exception ignored" not in done.stderr
 
 
 def test_a_terminated_run_leaves_no_result(large: Path) -> None:
