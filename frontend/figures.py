@@ -10,6 +10,11 @@ def size(count: float) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
+def counted(count: int, noun: str) -> str:
+    """A count with its noun, in the plural unless there is just one."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def number(value: float | None, digits: int = 4) -> str:
     """A figure with ``digits`` significant digits; a dash for none."""
     if value is None:

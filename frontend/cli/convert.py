@@ -163,16 +163,18 @@ def convert(
 def print_passes(report: Report) -> None:
     """Print a line for each pass of a report, and under them what the passes note."""
     table = make_table(
-        "pass", "promise", "status", "changed", "skipped", "s", "effect", right="345"
+        "pass", "promise", "status", "changed", "skipped", "s", "check, s", "effect", right="3456"
     )
     for entry in report.passes:
         table.add_row(
             entry.name,
             entry.promise,
             entry.status,
-            str(len(entry.changes)),
+            # A pass that counts nodes, not places, says in a note what it did.
+            str(len(entry.changes)) if entry.changes or entry.status == "unchanged" else "-",
             str(len(entry.skips)),
             f"{entry.seconds:.1f}",
+            f"{entry.verify_seconds:.1f}",
             "" if entry.divergence is None else described(entry.divergence),
         )
     print_table(table)

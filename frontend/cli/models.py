@@ -6,6 +6,7 @@ import click
 
 from bitfold.frontend.cli.options import examples, json_option, threads_option
 from bitfold.frontend.cli.output import (
+    is_narrow,
     make_table,
     number,
     print_json,
@@ -56,10 +57,13 @@ def list_(as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    table = make_table("name", "kind", "what it is", "package", "licence", "fetched")
+    columns = {"name": "name", "kind": "kind", "description": "what it is"}
+    if not is_narrow():
+        columns |= {"package": "package", "licence": "licence"}
+    table = make_table(*columns.values(), "fetched")
     for row in rows:
         fetched = "yes" if row["cached"] else "no"
-        cells = [str(row[key] or "") for key in list(row)[:5]]
+        cells = [str(row[key] or "") for key in columns]
         table.add_row(*cells, fetched)
     print_table(table)
 

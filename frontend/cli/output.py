@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bitfold.frontend.figures import counted as counted
 from bitfold.frontend.figures import number as number
 from bitfold.frontend.figures import percent as percent
 from bitfold.frontend.figures import size as size
@@ -20,6 +22,15 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, float], None]
 
+PIPED = 200
+"""Columns of output that is no terminal."""
+
+WIDE = 120
+"""Columns of a terminal that has room for every column of a table."""
+
+WHOLE = 32
+"""The longest name that a table's first column keeps in one line."""
+
 
 def print_json(data: Any) -> None:
     """Print data as JSON; numbers that JSON lacks (inf, nan) become null."""
@@ -27,12 +38,31 @@ def print_json(data: Any) -> None:
 
 
 def print_table(table: Table) -> None:
-    """Print a rich table on stdout."""
+    """Print a rich table on stdout.
+
+    Short names and figures stay in one piece; where it is narrow, longer cells take more lines.
+    """
     from rich.console import Console
 
-    # Piped output is for other programs: it must not be cut at 80 columns.
-    width = None if sys.stdout.isatty() else 200
-    Console(file=sys.stdout, width=width, markup=False, highlight=False).print(table)
+    for index, column in enumerate(table.columns):
+        widest = max((len(str(cell)) for cell in column.cells), default=0)
+        column.no_wrap = column.justify == "right" or (index == 0 and widest <= WHOLE)
+    if sys.stdout.isatty():
+        Console(file=sys.stdout, markup=False, highlight=False).print(table)
+        return
+    # Piped output is for other programs: not cut at 80 columns, and no lines or ends of blanks.
+    console = Console(file=io.StringIO(), width=PIPED, markup=False, highlight=False)
+    with console.capture() as capture:
+        console.print(table)
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    click.echo("\n".join(line for line in lines if line))
+
+
+def is_narrow() -> bool:
+    """Whether stdout is a terminal too narrow for all columns of a wide table."""
+    from rich.console import Console
+
+    return sys.stdout.isatty() and Console(file=sys.stdout).width < WIDE
 
 
 def make_table(*columns: str, title: str | None = None, right: str = "") -> Table:

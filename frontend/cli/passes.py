@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+import textwrap
 import typing
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,9 @@ from bitfold.frontend.cli.output import make_table, print_json, print_table
 
 if TYPE_CHECKING:
     from bitfold.passes.core.base import Pass
+
+_SECTION = re.compile(r"^(Args|Attributes|Raises|Returns):\n", re.MULTILINE)
+"""The head of a docstring's section."""
 
 
 @click.command(
@@ -56,6 +61,7 @@ def pass_facts(cls: type[Pass]) -> dict[str, Any]:
     from bitfold.passes.core.options import describe, fields_of, format_value
 
     hints = typing.get_type_hints(cls)
+    documented = _attributes(inspect.getdoc(cls) or "")
     options = []
     for name, field in fields_of(cls).items():
         default = field.default
@@ -67,6 +73,7 @@ def pass_facts(cls: type[Pass]) -> dict[str, Any]:
                 "name": name,
                 "type": describe(hints[name]),
                 "default": None if required else format_value(default, hints[name]),
+                "doc": documented.get(name, ""),
             }
         )
     return {
@@ -80,14 +87,26 @@ def pass_facts(cls: type[Pass]) -> dict[str, Any]:
 
 def _print_pass(cls: type[Pass]) -> None:
     facts = pass_facts(cls)
-    click.echo(f"{facts['name']} ({facts['promise']})\n\n{facts['doc']}\n")
+    told = _SECTION.split(facts["doc"])[0].rstrip().replace("``", "`")
+    click.echo(f"{facts['name']} ({facts['promise']})\n\n{told}\n")
     if not facts["options"]:
         click.echo("It has no options.")
         return
-    table = make_table("option", "default", "expects")
+    table = make_table("option", "default", "expects", "what it is")
     for option in facts["options"]:
-        table.add_row(option["name"], option["default"] or "", option["type"])
+        table.add_row(option["name"], option["default"] or "", option["type"], option["doc"])
     print_table(table)
+
+
+def _attributes(doc: str) -> dict[str, str]:
+    """What a docstring's `Attributes:` section says of each."""
+    parts = _SECTION.split(doc)
+    if "Attributes" not in parts[1::2]:
+        return {}
+    text = textwrap.dedent(parts[2 * parts[1::2].index("Attributes") + 2])
+    items = re.split(r"^(\w+): ", text, flags=re.MULTILINE)
+    found = zip(items[1::2], items[2::2], strict=True)
+    return {name: " ".join(told.split()).replace("``", "`") for name, told in found}
 
 
 def _summary(cls: type[Pass]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bitfold.frontend.figures import size
+from bitfold.frontend.figures import counted, size
 from bitfold.frontend.report.command import exclusion, text_item, toml_item
 from bitfold.frontend.report.markup import Content, Html, element, tag
 from bitfold.frontend.report.parts import (
@@ -50,7 +50,7 @@ def sites(report: Report, tickable: bool) -> Html:
         "label",
         ["Filter ", tag("input", type="search", id="filter", placeholder="name, kind or scheme")],
     )
-    count = tag("output", f"{len(records)} sites", id="shown", for_="filter")
+    count = tag("output", counted(len(records), "site"), id="shown", for_="filter")
     parts: list[Content] = [tag("p", [search, " ", count], class_="controls needs-script")]
     if tickable:
         hint = "Tick sites to keep in float: the command line and the recipe below change with it."

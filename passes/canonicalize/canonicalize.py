@@ -31,6 +31,7 @@ from bitfold.passes.canonicalize.absorb_cache import absorb_cache
 from bitfold.passes.canonicalize.cleanup import clean_up, simplify, tidy
 from bitfold.passes.canonicalize.leftovers import report_leftovers
 from bitfold.passes.canonicalize.opset import convert_opset, newest_with_kernels
+from bitfold.passes.canonicalize.plain_gemm import plain_gemms
 from bitfold.passes.canonicalize.resolve_weights import resolve_weights
 from bitfold.passes.canonicalize.rules import apply_rules
 from bitfold.passes.canonicalize.split_slices import split_slices
@@ -130,6 +131,7 @@ class Canonicalize(Pass):
             entry.note(f"{dtype} widened to FLOAT, with {count} constants and weights")
         clean_up(model, self.fold_limit)
         resolve_weights(model, context, entry)
+        factored = plain_gemms(model, context, entry)
         for name, rules in RAISES:
             if name not in keep:
                 apply_rules(model, rules, entry)
@@ -142,8 +144,9 @@ class Canonicalize(Pass):
         tidy(model)
         report_leftovers(model, entry, keep)
         after = _census(model)
-        entry.note(f"{before.total()} nodes became {after.total()}")
-        return found != opset or bool(widened) or before != after
+        if before.total() != after.total():
+            entry.note(f"{before.total()} nodes became {after.total()}")
+        return found != opset or bool(widened) or factored or before != after
 
 
 def _census(model: ir.Model) -> Counter[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 from support.language_models import CONFIG, write_llama, write_tokenizer
 
+from bitfold.frontend.cli import output
 from bitfold.frontend.cli.main import COMMANDS, cli
 from bitfold.frontend.sources import build_trained
 from bitfold.models.tiny import TINY, sample_feeds
@@ -373,3 +375,40 @@ def test_python_m_bitfold() -> None:
     command = [sys.executable, "-m", "bitfold", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("bitfold, version ")
+
+
+def test_a_pass_is_described_once() -> None:
+    shown = CliRunner().invoke(cli, ["passes", "quantize"])
+    assert shown.exit_code == 0
+    assert "Attributes:" not in shown.stdout
+    assert "1. A weight that several sites share" in shown.stdout
+    (line,) = [line for line in shown.stdout.splitlines() if "type that scales" in line]
+    assert line.split()[:2] == ["scales", "f16"]
+
+
+def test_piped_tables_have_no_blank_lines_or_ends() -> None:
+    shown = CliRunner().invoke(cli, ["passes"])
+    lines = shown.stdout.splitlines()
+    assert len(lines) > 10
+    assert all(line and line == line.rstrip() for line in lines)
+
+
+def test_names_and_figures_stay_whole_on_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    table = output.make_table("pass", "status", "changed", "effect", right="2")
+    table.add_row("fold-batch-norm-of-convs", "unchanged", "1234567890", "word " * 20)
+    output.print_table(table)
+    text = terminal.getvalue()
+    assert "fold-batch-norm-of-convs" in text
+    assert "1234567890" in text
+    assert output.is_narrow()
