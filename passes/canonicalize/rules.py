@@ -44,9 +44,8 @@ class Rule(_RuleBase):
         def checked(context: Any, **found: Any) -> MatchResult:
             return _no_more_axes(context.nodes) and check(context, **found)
 
-        object.__setattr__(
-            self, "check", checked
-        )  # each rule names the variables that its own check takes
+        # Not as an attribute: each rule names the variables that its own check takes.
+        object.__setattr__(self, "check", checked)
 
 
 def apply_rules(model: ir.Model, rules: Sequence[RewriteRule], entry: PassEntry) -> bool:
