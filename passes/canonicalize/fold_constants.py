@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import numpy as np
 import onnx_ir as ir
 from onnxscript import optimizer
+
+_LOG = logging.getLogger(__name__)
 
 SHARED_TRANSPOSE = 256
 """A Transpose of a weight of at least this many elements that others read too stays a node."""
@@ -43,7 +46,7 @@ def fold_constants(model: ir.Model, limit: int) -> None:
     except Exception:
         # The optimizer computes any operator in Python, and a broken one raises anything.  What
         # cannot be computed ahead is left for the run; what came before it is folded.
-        return
+        _LOG.debug("constants after the first that cannot be computed stay", exc_info=True)
 
 
 def _is_tied_head(node: ir.Node) -> bool:

@@ -66,3 +66,15 @@ def test_what_cannot_be_computed_is_left_for_the_run(capfd):
     clean_up(model, 100)
     assert census(model)["Relu"] == 1
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_the_optimizer_breaks_on_can_be_looked_up(caplog, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr("onnxscript.optimizer.fold_constants_ir", broken)
+    model = parse("g (float[n] x) => (float[n] y) { y = Relu(x) }")
+    with caplog.at_level("DEBUG", logger="bitfold.passes.canonicalize.fold_constants"):
+        clean_up(model, 100)
+    assert census(model) == {"Relu": 1}
+    assert "no such kernel" in caplog.text
