@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,6 +23,7 @@ from bitfold.passes.core.context import Context
 from bitfold.passes.core.invariants import check_invariants
 from bitfold.passes.core.pipeline import Pipeline
 from bitfold.passes.core.report import PassEntry
+from bitfold.passes.quantize.quantize import Quantize
 from bitfold.runtime.errors import BitfoldError
 
 
@@ -57,6 +60,7 @@ class InspectReport:
         sites: every linear op with a constant weight.
         plan: what each pass of the recipe would change and skip, and why.
         plan_error: why the recipe fails on this model, and what may help; empty if it does not.
+        low_bit: whether `convert` refuses the model, as the recipe would quantize it again.
     """
 
     opset: int | None
@@ -70,6 +74,7 @@ class InspectReport:
     recipe: str = ""
     plan: list[PassEntry] = field(default_factory=list)
     plan_error: str = ""
+    low_bit: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain data, ready for JSON."""
@@ -82,6 +87,8 @@ def inspect(
     preset: str | None = None,
     recipe: Any = None,
     passes: Any = None,
+    target: str | None = None,
+    exclude: Sequence[str] = (),
     plan: bool = True,
 ) -> InspectReport:
     """Describe a model: operators, sizes, sites and their weights' statistics.
@@ -104,6 +111,7 @@ def inspect(
             weights[str(value.const_value.dtype)] += value.const_value.nbytes
             parameters += value.const_value.size
     operators = Counter(qualified(node) for node in loaded.graph.all_nodes())
+    packed = packed_sites(loaded)
     report = InspectReport(
         opset=loaded.graph.opset_imports.get(""),
         nodes=sum(operators.values()),
@@ -114,13 +122,17 @@ def inspect(
         metadata=dict(loaded.metadata_props),
         sites=[
             *(site_info(site) for site in find_sites(loaded)),
-            *packed_sites(loaded),
+            *packed,
             *foreign_sites(loaded),
         ],
     )
     if plan:
-        chosen = resolve_recipe(preset=preset, recipe=recipe, passes=passes)
+        chosen = resolve_recipe(
+            preset=preset, recipe=recipe, passes=passes, target=target, exclude=exclude
+        )
         report.recipe = str(chosen)
+        report.low_bit = bool(packed) and any(isinstance(each, Quantize) for each in chosen)
+    if plan and not report.low_bit:
         try:
             with Context() as context:
                 _, ran = Pipeline(chosen, context, verify="off").run(loaded.clone())
@@ -157,7 +169,11 @@ def site_info(site: Site) -> SiteInfo:
 
 def packed_sites(model: ir.Model) -> list[SiteInfo]:
     """The sites that are already native operators."""
-    kinds = {"LowBitMatMul": ("matmul", 1), "LowBitGather": ("gather", 0)}
+    kinds = {
+        "LowBitMatMul": ("matmul", 1),
+        "LowBitGather": ("gather", 0),
+        "LowBitConv": ("conv", 1),
+    }
     found = []
     for node in model.graph.all_nodes():
         if node.domain != "bitfold" or node.op_type not in kinds:
@@ -173,13 +189,22 @@ def packed_sites(model: ir.Model) -> list[SiteInfo]:
                 kind,
                 parts[0].name or "",
                 attributes.get_int("N", 0),
-                attributes.get_int("K", 0),
+                _columns(node),
                 f"{bits} bits, group {group}, {'float' if acts == 'none' else acts} inputs",
                 sum(part.const_value.nbytes for part in parts if part.const_value is not None),
                 None,
             )
         )
     return found
+
+
+def _columns(node: ir.Node) -> int:
+    """What one output of a native operator reads: K, or the channels of a group times the taps."""
+    attributes = node.attributes
+    if node.op_type != "LowBitConv":
+        return attributes.get_int("K", 0)
+    channels = attributes.get_int("C", 0) // attributes.get_int("groups", 1)
+    return channels * math.prod(attributes.get_ints("kernel_shape", []))
 
 
 def foreign_sites(model: ir.Model) -> list[SiteInfo]:

@@ -44,15 +44,6 @@ LEFT_OUT = ("force", "as_json")
 )
 @recipe_options
 @click.option(
-    "--target",
-    metavar="native|ort|portable",
-    help="What the result must run on: bitfold's operators, those of stock ONNX Runtime, or "
-    "standard ONNX alone.  Default: the recipe's, native in presets.",
-)
-@click.option(
-    "--exclude", metavar="GLOB", multiple=True, help="Sites to leave in float.  May be repeated."
-)
-@click.option(
     "--samples",
     type=FILE,
     multiple=True,

@@ -9,6 +9,7 @@ import click
 
 from bitfold.frontend.cli.options import examples, json_option, recipe_options
 from bitfold.frontend.cli.output import (
+    counted,
     make_table,
     number,
     print_json,
@@ -20,11 +21,15 @@ from bitfold.frontend.cli.output import (
 if TYPE_CHECKING:
     from bitfold.frontend.inspection import InspectReport
 
+LONGEST = 100
+"""Characters of a metadata text that are shown."""
+
 
 @click.command(
     epilog=examples(
         "bitfold inspect model.onnx",
         "bitfold inspect model.onnx --all --preset w8a8",
+        "bitfold inspect model.onnx --target portable --exclude '*lm_head*'",
         "bitfold inspect model.w4a8.onnx --no-plan --json",
     )
 )
@@ -40,6 +45,8 @@ def inspect(
     preset: str | None,
     recipe: Path | None,
     passes: str | None,
+    target: str | None,
+    exclude: tuple[str, ...],
     plan: bool,
     everything: bool,
     as_json: bool,
@@ -54,7 +61,15 @@ def inspect(
     with shown_progress(not as_json) as progress:
         path = find_model(model, progress)
         progress("inspecting", 0.0)
-        report = run(path, preset=preset, recipe=recipe, passes=passes, plan=plan)
+        report = run(
+            path,
+            preset=preset,
+            recipe=recipe,
+            passes=passes,
+            target=target,
+            exclude=exclude,
+            plan=plan,
+        )
     if as_json:
         print_json({"model": path, **report.as_dict()})
         return
@@ -67,11 +82,19 @@ def inspect(
 def _print_facts(path: Path, report: InspectReport) -> None:
     weights = ", ".join(f"{size(count)} {kind.lower()}" for kind, count in report.weights.items())
     operators = ", ".join(f"{count} {name}" for name, count in report.operators.items())
-    click.echo(f"{path}: opset {report.opset}, {report.nodes} nodes")
+    click.echo(f"{path}: opset {report.opset}, {counted(report.nodes, 'node')}")
     click.echo(f"weights: {report.parameters / 1e6:.2f} M values, {weights}")
     click.echo(f"operators: {operators}")
     for key, value in report.metadata.items():
-        click.echo(f"{key}: {value}")
+        click.echo(f"{key}: {cut(value)}")
+
+
+def cut(text: str) -> str:
+    """One line of a text that may be long, and how much was left out."""
+    line = " ".join(text.split())
+    if len(line) <= LONGEST:
+        return line
+    return f"{line[:LONGEST].rstrip()}... ({len(text)} characters; all with --json)"
 
 
 def _print_sites(report: InspectReport, limit: int | None) -> None:
@@ -80,7 +103,7 @@ def _print_sites(report: InspectReport, limit: int | None) -> None:
         column: "" for site in shown if site.statistics for column in vars(site.statistics)
     }
     figures = [n for n in names if all(_is_number(s.statistics, n) for s in shown if s.statistics)]
-    title = f"{len(report.sites)} sites" + (
+    title = counted(len(report.sites), "site") + (
         f", the {len(shown)} largest" if len(shown) < len(report.sites) else ""
     )
     table = make_table(
@@ -104,6 +127,9 @@ def _is_number(statistics: object, name: str) -> bool:
 
 
 def _print_plan(report: InspectReport) -> None:
+    if report.low_bit:
+        click.echo("already low-bit: convert refuses it; take the float model that it is made from")
+        return
     click.echo(f"recipe: {report.recipe}")
     if report.plan_error:
         click.echo(f"the recipe fails: {report.plan_error}")

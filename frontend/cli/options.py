@@ -64,8 +64,20 @@ def inputs_option(function: F) -> F:
 
 
 def recipe_options(function: F) -> F:
-    """``--preset``, ``--recipe`` and ``--passes``: where the recipe is from."""
+    """``--preset``, ``--recipe`` or ``--passes``, and ``--target`` and ``--exclude``."""
     for option in (
+        click.option(
+            "--exclude",
+            metavar="GLOB",
+            multiple=True,
+            help="Sites to leave in float.  May be repeated.",
+        ),
+        click.option(
+            "--target",
+            metavar="native|ort|portable",
+            help="What the result must run on: bitfold's operators, those of stock ONNX Runtime, "
+            "or standard ONNX alone.  Default: the recipe's, native in presets.",
+        ),
         click.option("--passes", metavar="TEXT", help="A recipe as text; see the examples."),
         click.option(
             "--recipe",

@@ -19,6 +19,8 @@ from support.language_models import CONFIG, write_llama, write_tokenizer
 
 from bitfold.frontend.cli import output
 from bitfold.frontend.cli.main import COMMANDS, cli
+from bitfold.frontend.convert import convert
+from bitfold.frontend.inspection import inspect
 from bitfold.frontend.sources import build_trained
 from bitfold.models.tiny import TINY, sample_feeds
 from bitfold.passes.presets import PRESETS
@@ -412,3 +414,44 @@ def test_names_and_figures_stay_whole_on_a_narrow_terminal(
     assert "fold-batch-norm-of-convs" in text
     assert "1234567890" in text
     assert output.is_narrow()
+
+
+def test_inspect_lists_native_convolutions_and_offers_no_plan_for_them(tmp_path: Path) -> None:
+    model = tmp_path / "cnn.onnx"
+    ir.save(TINY["cnn"](0), model)
+    before = inspect(model, plan=False).sites
+    made = convert(model, preset="w8a8", verify="off").model
+    after = inspect(made)
+    shapes = [
+        sorted((site.kind.replace("gemm", "matmul"), site.rows, site.columns) for site in sites)
+        for sites in (before, after.sites)
+    ]
+    assert shapes[0] == shapes[1]
+    assert sum(kind == "conv" for kind, _, _ in shapes[0]) > 2
+    assert after.low_bit
+    assert not after.plan
+    ir.save(made, tmp_path / "low.onnx")
+    shown = run("inspect", tmp_path / "low.onnx").stdout
+    assert "already low-bit: convert refuses it" in shown
+    assert not inspect(made, preset="float").low_bit
+
+
+def test_inspect_takes_a_target_and_exclusions(tmp_path: Path) -> None:
+    model = tmp_path / "bert.onnx"
+    ir.save(TINY["bert"](0), model)
+    told = run_json("inspect", model, "--target", "portable", "--exclude", "*intermediate*")
+    assert "target=portable" in told["recipe"]
+    skips = [note["text"] for entry in told["plan"] for note in entry["skips"]]
+    assert any("exclude" in text for text in skips)
+
+
+def test_inspect_cuts_long_metadata(tmp_path: Path) -> None:
+    model = TINY["cnn"](0)
+    model.metadata_props["labels"] = "\n".join(f"label {n}" for n in range(1000))
+    ir.save(model, tmp_path / "m.onnx")
+    shown = run("inspect", tmp_path / "m.onnx", "--no-plan").stdout
+    (line,) = [line for line in shown.splitlines() if line.startswith("labels: ")]
+    assert len(line) < 180
+    assert "9889 characters" in line
+    told = run_json("inspect", tmp_path / "m.onnx", "--no-plan")
+    assert told["metadata"] == model.metadata_props
