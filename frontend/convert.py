@@ -158,7 +158,9 @@ def convert(
         before = Reference(loaded)
         pipeline = Pipeline(chosen, context, verify=verify, strict=strict, watch=before)
         converted, made = pipeline.run(loaded)
-        made.notes += [] if choices is None else choices.notes
+        if choices is not None:
+            made.notes += choices.notes
+            made.timings = choices.timings
         note = other_samples(written, converted) if written is not None else None
         made.notes += [] if note is None else [note]
         if folder is not None:

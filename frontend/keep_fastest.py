@@ -7,6 +7,7 @@ recipe in the result's metadata makes the same result again, on any machine, wit
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -45,13 +46,13 @@ class Choices:
 
     Attributes:
         recipe: the recipe that keeps it.
-        notes: for the report: a line for each kind of site, and one for the whole model.
-        speedup: how many times as fast as the float model the whole result is.
+        notes: how often each alternative is the fastest alone, and what the whole model takes.
+        timings: a line for each kind of site: what its alternatives take alone.
     """
 
     recipe: Recipe
     notes: list[str] = field(default_factory=list)
-    speedup: float = 1.0
+    timings: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -104,7 +105,7 @@ def keep_fastest(model: ir.Model, recipe: Recipe, context: Context, threads: int
     if lower.target == "native":
         op_library_path()  # the bodies' times would say nothing
     context.progress("looking for the sites", 0.0)
-    notes: list[str] = []
+    timings: list[str] = []
     with ExitStack() as stack:
         # Checked, so that a pass that will be rolled back is left out of the trials too.
         before = Recipe(tuple(passes[: passes.index(quantize)]))
@@ -118,8 +119,8 @@ def keep_fastest(model: ir.Model, recipe: Recipe, context: Context, threads: int
             if times is None:
                 continue  # not one that is quantized
             alike.kept = _fastest(times, lower.target)
-            notes.append(f"{alike.title()}: {times}; kept {alike.kept}")
-        return _best(recipe, kinds, notes, _Trials(model, context, found, wrong, stack), threads)
+            timings.append(f"{alike.title()}: {times}; fastest alone: {alike.kept}")
+        return _best(recipe, kinds, timings, _Trials(model, context, found, wrong, stack), threads)
 
 
 @dataclass
@@ -191,7 +192,7 @@ def _fastest(times: SiteTimes, target: str) -> str:
 
 
 def _best(
-    recipe: Recipe, kinds: Sequence[_Alike], notes: list[str], trials: _Trials, threads: int
+    recipe: Recipe, kinds: Sequence[_Alike], timings: list[str], trials: _Trials, threads: int
 ) -> Choices:
     """Time whole models and take the fastest recipe."""
     floats = [name for each in kinds if each.kept == FLOAT for name in each.names]
@@ -223,8 +224,15 @@ def _best(
     relative = relative_times(times, FLOAT)
     kept = min(recipes, key=lambda name: relative[name])
     shown = ", ".join(f"{name} {relative[name]:.2f}" for name in recipes)
-    notes.append(f"whole model, time relative to float: {shown}; kept {kept}")
-    return Choices(recipes[kept], notes, 1 / relative[kept])
+    alone: Counter[str] = Counter()
+    for alike in kinds:
+        alone[alike.kept] += len(alike.names) if alike.kept else 0
+    sites = ", ".join(f"{name} at {count}" for name, count in sorted((+alone).items()))
+    notes = [
+        f"sites by what is fastest alone: {sites}",
+        f"whole model, time relative to float: {shown}; kept {kept}",
+    ]
+    return Choices(recipes[kept], notes, timings)
 
 
 def changed_recipe(recipe: Recipe, floats: Iterable[str], stock: Iterable[str]) -> Recipe:

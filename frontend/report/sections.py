@@ -74,7 +74,12 @@ def attention(report: Report) -> Html:
         items += [tag("li", [tag("strong", entry.name), " ", note]) for note in entry.notes]
     if not items:
         return tag("p", "Every pass kept its promise, and none had anything to note.")
-    return tag("ul", items, class_="notes")
+    notes = tag("ul", items, class_="notes")
+    if not report.timings:
+        return notes
+    timed = [tag("li", timing) for timing in report.timings]
+    head = tag("summary", "Times of each site's alternatives, alone")
+    return tag("div", [notes, tag("details", [head, tag("ul", timed)])])
 
 
 def skipped(report: Report) -> Html:

@@ -141,6 +141,8 @@ class Report:
 
     Attributes:
         notes: what holds for the whole run, such as what the checks compare with.
+        timings: for each kind of site, what its alternatives took alone; empty unless the fastest
+            were looked for.
         total: the result's divergence from the original model; None where nothing was run.
         seconds: time of the whole run, checks included.
         ops: size and time by operator; empty unless it was asked for.
@@ -153,6 +155,7 @@ class Report:
     versions: dict[str, str]
     passes: list[PassEntry] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    timings: list[str] = field(default_factory=list)
     total: Divergence | None = None
     seconds: float = 0.0
     ops: list[OpCost] = field(default_factory=list)

@@ -81,12 +81,13 @@ def test_every_site_takes_what_wins(clock: Any, tmp_path: Path) -> None:
     result = bitfold.convert(three_matmuls(), path, passes=RECIPE, keep_fastest=True)
     found = census(result.model)
     assert [found[name] for name in ("LowBitMatMul", "MatMul", "MatMulNBits")] == [1, 1, 1]
-    notes = result.report.notes
+    notes, timings = result.report.notes, result.report.timings
     assert "layer[[]2]" in result.report.recipe
-    assert [note.split(": ")[0] for note in notes[:3]] == ["layer[0]", "layer[2]", "layer[4]"]
-    assert [note.rsplit(" ", 1)[1] for note in notes[:3]] == ["native", "float", "ort"]
-    assert "float 2e+03" in notes[0]
-    assert "each site's winner 1.00, the recipe as it was 1.50" in notes[3]
+    assert [line.split(": ")[0] for line in timings] == ["layer[0]", "layer[2]", "layer[4]"]
+    assert [line.rsplit(" ", 1)[1] for line in timings] == ["native", "float", "ort"]
+    assert "float 2e+03" in timings[0]
+    assert notes[-2] == "sites by what is fastest alone: float at 1, native at 1, ort at 1"
+    assert "each site's winner 1.00, the recipe as it was 1.50" in notes[-1]
 
 
 def test_the_recorded_recipe_gives_the_same_bytes_without_a_clock(
@@ -123,6 +124,9 @@ def test_the_whole_model_has_the_last_word(clock: Any) -> None:
     result = bitfold.convert(three_matmuls(), passes=RECIPE, keep_fastest=True)
     assert census(result.model)["LowBitMatMul"] == 3
     assert result.report.notes[-1].endswith("kept the recipe as it was")
+    lines = [*result.report.notes[:-1], *result.report.timings]
+    assert lines[-1].endswith("fastest alone: ort")
+    assert not [line for line in lines if "kept" in line]
 
 
 def test_convolutions_go_together_where_that_is_faster(clock: Any) -> None:
@@ -159,10 +163,11 @@ def test_a_real_clock(name: str, target: str) -> None:
     except UnsupportedError as error:
         assert "float is the fastest" in str(error)  # noqa: PT017
         return
-    notes = result.report.notes[:-1]
-    like = sum(int(note.split(" and ")[1].split(" ")[0]) for note in notes if " like it:" in note)
-    assert len(notes) + like == sum(site.kind != "gather" for site in entry.sites)
-    assert all(f"{target} " in note and "float " in note for note in notes)
+    lines = result.report.timings
+    like = sum(int(line.split(" and ")[1].split(" ")[0]) for line in lines if " like it:" in line)
+    assert len(lines) + like == sum(site.kind != "gather" for site in entry.sites)
+    assert [f"{target} " in line and "float " in line for line in lines] == [True] * len(lines)
+    assert lines
 
 
 def test_turns_rotate_and_count_the_fastest_run() -> None:
@@ -196,11 +201,15 @@ def test_names_with_brackets_read_back_from_the_recipe() -> None:
 def test_the_command_shows_what_was_timed(tmp_path: Path) -> None:
     ir.save(TINY["bert"](0), tmp_path / "float.onnx")
     words = ["convert", str(tmp_path / "float.onnx"), "-o", str(tmp_path / "m.onnx")]
+    words += ["--report", str(tmp_path / "report")]
     words += ["--passes", "canonicalize, quantize{group=32}, lower", "--target", "ort"]
     shown = CliRunner().invoke(cli, [*words, "--keep-fastest"])
     if shown.exit_code == UnsupportedError.exit_code:
         assert "float is the fastest" in shown.stderr
         return
     assert shown.exit_code == 0, shown.stderr
-    assert "ms on 1x16x64" in shown.stdout
+    assert "sites by what is fastest alone: " in shown.stdout
+    assert "ms on 1x16x64" not in shown.stdout
+    for name in ("report.json", "report.html"):
+        assert "ms on 1x16x64" in (tmp_path / "report" / name).read_text()
     assert "whole model, time relative to float" in shown.stdout
