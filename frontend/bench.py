@@ -38,8 +38,9 @@ class BenchResult:
 
     Attributes:
         kind: ``language-model`` or ``forward``.
-        ratios: the first model's figures over the second's, median of the rounds' ratios:
-            above 1 for speeds and below 1 for load time, memory and size is better.
+        ratios: the first model's figures over the second's, median of the rounds' ratios
+            (of load times, the ratio of the medians): above 1 for speeds and below 1 for load
+            time, memory and size is better.
         divergence: how far the first model's outputs are from the second's, on the inputs
             that were timed.
     """
@@ -167,6 +168,9 @@ def _ratios(first: ModelTimes, second: ModelTimes) -> dict[str, float]:
         )
         for key in first.rounds
     }
+    # Loads do not take turns, so there is no drift between two of a pair to cancel.
+    loads = [statistics.median(each.rounds["load_seconds"]) for each in (first, second)]
+    ratios["load_seconds"] = loads[0] / loads[1]
     ratios["bytes"] = first.bytes / second.bytes
     if first.peak_bytes and second.peak_bytes:
         ratios["peak_bytes"] = first.peak_bytes / second.peak_bytes

@@ -122,10 +122,11 @@ FIGURES = (
 def print_bench(result: BenchResult) -> None:
     """Print a benchmark's figures, the machine and the divergence."""
     from bitfold.frontend.cli.convert import described
+    from bitfold.frontend.cli.inspect import cut
 
     machine = result.machine
     isa = "+".join(machine["isa"]) or "no known extensions"
-    settings = ", ".join(f"{key} {value}" for key, value in result.settings.items())
+    settings = ", ".join(f"{key} {cut(str(value))}" for key, value in result.settings.items())
     click.echo(f"{machine['cpu']} ({isa}), onnxruntime {machine['onnxruntime']}; {settings}")
     ratio = ["ratio"] if result.ratios is not None else []
     heads = [short(model.model) for model in result.models]

@@ -138,9 +138,9 @@ def _into_producer(
     place = list(affine.node.inputs).index(source)
     node = source.producer()
     if node is None or node.domain != "" or node.op_type not in (*CONVOLUTIONS, "Gemm", "MatMul"):
-        return None, f"{source.name} comes from no linear op"
+        return None, "its input comes from no linear op"
     if source.is_graph_output() or len(source.uses()) != 1:
-        return None, f"others read {source.name} too"
+        return None, "others read its input too"
     reason = _refusal(node)
     if reason:
         return None, reason
@@ -156,7 +156,7 @@ def _into_producer(
         )
     else:
         if node.op_type == "MatMul" and (source.shape is None or len(source.shape) != 2):
-            return None, f"{source.name} is not known to be a matrix"
+            return None, "its input is not known to be a matrix"
         scale, shift = affine.scale, affine.shift
         # Stored [in, out]: output channels are the columns, which scale_inputs scales.
         in_first = _in_first(node)
@@ -178,10 +178,10 @@ def _into_consumer(affine: ChannelAffine, context: Context) -> tuple[ir.Node | N
     output = affine.node.outputs[0]
     users = list(output.uses())
     if output.is_graph_output() or len(users) != 1:
-        return None, f"more than one node reads {output.name}"
+        return None, "more than one node reads its output"
     node, index = users[0]
     if index != 0 or node.domain != "" or node.op_type not in ("Conv", "Gemm", "MatMul"):
-        return None, f"{node.op_type} {node.name} reads it, which is no linear op"
+        return None, f"{node.op_type} reads it, which is no linear op"
     reason = _refusal(node)
     if reason:
         return None, reason
@@ -192,14 +192,14 @@ def _into_consumer(affine: ChannelAffine, context: Context) -> tuple[ir.Node | N
             "auto_pad", "NOTSET"
         ) not in ("NOTSET", "VALID")
         if padded and not affine.scales_only:
-            return None, f"Conv {node.name} pads its input"
+            return None, "the Conv after it pads its input"
         groups = node.attributes.get_int("group", 1)
         scale, shift = affine.over(weight.shape[1] * groups)
         moved = shift_of_conv_inputs(weight, shift, groups)
         scaled = scale_conv_inputs(weight, scale, groups)
     else:
         if node.op_type == "MatMul" and (output.shape is None or len(output.shape) != 2):
-            return None, f"{output.name} is not known to be a matrix"
+            return None, "its output is not known to be a matrix"
         in_first = _in_first(node)
         rows = weight.T if in_first else weight
         moved = shift_of_inputs(rows, affine.shift)
@@ -226,21 +226,21 @@ def _refusal(node: ir.Node) -> str:
     """Why the weight or bias of a linear op cannot be changed, or an empty string."""
     weight = node.inputs[1]
     if constant(weight) is None:
-        return f"the weight of {node.op_type} {node.name} is not a constant"
+        return f"the {node.op_type} has a weight that is not a constant"
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None:
         array = constant(bias)
         if array is None or vector(bias, array.shape[-1] if array.ndim else 0) is None:
-            return f"the bias of {node.op_type} {node.name} is not a constant vector"
+            return f"the {node.op_type} has a bias that is not a constant vector"
     if node.op_type == "Gemm" and (
         node.attributes.get_int("transA", 0) != 0
         or node.attributes.get_float("alpha", 1.0) != 1.0
         or node.attributes.get_float("beta", 1.0) != 1.0
     ):
-        return f"Gemm {node.name} scales or transposes its input"
+        return "the Gemm scales or transposes its input"
     assert weight is not None
     if node.op_type in ("Gemm", "MatMul") and (weight.shape is None or len(weight.shape) != 2):
-        return f"the weight of {node.op_type} {node.name} is not a matrix"
+        return f"the {node.op_type} has a weight that is not a matrix"
     return ""
 
 

@@ -11,8 +11,9 @@ import onnx_ir as ir
 import pytest
 from support.language_models import write_attention_model, write_llama
 
-from bitfold.frontend.bench import bench, model_bytes
+from bitfold.frontend.bench import _ratios, bench, model_bytes
 from bitfold.frontend.bench_process import BenchProcess
+from bitfold.frontend.bench_tasks import ModelTimes
 from bitfold.models.llama import LlamaConfig
 from bitfold.models.tiny import TINY, sample_feeds
 from bitfold.runtime.errors import BitfoldError, CalibrationError, ModelError, UnsupportedError
@@ -145,3 +146,16 @@ def test_size_counts_external_data_once(tmp_path: Path) -> None:
     )
     found = model_bytes(tmp_path / "out.onnx")
     assert found == sum((tmp_path / name).stat().st_size for name in ("out.onnx", "out.data"))
+
+
+def test_the_load_ratio_is_that_of_the_figures_beside_it() -> None:
+    first, second = ModelTimes("a", 10), ModelTimes("b", 20)
+    for seconds, others in ((1.0, 4.0), (2.0, 1.0), (3.0, 2.0)):
+        first.add("load_seconds", seconds)
+        second.add("load_seconds", others)
+    ratios = _ratios(first, second)
+    first.summarize()
+    second.summarize()
+    assert first.load_seconds is not None
+    assert second.load_seconds is not None
+    assert ratios["load_seconds"] == first.load_seconds / second.load_seconds == 1.0

@@ -105,7 +105,7 @@ def test_into_the_matrix_product_after(op):
 REFUSED = [
     ("r = Relu(x)\nn = {norm}\ny = Conv<pads = [1, 1, 1, 1]>(n, w)", "r", "pads its input"),
     ("r = Relu(x)\nn = {norm}\ny = Abs(n)", "r", "no linear op; Abs"),
-    ("c = Conv(x, w)\nn = {norm}\nz = Sigmoid(c)\ny = Mul(n, z)", "c", "others read c too"),
+    ("c = Conv(x, w)\nn = {norm}\nz = Sigmoid(c)\ny = Mul(n, z)", "c", "others read its input too"),
     (
         "r = Relu(x)\nn = {norm}\nz = Conv(n, w)\nm = Conv(n, w)\ny = Add(z, m)",
         "r",
