@@ -80,8 +80,9 @@
       form.classList.toggle("changed", items.length > 0);
     }
     find("ticked").hidden = ticked.length === 0;
-    find("ticked-text").textContent =
-      ticked.length === 1 ? "1 site stays in float" : `${ticked.length} sites stay in float`;
+    const kept = ticked.length === 1 ? "1 site stays in float" : `${ticked.length} sites stay in float`;
+    const none = ticked.length === rows.length ? ": convert refuses, as nothing is left to quantize" : "";
+    find("ticked-text").textContent = kept + none;
   }
 
   body.addEventListener("change", update);
