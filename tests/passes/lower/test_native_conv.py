@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bitfold.passes.core.context import Context
@@ -30,6 +30,7 @@ def lowered(model: ir.Model, x: np.ndarray, **options) -> tuple[np.ndarray, np.n
     """Outputs of the neutral and of the native form."""
     with Context() as context:
         Quantize(**options).run(model, context)
+        assume(context.entry.sites)  # where padding would outweigh the bits, it stays in float
         neutral = open_session(model, op_library=False).run({"x": x})["y"]
         assert Lower().run(model, context)
     check_invariants(model, node_names=False)
@@ -38,7 +39,7 @@ def lowered(model: ir.Model, x: np.ndarray, **options) -> tuple[np.ndarray, np.n
 
 @settings(max_examples=30, deadline=None)
 @given(
-    cg=st.sampled_from([1, 3, 16, 24, 48]),
+    cg=st.sampled_from([1, 10, 16, 24, 48]),
     groups=st.sampled_from([1, 2, 3]),
     kernel=st.sampled_from([(1,), (3,), (1, 1), (3, 3), (2, 5)]),
     stride=st.integers(1, 2),
