@@ -94,6 +94,9 @@ def evaluate(
         BitfoldError: a model cannot be loaded or run, or the default text not be fetched.
     """
     progress("loading", 0.0)
+    for each in (model, reference):
+        if each is not None:
+            import_model(each)  # what is wrong with a file it says better than ORT
     session = Session(model, threads=threads, library=library)
     other = Session(reference, threads=threads, library=library) if reference is not None else None
     names = (str(model), None if reference is None else str(reference))

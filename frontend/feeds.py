@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,14 @@ def read_npz(path: Path) -> Feeds:
             return {name: arrays[name] for name in arrays.files}
     except OSError as error:
         raise CalibrationError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+    except (
+        ValueError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+        AttributeError,
+        TypeError,
+    ) as error:
         raise CalibrationError(
             f"{path} is no .npz file of plain arrays ({error})",
             "write one with numpy.savez(file, input_name=array, …)",

@@ -43,7 +43,7 @@ def check_sidecars(sidecars: dict[str, bytes], folder: Path, force: bool) -> Non
     for name in [] if force else _differing(sidecars, folder):
         raise OutputError(
             f"{folder / name} exists and is another model's",
-            "choose a folder of the model's own, or pass --force to replace it",
+            "choose another folder: with this tokenizer in its place the other model would misread",
         )
 
 

@@ -255,6 +255,9 @@ CASES = {
     "sample that is no archive": Bad(
         sample_file(b"nonsense"), CALIBRATION, "no .npz file of plain arrays", "numpy.savez", WITH
     ),
+    "sample that is empty": Bad(
+        sample_file(b""), CALIBRATION, "no .npz file of plain arrays", "numpy.savez", WITH
+    ),
     "sample that is cut short": Bad(
         sample_file(b"PK\x03\x04" + b"\0" * 50), CALIBRATION, "no .npz file", "numpy.savez", WITH
     ),

@@ -347,6 +347,16 @@ def test_errors_take_one_line(
     assert not (tmp_path / "x.onnx").exists()
 
 
+def test_eval_names_a_missing_data_file(model: Path, tmp_path: Path) -> None:
+    proto = onnx.load(model)
+    onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="m.data")
+    (tmp_path / "m.data").unlink()
+    for arguments in ([tmp_path / "m.onnx"], [model, "--reference", tmp_path / "m.onnx"]):
+        result = run("eval", *arguments, code=errors.ModelError.exit_code)
+        assert "is missing" in result.stderr
+        assert "beside the model" in result.stderr
+
+
 def test_usage_errors_exit_with_2(model: Path) -> None:
     run("convert", model, code=2)
     run("nonsense", code=2)

@@ -124,8 +124,9 @@ def test_reports_are_json(tmp_path: Path) -> None:
 
 def test_another_models_tokenizer_stays(model: Path, out: Path) -> None:
     (out.parent / "tokenizer.json").write_text("another")
-    with pytest.raises(OutputError, match="another model's"):
+    with pytest.raises(OutputError, match="another model's") as raised:
         bitfold.convert(model, out, passes=QUANTIZE)
+    assert "--force" not in raised.value.hint  # that would break the other model
     assert not out.exists()
     assert (out.parent / "tokenizer.json").read_text() == "another"
     bitfold.convert(model, out, passes=QUANTIZE, force=True)
