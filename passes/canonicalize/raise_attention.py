@@ -10,6 +10,9 @@ from onnxscript.rewriter import MatchResult, RewriteRule
 from onnxscript.rewriter.pattern import ANY_VALUE, OrValue, Var
 
 from bitfold.passes.canonicalize.rules import Rule, decline, either, ints, is_scalar, scalar
+from bitfold.passes.core.dim_names import telling_names
+
+Dim = int | ir.SymbolicDim
 
 LOWEST = -3.0e38
 HIDES = -1.0e30
@@ -24,10 +27,14 @@ class RaiseAttention(Rule):
     2. The scale may stand on the product, on q and on k; it must be a positive constant.
     3. Repeated K/V heads (Unsqueeze, Expand, Reshape) become the op's own head sharing.
     4. A mask may be added, or a boolean one choose between scores and a large negative number.
-    5. A mask whose query axis is not known to be full is expanded: the op wants it full.
+    5. A mask whose query axis is not known to be full, or whose key axis is 1, is expanded: the op
+       wants it full.
+    6. The op does not broadcast batches as MatMul does: q, k or v of batch 1 beside others is
+       expanded.
 
     Declined: a number of heads that is unknown, heads that do not divide, softmax over another
-    axis, an integer mask.
+    axis, an integer mask; batches that the model's inputs name differently; a mask that would
+    make more batches, heads or queries of the scores.
     """
 
     def __init__(self, repeated: bool) -> None:
@@ -127,6 +134,10 @@ class RaiseAttention(Rule):
             return decline("what replaces NaN is not 0", found["zero"])
         if mask is not None and mask.dtype not in (None, ir.DataType.FLOAT):
             return decline(f"the mask is {mask.dtype}, not float", mask)
+        batch, _ = _batch_of(q, k, v)
+        names = _input_names(product)
+        if batch is None or len({str(x) for x in _batches(q, k, v) if _name(x) in names}) > 1:
+            return decline("q, k and v are not known to be of one batch", q, k, v)
         keep = found["keep"] if found["chosen"] else None
         if keep is not None:
             number = scalar(found["hidden"])
@@ -135,6 +146,8 @@ class RaiseAttention(Rule):
         for each in (mask, keep):
             if each is not None and (each.shape is None or not 2 <= len(each.shape) <= 4):
                 return decline("the mask's rank is not known to be 2, 3 or 4", each)
+            if each is not None and _widens(each, q, _batches(q, k, v), names):
+                return decline("the mask has other batches, heads or queries than q", each)
         return MatchResult()
 
     def rewrite(
@@ -156,7 +169,11 @@ class RaiseAttention(Rule):
         layout = _layout(turned)
         if layout is not None and layout.index("heads") == 2:
             k = _swap_heads(op, k)
-        full = any(_full_queries(each, q) for each in (mask, found.get("keep")) if each is not None)
+        masks = [each for each in (mask, found.get("keep")) if each is not None]
+        _, source = _batch_of(q, k, v)
+        q, k, v = _of_one_batch(op, q, k, v, source)
+        keyed = all(_dim(each, -1) == 1 for each in masks) and _dim(k, 2) != 1
+        full = any(_full_queries(each, q) for each in masks)
         if found["chosen"]:
             hidden = op.Constant(value_float=scalar(found["hidden"]))
             zero = op.Constant(value_float=0.0)
@@ -166,10 +183,12 @@ class RaiseAttention(Rule):
             mask = added if mask is None else op.Add(added, mask)
         if mask is not None:
             mask = _finite(op, mask, keep_infinite=found["guarded"])
-            if not full:
-                # [sequence, 1] broadcasts the query axis alone.
-                queries = op.Shape(q, start=2, end=3)
-                mask = op.Expand(mask, op.Concat(queries, op.Constant(value_ints=[1]), axis=0))
+            if not full or keyed:
+                # 1 leaves an axis as it is.
+                one = op.Constant(value_ints=[1])
+                queries = one if full else op.Shape(q, start=2, end=3)
+                keys = op.Shape(k, start=2, end=3) if keyed else one
+                mask = op.Expand(mask, op.Concat(queries, keys, axis=0))
         return op.Attention(q, k, v, mask, scale=scale)
 
 
@@ -240,6 +259,79 @@ def _full_queries(mask: ir.Value, q: ir.Value) -> bool:
     if isinstance(mine, int) or isinstance(theirs, int):
         return mine == theirs
     return mine.value is not None and mine.value == theirs.value
+
+
+def _dim(value: ir.Value, axis: int) -> Dim:
+    assert value.shape is not None  # check looked
+    return value.shape[axis]
+
+
+def _name(dim: Dim) -> str | None:
+    return None if isinstance(dim, int) else dim.value
+
+
+def _input_names(value: ir.Value) -> set[str]:
+    """Names of dimensions that the graph's inputs have, which the exporter meant."""
+    node = value.producer()
+    graph = node.graph if node is not None else None
+    inputs = graph.inputs if isinstance(graph, ir.Graph) else ()
+    return {name for each in inputs for name in telling_names(each) if name is not None}
+
+
+def _batches(*values: ir.Value) -> list[Dim]:
+    return [_dim(value, 0) for value in values]
+
+
+def _batch_of(q: ir.Value, k: ir.Value, v: ir.Value) -> tuple[Dim | None, ir.Value]:
+    """The batch of the result and one of q, k, v that has it; None where two fixed ones differ."""
+    fixed = [each for each in (q, k, v) if isinstance(_dim(each, 0), int) and _dim(each, 0) != 1]
+    if fixed:
+        same = all(_dim(each, 0) == _dim(fixed[0], 0) for each in fixed)
+        return (_dim(fixed[0], 0) if same else None), fixed[0]
+    source = next((each for each in (q, k, v) if _dim(each, 0) != 1), q)
+    return _dim(source, 0), source
+
+
+def _of_one_batch(
+    op: Any, q: ir.Value, k: ir.Value, v: ir.Value, source: ir.Value
+) -> list[ir.Value]:
+    """q, k and v, each expanded that is of batch 1 (or of an unknown one beside a fixed one)."""
+    batch = _dim(source, 0)
+    values = []
+    for value in (q, k, v):
+        mine = _dim(value, 0)
+        if mine != batch and (mine == 1 or isinstance(batch, int)):
+            if isinstance(batch, int):
+                target = op.Constant(value_ints=[batch, 1, 1, 1])
+            else:
+                ones = op.Constant(value_ints=[1, 1, 1])
+                target = op.Concat(op.Shape(source, start=0, end=1), ones, axis=0)
+            wide = op.Expand(value, target)
+            wide.type = value.type
+            assert value.shape is not None  # check looked
+            wide.shape = ir.Shape([batch, *list(value.shape)[1:]])
+            value = wide
+        values.append(value)
+    return values
+
+
+def _widens(mask: ir.Value, q: ir.Value, batches: list[Dim], names: set[str]) -> bool:
+    """Whether a mask certainly or probably has more batches, heads or queries than the scores.
+
+    A dimension whose name shape inference made up is believed to fit, and so is one that meets
+    queries of a symbolic length.
+    """
+    assert mask.shape is not None  # check looked
+    axes = list(mask.shape)[:-1]
+    queries = _dim(q, 2)
+    scores: list[list[Dim]] = [batches, [_dim(q, 1)], [queries]]
+    for axis, (mine, theirs) in enumerate(zip(axes[::-1], scores[::-1], strict=False)):
+        if mine == 1 or mine in theirs or (axis == 0 and not isinstance(queries, int)):
+            continue
+        fixed = any(isinstance(each, int) for each in theirs)
+        if isinstance(mine, int) or (fixed and _name(mine) in names):
+            return True
+    return False
 
 
 RULES: tuple[RewriteRule, ...] = (RaiseAttention.rule(True), RaiseAttention.rule(False))

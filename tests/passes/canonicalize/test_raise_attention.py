@@ -138,7 +138,7 @@ def test_tiled_heads_stay_tiled():
     shapes = {"wide": np.array([B, H // KV, KV, T, D]), "flat": np.array([B, H, T, D])}
     text = attention(kv=KV).replace("value_ints = [2]", "value_ints = [1]")
     model, _ = check(text, inputs(kv=KV), **shapes)
-    assert census(model)["Expand"] == 2
+    assert census(model)["Expand"] == 3  # q too: its batch may be 1 beside the fixed one
     assert census(model)["Attention"] == 1
 
 
@@ -241,3 +241,84 @@ def test_a_cache_of_other_tokens_is_left_outside():
         model, entry = check(text, feeds, split=np.array([0, -1, KV, D]), **weights)
         assert census(model)["Attention"] == 1
         assert any("tokens that ask" in skip.text for skip in entry.skips)
+
+
+def broadcast(q, k, v="", mask=""):
+    """Attention over inputs of the given shapes."""
+    given = f", float[{mask}] mask" if mask else ""
+    masked = "masked = Add(product, mask)" if mask else "masked = Identity(product)"
+    inputs = f"float[{q}] q, float[{k}] k, float[{v or k}] v{given}"
+    return f"""g ({inputs}) => (float[x, y, z, w] out) {{
+        turned = Transpose<perm = [0, 1, 3, 2]>(k)
+        product = MatMul(q, turned)
+        {masked}
+        p = Softmax<axis = -1>(masked)
+        out = MatMul(p, v)
+    }}"""
+
+
+def feeds_of(**shapes):
+    return {name: RNG.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize(
+    ("q", "k", "v", "expands"),
+    [
+        ("1, 2, 6, 4", "b, 2, 5, 4", "", 1),
+        ("b, 2, 6, 4", "b, 2, 5, 4", "1, 2, 5, 4", 1),
+        ("b, 2, 6, 4", "1, 2, 5, 4", "", 2),
+        ("1, 2, 6, 4", "3, 2, 5, 4", "", 1),
+        ("b, 2, 6, 4", "3, 2, 5, 4", "", 1),
+        ("b, 2, 6, 4", "b, 2, 5, 4", "", 0),
+    ],
+)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_batches_of_one_are_expanded(q, k, v, expands, batch):
+    def shape(text):
+        return tuple(batch if each == "b" else int(each) for each in text.split(", "))
+
+    feeds = feeds_of(q=shape(q), k=shape(k), v=shape(v or k))
+    model, _ = check(broadcast(q, k, v), feeds)
+    assert census(model)["Attention"] == 1
+    assert census(model)["Expand"] == expands
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_batches_of_other_names_are_declined(batch):
+    text = broadcast("images, 2, 6, 4", "texts, 2, 5, 4")
+    model, entry = check(text, feeds_of(q=(batch, 2, 6, 4), k=(3, 2, 5, 4), v=(3, 2, 5, 4)))
+    assert "Attention" not in census(model)
+    assert any("one batch" in skip.text for skip in entry.skips)
+
+
+@pytest.mark.parametrize(
+    ("declared", "shape"),
+    [
+        ("b, 1, 1, 1", (2, 1, 1, 1)),
+        ("6, 1", (6, 1)),
+        ("1, 6, 1", (1, 6, 1)),
+        ("b, 1, s, 1", (2, 1, 6, 1)),
+    ],
+)
+def test_a_mask_of_one_key_is_expanded(declared, shape):
+    text = broadcast("b, 3, s, 4", "b, 3, t, 4", mask=declared)
+    feeds = feeds_of(q=(2, 3, 6, 4), k=(2, 3, 5, 4), v=(2, 3, 5, 4), mask=shape)
+    model, _ = check(text, feeds)
+    assert census(model)["Attention"] == 1
+
+
+@pytest.mark.parametrize(
+    ("q", "declared", "shape"),
+    [
+        ("1, 3, 6, 4", "b, 1, 6, 5", (2, 1, 6, 5)),
+        ("1, 1, 6, 4", "1, 3, 6, 5", (1, 3, 6, 5)),
+        ("1, 3, 1, 4", "1, 1, r, 5", (1, 1, 7, 5)),
+    ],
+)
+def test_a_mask_that_makes_more_scores_is_declined(q, declared, shape):
+    sizes = tuple(int(each) for each in q.split(", "))
+    k = (1, sizes[1], 5, 4)
+    text = broadcast(q, ", ".join(map(str, k)), mask=declared)
+    model, entry = check(text, feeds_of(q=sizes, k=k, v=k, mask=shape))
+    assert "Attention" not in census(model)
+    assert any("other batches, heads or queries" in skip.text for skip in entry.skips)

@@ -90,7 +90,7 @@ def test_activation(op: str, activation: str, bias: str) -> None:
 def test_residual(order: str, activation: str) -> None:
     tail = f"h = {activation}(a)" if activation else "h = Add(a, b)"
     model = lowered(
-        f"(float[m, s, 48] x, float[m, s, 64] r) => (float[m, s, 64] y) "
+        f"(float[2, 5, 48] x, float[2, 5, 64] r) => (float[2, 5, 64] y) "
         f"{{a = MatMul(x, w)\n{tail}\ny = {order}}}"
     )
     assert ops(model) == ["LowBitMatMul"]
@@ -201,3 +201,35 @@ def test_same_shape() -> None:
     assert not same_shape(x, values["parts"])
     assert not same_shape(x, z)
     assert not same_shape(x, values["v"])
+
+
+@pytest.mark.parametrize("spelled", ["m, s", "q, r"])
+def test_a_name_on_two_inputs_does_not_make_a_residual(spelled) -> None:
+    """A timestep of batch 1 may be fed beside images of another batch, however both are named."""
+    text = f"""(float[m, s, 48] x, float[{spelled}, 64] other) => (float[p, t, 64] y) {{
+        r = Relu(other)
+        h = MatMul(x, w)
+        y = Add(h, r)
+    }}"""
+    model = lowered(text)
+    assert ops(model) == ["Relu", "LowBitMatMul", "Add"]
+
+
+def test_rows_are_followed_through_heads() -> None:
+    """What comes of one input has its batch, though a second input has a batch of that name."""
+    model = lowered(
+        """(float[m, s, 48] x, float[m, s, 1] mask) => (float[m, s, 64] y)
+            <int64[4] heads = {0, 0, 4, 16}, int64[3] flat = {0, 0, 64}> {
+            start = MatMul(x, w)
+            r = Relu(start)
+            cut = Reshape(r, heads)
+            turned = Transpose <perm = [0, 2, 1, 3]> (cut)
+            n = Neg(turned)
+            back = Transpose <perm = [0, 2, 1, 3]> (n)
+            joined = Reshape(back, flat)
+            h = MatMul(joined, square)
+            y = Add(h, r)
+        }"""
+    )
+    assert ops(model).count("LowBitMatMul") == 2
+    assert "Add" not in ops(model)
