@@ -1,4 +1,4 @@
-"""The same network out of torch's two exporters and out of the catalogue does the same job.
+"""The same encoder out of torch's two exporters and out of the catalogue does the same job.
 
 Small networks with random weights first, then the real MiniLM and Whisper encoder, which are
 fetched. Needs torch, which bitfold itself does not: skipped without it.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,6 @@ from support.small_encoders import BERT, WHISPER, draw_weights
 
 import bitfold
 from bitfold.frontend.evaluate import evaluate
-from bitfold.frontend.importers.build import build
 from bitfold.models import minilm, whisper_tiny
 from bitfold.models.bert import BertConfig, build_bert
 from bitfold.models.catalogue import fetch
@@ -26,18 +24,20 @@ from bitfold.models.ctranslate2_file import CTranslate2File
 from bitfold.models.safetensors_file import SafetensorsFile
 from bitfold.models.whisper_encoder import build_encoder
 from bitfold.models.whisper_parts import WhisperConfig
-from bitfold.runtime.session import Session
 
 torch = pytest.importorskip("torch")
 
+from exporters.checks import (  # noqa: E402
+    assert_converted_like,
+    assert_same_outputs,
+    authored_model,
+)
 from exporters.export import EXPORTERS, export, load_weights  # noqa: E402
 from exporters.torch_models import SentenceEncoder, SpeechEncoder  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
 LIMIT = 40 if os.environ.get("BITFOLD_SHORT") else None
-
-Exported = Callable[[str, Path], Path]
 
 
 def _export_bert(
@@ -66,31 +66,6 @@ def _export_whisper(
     return export(module, exporter, path, mel, ["last_hidden_state"], axes)
 
 
-def _assert_same_outputs(a: Path, b: Path, feeds: dict[str, np.ndarray], atol: float) -> None:
-    expected = Session(a, threads=1).run(feeds)
-    found = Session(b, threads=1).run(feeds)
-    assert set(found) == set(expected)
-    for name, array in expected.items():
-        np.testing.assert_allclose(found[name], array, atol=atol, err_msg=name)
-
-
-def _operators(model: ir.Model) -> dict[str, int]:
-    names = [node.op_type for node in model.graph.all_nodes()]
-    return {name: names.count(name) for name in set(names)}
-
-
-def _assert_converted_like(path: Path, authored: Path, folder: Path) -> None:
-    """Both give the same exact passes' result, and as many low-bit operators."""
-    counts = []
-    for source in (path, authored):
-        made = bitfold.convert(source, folder / f"{source.stem}.w8a8.onnx", preset="w8a8")
-        assert [each.name for each in made.report.passes if each.status == "rolled-back"] == []
-        counts.append(
-            {name: n for name, n in _operators(made.model).items() if name.startswith("LowBit")}
-        )
-    assert counts[0] == counts[1]
-
-
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_small_sentence_encoder(exporter: str, tmp_path: Path) -> None:
     weights = draw_weights(BERT.weight_shapes())
@@ -101,8 +76,8 @@ def test_small_sentence_encoder(exporter: str, tmp_path: Path) -> None:
     keep = np.ones_like(ids)
     keep[1, 4:] = 0
     feeds = {"input_ids": ids, "attention_mask": keep, "token_type_ids": np.zeros_like(ids)}
-    _assert_same_outputs(tmp_path / "authored.onnx", path, feeds, 2e-5)
-    _assert_converted_like(path, tmp_path / "authored.onnx", tmp_path)
+    assert_same_outputs(tmp_path / "authored.onnx", path, feeds, 2e-5)
+    assert_converted_like(path, tmp_path / "authored.onnx", tmp_path)
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
@@ -112,13 +87,13 @@ def test_small_speech_encoder(exporter: str, tmp_path: Path) -> None:
     ir.save(build_encoder(WHISPER, weights), tmp_path / "authored.onnx")
     mel = np.random.default_rng(0).standard_normal((1, WHISPER.mels, 2 * WHISPER.frames))
     feeds = {"input_features": mel.astype(np.float32)}
-    _assert_same_outputs(tmp_path / "authored.onnx", path, feeds, 5e-5)
-    _assert_converted_like(path, tmp_path / "authored.onnx", tmp_path)
+    assert_same_outputs(tmp_path / "authored.onnx", path, feeds, 5e-5)
+    assert_converted_like(path, tmp_path / "authored.onnx", tmp_path)
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_minilm_keeps_its_metric(exporter: str, tmp_path: Path) -> None:
-    authored = build("all-minilm-l6-v2")
+    authored = authored_model("all-minilm-l6-v2")
     file = SafetensorsFile(fetch("all-minilm-l6-v2"))
     weights = {name: file.weight(name).numpy() for name in minilm.CONFIG.weight_shapes()}
     path = _export_bert(minilm.CONFIG, weights, exporter, tmp_path / "minilm.onnx")
@@ -138,7 +113,7 @@ def test_minilm_keeps_its_metric(exporter: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_whisper_encoder_keeps_its_metric(exporter: str, tmp_path: Path) -> None:
-    authored = build(whisper_tiny.ENCODER.name)
+    authored = authored_model(whisper_tiny.ENCODER.name)
     file = CTranslate2File(fetch(whisper_tiny.ENCODER.name))
     weights = {
         name: np.array(whisper_tiny.read_weight(file, name).numpy())

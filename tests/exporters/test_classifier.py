@@ -1,0 +1,66 @@
+"""EfficientNet-Lite0 out of torch's two exporters does what the catalogue's does.
+
+The real one, which is fetched. Skipped without torch.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import bitfold
+from bitfold.frontend.evaluate import evaluate
+from bitfold.models.catalogue import fetch
+from bitfold.models.torch_file import read_torch_file
+
+torch = pytest.importorskip("torch")
+
+from exporters.checks import authored_model, low_bit_operators  # noqa: E402
+from exporters.export import EXPORTERS, export, load_weights  # noqa: E402
+from exporters.torch_classifier import ImageClassifier  # noqa: E402
+
+pytestmark = pytest.mark.slow
+
+NAME = "efficientnet-lite0"
+LIMIT = 8 if os.environ.get("BITFOLD_SHORT") else None
+CASES = [("torchscript", target) for target in ("native", "ort", "portable")]
+CASES += [("dynamo", "native")]
+
+
+def _export(exporter: str, path: Path) -> Path:
+    authored_model(NAME)  # skips what cannot be fetched
+    module = ImageClassifier()
+    load_weights(module, read_torch_file(fetch(NAME)))
+    inputs = {"input": torch.zeros(2, 3, 224, 224)}
+    return export(module, exporter, path, inputs, ["logits"], {"input": {0: "batch"}})
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_is_the_catalogues(exporter: str, tmp_path: Path) -> None:
+    pytest.importorskip("PIL")
+    path = _export(exporter, tmp_path / "exported.onnx")
+    found = evaluate(path, authored_model(NAME), task="classification", limit=LIMIT).task
+    assert found is not None
+    assert found.reference is not None
+    assert found.score.value == found.reference.value
+    assert found.cosine == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize(("exporter", "target"), CASES)
+def test_w8a8_keeps_top_1(exporter: str, target: str, tmp_path: Path) -> None:
+    pytest.importorskip("PIL")
+    path = _export(exporter, tmp_path / "exported.onnx")
+    made = bitfold.convert(path, tmp_path / "low.onnx", preset="w8a8", target=target)
+    assert made.report.rolled_back == []
+    if target == "native":
+        authored = bitfold.convert(authored_model(NAME), preset="w8a8", target=target)
+        assert low_bit_operators(made.model)
+        assert low_bit_operators(made.model) == low_bit_operators(authored.model)
+    found = evaluate(tmp_path / "low.onnx", path, task="classification", limit=LIMIT).task
+    assert found is not None
+    assert found.reference is not None
+    assert found.cosine is not None
+    assert found.score.value >= found.reference.value
+    assert found.cosine >= 0.999
