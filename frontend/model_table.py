@@ -12,6 +12,7 @@ from typing import Any
 
 from bitfold.frontend.bench import model_bytes
 from bitfold.frontend.convert import convert
+from bitfold.frontend.recipes import resolve_recipe
 from bitfold.frontend.sources import find_model
 from bitfold.frontend.tasks import Score, Setting, Task, find_task, task_of
 from bitfold.frontend.tasks.measure import INPUTS, compare_each
@@ -37,6 +38,7 @@ class Row:
         size: bytes of its files.
         metric: what the task measures.
         value: the figure; None where something failed.
+        share: whether that is a share of 1.
         cosine: mean cosine to the float model's first output (logits, hidden states) on the task's
             inputs; caches that a model hands on are not what it is asked for.
         speed: time of the float model over this one's, on one of the task's inputs.
@@ -49,6 +51,7 @@ class Row:
     size: int = 0
     metric: str = ""
     value: float | None = None
+    share: bool = False
     cosine: float | None = None
     speed: float | None = None
     error: str = ""
@@ -79,6 +82,7 @@ def model_table(
 
     Raises:
         UnsupportedError: the catalogue has no such model.
+        RecipeError: there is no such preset or target.
         BitfoldError: a float model cannot be fetched or run.
     """
     known = {entry.name: entry for entry in MODELS}
@@ -87,6 +91,9 @@ def model_table(
             raise UnsupportedError(
                 f"the catalogue has no model {name!r}", f"it has: {', '.join(known)}"
             )
+    for preset in presets:
+        for target in targets:
+            resolve_recipe(preset=preset, target=target)
     setting = Setting(limit, threads=threads, progress=progress)
     for name in names or known:
         path = find_model(name, progress)
@@ -107,7 +114,10 @@ class _Base:
         self.score: Score = self.task.score(self.session, setting)
         self.feeds: list[Feeds] = self.task.feeds(self.session, setting)[:INPUTS]
         size = model_bytes(path)
-        self.row = Row(name, "float", "", size, self.score.metric, self.score.value, 1.0, 1.0)
+        score = self.score
+        self.row = Row(
+            name, "float", "", size, score.metric, score.value, score.share, cosine=1.0, speed=1.0
+        )
 
 
 def _converted(base: _Base, preset: str, target: str, setting: Setting) -> Row:
@@ -127,6 +137,7 @@ def _converted(base: _Base, preset: str, target: str, setting: Setting) -> Row:
             model_bytes(path),
             score.metric,
             score.value,
+            score.share,
             outputs[base.session.outputs[0].name].cosine,
             _speed(session, base.session, base.feeds[0]),
         )

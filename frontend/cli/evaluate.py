@@ -155,7 +155,8 @@ def _print_task(result: EvalResult) -> None:
     table = make_table("model", found.score.metric, *found.score.details, right="123456789")
     for name, score in scores:
         details = [number(value) for value in score.details.values()]
-        table.add_row(short(name), number(score.value), *details)
+        value = percent(score.value) if score.share else number(score.value)
+        table.add_row(short(name), value, *details)
     print_table(table)
     if found.outputs:
         click.echo(f"outputs on {found.inputs} of its inputs")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from bitfold.frontend.cli.options import examples, json_option, threads_option
@@ -9,11 +11,15 @@ from bitfold.frontend.cli.output import (
     is_narrow,
     make_table,
     number,
+    percent,
     print_json,
     print_table,
     shown_progress,
     size,
 )
+
+if TYPE_CHECKING:
+    from bitfold.frontend.model_table import Row
 
 
 @click.group(
@@ -102,7 +108,13 @@ def build(name: str, as_json: bool) -> None:
 )
 @click.argument("names", nargs=-1)
 @click.option("--preset", "presets", multiple=True, help="May be repeated.  Default: w8a8, w4a8.")
-@click.option("--target", "targets", multiple=True, help="May be repeated.  Default: all three.")
+@click.option(
+    "--target",
+    "targets",
+    type=click.Choice(("native", "ort", "portable")),
+    multiple=True,
+    help="May be repeated.  Default: all three.",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Samples of each task's data, at most.")
 @threads_option(default=2)
 @json_option
@@ -133,21 +145,30 @@ def table(
             rows.append(row)
     if as_json:
         print_json([row.as_dict() for row in rows])
-        return
+    else:
+        _print_rows(rows)
+    if any(row.error for row in rows):
+        raise click.exceptions.Exit(1)
+
+
+def _print_rows(rows: list[Row]) -> None:
     columns = ("model", "metric", "recipe", "target", "size", "value", "cosine", "speed")
     shown = make_table(*columns, right="4567")
     for row in rows:
         head = (row.model, row.metric) if row.preset == "float" else ("", "")
         if row.error:
-            shown.add_row(*head, row.preset, row.target, "", "", "", row.error)
+            shown.add_row(*head, row.preset, row.target, "", "failed", "", "")
             continue
         shown.add_row(
             *head,
             row.preset,
             row.target,
             size(row.size),
-            number(row.value),
+            percent(row.value) if row.share else number(row.value),
             "" if row.cosine is None else f"{row.cosine:.5f}",
             "" if row.speed is None else f"{row.speed:.2f}x",
         )
     print_table(shown)
+    for row in rows:
+        if row.error:
+            click.echo(f"{row.model} {row.preset} {row.target}: {row.error}")

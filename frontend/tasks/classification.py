@@ -39,7 +39,9 @@ class Classification:
             ranks.append(int((logits > logits[label]).sum()))
         right, near = ([rank < top for rank in ranks] for top in (1, 5))
         details = {"right": float(sum(right)), "top-5": float(np.mean(near))}
-        return Score("ImageNet top-1", float(np.mean(right)), True, len(samples), details)
+        return Score(
+            "ImageNet top-1", float(np.mean(right)), True, len(samples), details, share=True
+        )
 
 
 def _samples(session: Session, setting: Setting) -> list[tuple[Feeds, int]]:

@@ -34,7 +34,9 @@ class FileType:
             right += labels[int(scores.argmax())] == wanted[index]
             sureness += float(scores.max())
         details = {"right": float(right), "mean score": sureness / len(wanted)}
-        return Score("files labelled right", right / len(wanted), True, len(wanted), details)
+        return Score(
+            "files labelled right", right / len(wanted), True, len(wanted), details, share=True
+        )
 
 
 def _labels(session: Session) -> list[str]:

@@ -24,6 +24,7 @@ class Score:
         higher_is_better: whether a greater figure is the better one.
         samples: how many samples it was measured on.
         details: further figures by name, for people to read.
+        share: whether the figure is a share of 1, which people read as a percentage.
     """
 
     metric: str
@@ -31,6 +32,7 @@ class Score:
     higher_is_better: bool
     samples: int
     details: dict[str, float] = field(default_factory=dict)
+    share: bool = False
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class Transcription:
             part, count = negative_log_likelihood(decoder, states, true)
             loss, tokens = loss + part, tokens + count
         details = {"word errors": errors, "words": words, "NLL a token": loss / tokens}
-        return Score("LibriVox WER", errors / words, False, len(clips), details)
+        return Score("LibriVox WER", errors / words, False, len(clips), details, share=True)
 
 
 def pair(session: Session, setting: Setting) -> tuple[Session, Session]:
