@@ -96,10 +96,10 @@ def _sources(axis: Axis) -> list[Axis]:
     node = value.producer()
     if node is None or not node.inputs or node.inputs[0] is None or value.shape is None:
         return []
-    if any(each is not None and each.shape is None for each in node.inputs):
-        return []
     first, rank = node.inputs[0], len(value.shape)
-    inner = len(first.shape or ())
+    if first.shape is None:
+        return []
+    inner = len(first.shape)
     main = value is node.outputs[0]
     if (node.domain, node.op_type) in BY_ROW:
         kept = (main or node.op_type == "LowBitMatMul") and rank == inner and index < rank - 1
@@ -107,6 +107,8 @@ def _sources(axis: Axis) -> list[Axis]:
     if (node.domain, node.op_type) == (DOMAIN, "QuantizeActivation"):
         return [(first, index)]
     if node.domain not in ("", "ai.onnx"):
+        return []
+    if any(each is not None and each.shape is None for each in node.inputs):
         return []
     if node.op_type in UNARY:
         return [(first, index)] if main and rank == inner else []
