@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from bitfold.passes.core.compare import is_float
 from bitfold.passes.core.context import Context, Feeds
+from bitfold.passes.core.dim_names import is_placeholder, telling_names
 from bitfold.passes.core.generated import generate_samples
 from bitfold.passes.core.wanted_dims import wanted_dims
 from bitfold.runtime.errors import BitfoldError, CalibrationError
@@ -27,16 +28,28 @@ _HINT = "pass sample inputs that fit, as a dict of name to array for each sample
 
 @dataclass(frozen=True)
 class Sizes:
-    """The lengths that symbolic dimensions take in one sample."""
+    """The lengths that symbolic dimensions take in one sample.
+
+    Attributes:
+        uneven: whether the axes of an input differ in length wherever nothing tells that they are
+            equal; what takes one axis for another then shows.
+    """
 
     batch: int
     sequence: int
     past: int
     image: int = 64
     other: int = 8
+    uneven: bool = False
 
 
-_FALLBACKS = ((Sizes(1, 16, 0), Sizes(1, 8, 0, image=224)), (Sizes(2, 5, 0), Sizes(1, 5, 0)))
+_FALLBACKS = (
+    (Sizes(1, 16, 0), Sizes(1, 8, 0, image=224)),
+    (
+        *(Sizes(2, 5, 0, uneven=True), Sizes(2, 5, 0)),
+        *(Sizes(1, 5, 0, uneven=True), Sizes(1, 5, 0)),
+    ),
+)
 """For each of the two samples, sizes to try in turn until the model runs."""
 
 _WITH_PAST = ((Sizes(1, 16, 0),), (Sizes(1, 5, 7), Sizes(1, 1, 7)), (Sizes(2, 1, 7),))
@@ -52,10 +65,10 @@ def prepare_samples(
 ) -> list[Feeds]:
     """The context's samples after a check, or synthesized ones that ``run`` takes.
 
-    The first synthesized sample is one sequence (or image), the second a batch of two.  A model
-    with a key/value cache gets a prompt, its continuation, and one step of a batch of two.  A
-    causal language model writes its own (:mod:`~bitfold.passes.core.generated`).  The values
-    depend on the context's seed.
+    The first synthesized sample is one sequence (or image), the second a batch of two, with axes of
+    different lengths where the model takes them.  A model with a key/value cache gets a prompt,
+    its continuation, and one step of a batch of two.  A causal language model writes its own
+    (:mod:`~bitfold.passes.core.generated`).  The values depend on the context's seed.
 
     Args:
         run: runs the model once; raises a BitfoldError where the feeds do not work.
@@ -107,7 +120,8 @@ def _written_by_model(
 def check_feeds(graph: ir.Graph, feeds: Mapping[str, np.ndarray], label: str) -> None:
     """Check that ``feeds`` fits the graph's inputs: names, types, ranks, fixed dims, no NaN.
 
-    A symbolic dimension must have one length wherever its name occurs.
+    A symbolic dimension must have one length wherever its name occurs, but for names that tell
+    nothing (:mod:`~bitfold.passes.core.dim_names`).
 
     Raises:
         CalibrationError: the first misfit, with what was expected and what was found.
@@ -128,7 +142,7 @@ def check_feeds(graph: ir.Graph, feeds: Mapping[str, np.ndarray], label: str) ->
             if array.dtype != expected:
                 raise CalibrationError(f"{where}: expected type {expected}, found {array.dtype}")
         if value.shape is not None:
-            _check_shape(value.shape, array, lengths, where)
+            _check_shape(value, array, lengths, where)
         if is_float(array) and not _plausible(array, name):
             raise CalibrationError(f"{where}: expected finite values, found NaN or infinity")
 
@@ -142,21 +156,23 @@ def _plausible(array: np.ndarray, name: str) -> bool:
 
 
 def _check_shape(
-    shape: ir.Shape, array: np.ndarray, lengths: dict[str, tuple[int, str]], where: str
+    value: ir.Value, array: np.ndarray, lengths: dict[str, tuple[int, str]], where: str
 ) -> None:
+    shape = value.shape or ()
     if array.ndim != len(shape):
-        raise CalibrationError(f"{where}: expected shape {shape}, found {array.shape}")
-    for axis, (dim, length) in enumerate(zip(shape, array.shape, strict=True)):
+        raise CalibrationError(f"{where}: expected shape {value.shape}, found {array.shape}")
+    names = telling_names(value)
+    for axis, (dim, name, length) in enumerate(zip(shape, names, array.shape, strict=True)):
         if isinstance(dim, int):
             if dim != length:
                 raise CalibrationError(
                     f"{where}: expected {dim} along axis {axis}, found shape {array.shape}"
                 )
-        elif dim.value is not None:
-            known, place = lengths.setdefault(dim.value, (length, where))
+        elif name is not None:
+            known, place = lengths.setdefault(name, (length, where))
             if known != length:
                 raise CalibrationError(
-                    f"{where}: expected {known} along axis {axis} ({dim.value}, as in {place}), "
+                    f"{where}: expected {known} along axis {axis} ({name}, as in {place}), "
                     f"found {length}"
                 )
 
@@ -228,12 +244,20 @@ def _name_lengths(inputs: Sequence[ir.Value], sizes: Sizes, past: int) -> dict[s
     """A length for every symbolic dimension that has a name."""
     lengths: dict[str, int] = {}
     for value in inputs:
-        for axis, dim in enumerate(value.shape or ()):
-            if isinstance(dim, int) or dim.value is None:
-                continue
-            if dim.value not in lengths:
-                lengths[dim.value] = _length(dim.value, value, axis, sizes, past)
+        for axis, name in enumerate(_names(value, sizes)):
+            if name is not None and name not in lengths:
+                lengths[name] = _length(name, value, axis, sizes, past)
     return lengths
+
+
+def _names(value: ir.Value, sizes: Sizes) -> list[str | None]:
+    """The names to go by: one that stands twice on an input is believed in even samples alone."""
+    names = [None if isinstance(dim, int) else dim.value for dim in value.shape or ()]
+    return (
+        telling_names(value)
+        if sizes.uneven
+        else [None if is_placeholder(name) else name for name in names]
+    )
 
 
 def _length(symbol: str, value: ir.Value, axis: int, sizes: Sizes, past: int) -> int:
@@ -252,7 +276,7 @@ def _length(symbol: str, value: ir.Value, axis: int, sizes: Sizes, past: int) ->
         # Some exporters give the mask's or the cache's axis a sequence-like name of its own.
         return past if _is_past(value) else sizes.sequence
     if re.search(r"height|width|^[hw]$", text):
-        return sizes.image
+        return _image(axis, sizes)
     return _by_place(value, axis, sizes, past)
 
 
@@ -260,7 +284,12 @@ def _unnamed(axis: int, rank: int, sizes: Sizes) -> int:
     """A length for an axis of an input without a shape."""
     if axis == 0:
         return sizes.batch
-    return sizes.image if rank == 4 else sizes.sequence
+    return _image(axis, sizes) if rank == 4 else sizes.sequence
+
+
+def _image(axis: int, sizes: Sizes) -> int:
+    """Height or width; in uneven samples the later axis is longer, by what strides divide."""
+    return sizes.image + (32 * max(axis - 2, 0) if sizes.uneven else 0)
 
 
 def _by_place(value: ir.Value, axis: int, sizes: Sizes, past: int) -> int:
@@ -276,8 +305,8 @@ def _by_place(value: ir.Value, axis: int, sizes: Sizes, past: int) -> int:
     if "ids" in name or "mask" in name:
         return sizes.sequence
     if rank == 4 and axis >= 2:
-        return sizes.image
-    return sizes.other
+        return _image(axis, sizes)
+    return sizes.other + (axis if sizes.uneven else 0)
 
 
 def _shape_of(value: ir.Value, lengths: dict[str, int], sizes: Sizes, past: int) -> tuple[int, ...]:
@@ -288,18 +317,19 @@ def _shape_of(value: ir.Value, lengths: dict[str, int], sizes: Sizes, past: int)
             for axis, dim in enumerate(wanted or ())
         )
     shape = []
+    names = _names(value, sizes)
     for axis, dim in enumerate(value.shape):
         told = wanted[axis] if wanted is not None and axis < len(wanted) else None
         if isinstance(dim, int):
             shape.append(dim)
         elif told is not None:
             shape.append(told)
-        elif dim.value is None:
-            shape.append(_by_place(value, axis, sizes, past))
         else:
-            shape.append(lengths[dim.value])
-    name = (value.name or "").lower()
-    if past and "mask" in name and len(shape) == 2 and not isinstance(value.shape[1], int):
+            name = names[axis]
+            place = _by_place(value, axis, sizes, past) if name is None else lengths[name]
+            shape.append(place)
+    title = (value.name or "").lower()
+    if past and "mask" in title and len(shape) == 2 and not isinstance(value.shape[1], int):
         shape[1] = past + sizes.sequence  # even where its axis shares the tokens' name
     return tuple(shape)
 

@@ -232,3 +232,30 @@ def test_a_model_that_gives_nothing_but_nan_still_gets_samples():
         samples = prepare_samples(model, context, open_session(model).run)
     assert samples
     assert all((feeds["input_ids"] < 50).all() for feeds in samples)
+
+
+@pytest.mark.parametrize("name", ["?", "None", "n"])
+def test_a_name_that_tells_nothing_is_no_one_length(name):
+    """A model that takes any image is also run on one that is no square."""
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+    g (float[b, 3, h, w] x) => (float[p, q, r, s] y) { y = Neg (x) }"""
+    model = make_model(text, {})
+    model.graph.inputs[0].shape = ir.Shape([name, 3, name, name])
+    first, second = prepared(model)
+    expected = (1, 3, 64, 64) if name != "n" else (1, 3, 1, 1)  # by the name, where it is one
+    assert first["x"].shape == expected
+    assert second["x"].shape == (2, 3, 64, 96)
+    check_feeds(model.graph, {"x": np.ones((2, 3, 8, 10), np.float32)}, "sample")
+
+
+def test_axes_differ_only_where_the_model_runs():
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+    g (float[b, 3, h, w] x, float[k, m, l0] z) => (float[p, q, r, s] y, float[k, m, l0] u) {
+        t = Transpose <perm = [0, 1, 3, 2]> (x)  y = Add (x, t)  u = Neg (z)
+    }"""
+    first, second = prepared(make_model(text, {}))
+    assert first["x"].shape == (1, 3, 64, 64)
+    assert second["x"].shape == (2, 3, 64, 64)
+    _, second = prepared(make_model(text.replace("y = Add (x, t)", "y = Neg (t)"), {}))
+    assert second["x"].shape == (2, 3, 64, 96)
+    assert second["z"].shape == (2, 9, 10)
