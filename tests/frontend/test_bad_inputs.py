@@ -459,6 +459,9 @@ def test_an_interrupted_run(when: str, name: str, large: Path) -> None:
     """Ctrl-C, or a signal to end, at a chosen moment: its exit code, one line, and no remains."""
     code = f"""
 import os, signal, sys
+# Whoever runs the tests in the background has had these ignored, which children inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from bitfold.frontend.cli import output
 from bitfold.frontend.cli.main import main
 inner = output.shown_progress
