@@ -27,6 +27,7 @@ from bitfold.passes.quantize.mean_inputs import mean_inputs
 from bitfold.passes.quantize.packed_size import packed_nbytes
 from bitfold.passes.quantize.rounding import QuantizedWeight, round_to_nearest
 from bitfold.runtime.errors import ModelError
+from bitfold.runtime.formats import format_named
 from bitfold.runtime.formats.scheme import QuantScheme, WeightScheme
 
 SMALLEST, SMALLEST_DEPTHWISE = 1024, 512
@@ -57,7 +58,8 @@ class Quantize(Pass):
        that padding would make no smaller, tables of short rows, and tables of rotary angles.
 
     Attributes:
-        weights: number format of the weights: int2 to int8, or ternary.
+        weights: number format of the weights: int2 to int8, binary, ternary, fp4, nf4, fp6_e2m3,
+            pot3, pot4 or apot5.
         group: input channels that share a scale; 0 for one scale per output channel.
         symmetric: leave out zero points.
         ranges: ``mse`` for the least squared error, ``minmax`` to cover every value.
@@ -105,8 +107,9 @@ class Quantize(Pass):
         if embedding:
             number = self.embeddings or number
             group = group if self.embedding_group is None else self.embedding_group
-        # At 8 bits a zero point buys next to nothing.
-        symmetric = self.symmetric or number in ("int8", "ternary")
+        # At 8 bits a zero point buys next to nothing; uneven levels lie about zero.
+        even = format_named(number).linear
+        symmetric = self.symmetric or not even or number in ("int8", "ternary")
         weight = WeightScheme(number, group, symmetric, self.scales)
         return QuantScheme(weight, self.acts, self.act_granularity)
 

@@ -81,13 +81,16 @@ def _candidates(low: np.ndarray, high: np.ndarray, number: Format, symmetric: bo
         return [_asymmetric(low, high, number)]
     found = _symmetric(low, high, number)
     if number.highest == -number.lowest:
-        return [found]
+        return [found]  # what fits one sign fits the other
     return [found, Range(-found.scale, found.zero)]
 
 
 def _symmetric(low: np.ndarray, high: np.ndarray, number: Format) -> Range:
-    reach = np.where(-low > high, low, high)
-    return Range(reach / np.float32(number.lowest), np.zeros_like(low))
+    if number.highest == -number.lowest:
+        scale = np.maximum(-low, high) / np.float32(number.highest)
+    else:
+        scale = np.where(-low > high, low, high) / np.float32(number.lowest)
+    return Range(scale, np.zeros_like(low))
 
 
 def _asymmetric(low: np.ndarray, high: np.ndarray, number: Format) -> Range:
@@ -98,15 +101,11 @@ def _asymmetric(low: np.ndarray, high: np.ndarray, number: Format) -> Range:
 
 
 def _levels(grouped: np.ndarray, number: Format, tried: Range) -> np.ndarray:
-    """Integers relative to the zero point, float32 [N, G, size]."""
+    """Levels relative to the zero point, float32 [N, G, size]."""
     scale = tried.scale[..., None]
     zero = tried.zero[..., None]
     inverse = inverse_of(scale)
-    if number.linear:
-        nearest = np.clip(np.rint(grouped * inverse + zero), number.lowest, number.highest)
-    else:
-        nearest = number.decode(number.encode(grouped * inverse + zero)).astype(np.float32)
-    return nearest - zero
+    return number.nearest(grouped * inverse + zero) - zero
 
 
 def _fit(grouped: np.ndarray, levels: np.ndarray, otherwise: np.ndarray) -> np.ndarray:

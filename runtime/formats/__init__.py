@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from bitfold.runtime.errors import RecipeError
+from bitfold.runtime.formats.binary import BINARY
 from bitfold.runtime.formats.format import Format
 from bitfold.runtime.formats.integer import integer
+from bitfold.runtime.formats.minifloat import FP4, FP6_E2M3
+from bitfold.runtime.formats.nf4 import NF4
+from bitfold.runtime.formats.powers import APOT5, power_of_two
 from bitfold.runtime.formats.ternary import TERNARY
 
 FORMATS: dict[str, Format] = {
@@ -18,6 +22,13 @@ FORMATS: dict[str, Format] = {
         integer(3),
         integer(2),
         TERNARY,
+        BINARY,
+        NF4,
+        FP4,
+        FP6_E2M3,
+        power_of_two(3),
+        power_of_two(4),
+        APOT5,
     )
 }
 

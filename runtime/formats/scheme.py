@@ -32,6 +32,11 @@ class WeightScheme:
                 f"group size {self.group} is not a multiple of 16",
                 "use 32, 64 or 128, or 0 for one group per output channel",
             )
+        if not self.symmetric and not self.number.linear:
+            raise RecipeError(
+                f"zero points shift evenly spaced levels, and those of {self.format} are not",
+                "leave out zero points with symmetric=true",
+            )
 
     @property
     def number(self) -> Format:

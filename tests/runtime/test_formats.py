@@ -1,10 +1,13 @@
 """Formats: codes, levels and tables."""
 
+import ml_dtypes
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from bitfold.runtime.errors import RecipeError
 from bitfold.runtime.formats import FORMATS, Format, format_named
+from bitfold.runtime.formats.nf4 import QUANTILES
 from bitfold.runtime.formats.scheme import WeightScheme
 
 
@@ -21,6 +24,80 @@ def test_values_go_to_the_nearest_level_and_stay_in_range():
     int4 = format_named("int4")
     values = np.array([-100, -8.4, -0.5, 0.5, 1.5, 6.6, 100])
     assert int4.decode(int4.encode(values)).tolist() == [-8, -8, 0, 0, 2, 7, 7]
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if not FORMATS[name].linear])
+def test_a_code_stands_for_a_level_or_for_zero(name):
+    number = format_named(name)
+    every = number.decode(np.arange(1 << number.bits, dtype=np.uint8))
+    assert {*number.levels} <= {*every.tolist()} <= {*number.levels, 0}
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if not FORMATS[name].linear])
+def test_every_value_goes_to_the_nearest_level(name):
+    number = format_named(name)
+    levels = np.array(number.levels, np.float64)
+    reach = 1.2 * number.highest
+    values = np.random.default_rng(0).uniform(-reach, reach, 4000).astype(np.float32)
+    nearest = levels[np.abs(levels - values[:, None]).argmin(1)]
+    assert np.array_equal(number.decode(number.encode(values)), nearest)
+    assert np.array_equal(number.nearest(values), nearest)
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if not FORMATS[name].linear])
+def test_ties_go_to_the_even_code(name):
+    number = format_named(name)
+    levels = np.array(number.levels, np.float32)
+    codes = number.encode(levels).astype(int)
+    found = number.encode((levels[1:] + levels[:-1]) / 2).astype(int)
+    for low, high, tie in zip(codes[:-1], codes[1:], found, strict=True):
+        assert tie == (high if high % 2 == 0 else low)
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "standard"),
+    [("fp4", 2, ml_dtypes.float4_e2m1fn), ("fp6_e2m3", 8, ml_dtypes.float6_e2m3fn)],
+)
+def test_minifloats_have_the_codes_of_their_standard(name, scale, standard):
+    number = format_named(name)
+    codes = np.arange(1 << number.bits, dtype=np.uint8)
+    expected = codes.view(standard).astype(np.float32)
+    assert np.array_equal(number.decode(codes), expected * scale)
+    values = np.random.default_rng(1).normal(size=5000).astype(np.float32) * 2
+    rounded = values.astype(standard).astype(np.float32)
+    assert np.array_equal(number.nearest(values * scale), rounded * scale)
+
+
+def test_fp4_is_that_of_the_ocp_specification():
+    fp4 = format_named("fp4").decode(np.arange(16, dtype=np.uint8)) / 2
+    assert fp4[:8].tolist() == [0, 0.5, 1, 1.5, 2, 3, 4, 6]
+    assert np.array_equal(fp4[8:], -fp4[:8])
+
+
+def test_nf4_holds_the_quantiles_of_a_normal_distribution():
+    """Appendix E of the paper: 8 quantiles of one side and 7 of the other, and 0 between them."""
+    offset = (1 - 1 / 30 + 1 - 1 / 32) / 2
+    positive = norm.ppf(np.linspace(offset, 0.5, 9)[:-1])
+    negative = norm.ppf(np.linspace(offset, 0.5, 8)[:-1])
+    values = np.sort([*(positive / positive.max()), 0, *(-negative / positive.max())])
+    assert np.allclose(QUANTILES, values, atol=1e-6)
+    nf4 = format_named("nf4")
+    assert np.allclose(np.array(nf4.levels) / 127, QUANTILES, atol=0.5 / 127)
+    assert nf4.encode(127 * np.array(QUANTILES)).tolist() == list(range(16))
+
+
+def test_powers_of_two_and_their_sums():
+    assert format_named("pot3").levels == (-4, -2, -1, 0, 1, 2, 4)
+    assert format_named("pot4").levels[7:] == (0, 1, 2, 4, 8, 16, 32, 64)
+    apot5 = format_named("apot5").levels
+    assert apot5[15:] == (0, 1, 2, 3, 4, 6, 8, 9, 12, 16, 18, 24, 32, 33, 36, 48)
+    assert apot5[:15] == tuple(-each for each in apot5[:15:-1])
+    assert format_named("binary").table().tolist() == [-1, 1]
+
+
+def test_zero_points_of_uneven_levels_are_refused():
+    with pytest.raises(RecipeError, match="evenly spaced"):
+        WeightScheme("nf4", 32, symmetric=False)
 
 
 def test_a_table_format_finds_the_nearest_of_uneven_levels():

@@ -15,6 +15,10 @@ SCHEMES = [
     for symmetric in (True, False)
     if symmetric or name != "ternary"
 ]
+SCHEMES += [
+    WeightScheme(name, group)
+    for name, group in (("binary", 0), ("nf4", 32), ("fp4", 16), ("fp6_e2m3", 0), ("apot5", 64))
+]
 
 
 def squared_error(weight, quantized):
@@ -59,12 +63,21 @@ def test_weights_on_the_grid_come_back(seed, scheme):
     """A weight that is already low-bit loses nothing (ranges by min-max span the grid)."""
     rng = np.random.default_rng(seed)
     number = scheme.number
-    levels = rng.integers(number.lowest, number.highest + 1, (5, 64)).astype(np.float32)
-    levels[:, ::32] = number.lowest
-    levels[:, 1::32] = number.highest
+    levels = rng.choice(np.array(number.levels, np.float32), (5, 64))
+    levels[:, ::16] = number.lowest
+    levels[:, 1::16] = number.highest
     weight = levels * np.float32(0.25)
     found = round_to_nearest(weight, scheme, "minmax")
     assert np.allclose(found.dequantize(), weight, atol=1e-3 * abs(number.lowest) * 0.25)
+
+
+def test_binary_weights_get_the_mean_magnitude_as_their_scale():
+    """The least-squares scale of signs (XNOR-Net, equation 6)."""
+    weight = np.random.default_rng(7).normal(size=(8, 64)).astype(np.float32)
+    found = round_to_nearest(weight, WeightScheme("binary", 32, scale="f32"))
+    means = np.abs(weight).reshape(8, 2, 32).mean(-1)
+    assert np.allclose(found.scales, means, rtol=1e-6)
+    assert np.array_equal(found.dequantize() > 0, weight > 0)
 
 
 def test_zeros_stay_zero_and_large_values_do_not_overflow_the_scale():
