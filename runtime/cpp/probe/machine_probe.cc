@@ -75,20 +75,42 @@ extern "C" double probe_int8() {
   return kRounds * 12 * kOperations;
 }
 
-// Reads `bytes` bytes once, fetched ahead as the kernels do.  Returns the bytes read.
-extern "C" double probe_read(const uint8_t* data, size_t bytes) {
-  Vector s0 = splat(0), s1 = s0, s2 = s0, s3 = s0;
-  constexpr size_t kStep = sizeof(Vector), kAhead = 8 << 10;
-  for (size_t i = 0; i + 4 * kStep <= bytes; i += 4 * kStep) {
-    __builtin_prefetch(data + i + kAhead, 0, 2);
-    if (sizeof(Vector) == 64)
-      for (size_t line = 64; line < 4 * kStep; line += 64)
-        __builtin_prefetch(data + i + kAhead + line, 0, 2);
-    s0 = add(s0, load(data + i));
-    s1 = add(s1, load(data + i + kStep));
-    s2 = add(s2, load(data + i + 2 * kStep));
-    s3 = add(s3, load(data + i + 3 * kStep));
-  }
-  sink = first(add(add(s0, s1), add(s2, s3)));
-  return static_cast<double>(bytes);
+namespace {
+
+// Reads `bytes` bytes once in STREAMS equal runs side by side, each fetched `ahead` bytes ahead.
+template <int STREAMS>
+void read_streams(const uint8_t* data, size_t bytes, size_t ahead) {
+  constexpr size_t kStep = 256;
+  constexpr int kVectors = kStep / sizeof(Vector);
+  const size_t each = bytes / STREAMS / kStep * kStep;
+  Vector sum[4] = {splat(0), splat(0), splat(0), splat(0)};
+  for (size_t i = 0; i < each; i += kStep)
+    for (int stream = 0; stream < STREAMS; stream++) {
+      const uint8_t* at = data + stream * each + i;
+      if (ahead)
+        for (size_t line = 0; line < kStep; line += 64)
+          __builtin_prefetch(at + ahead + line, 0, 2);
+      for (int v = 0; v < kVectors; v++)
+        sum[v % 4] = add(sum[v % 4], load(at + v * sizeof(Vector)));
+    }
+  sink = first(add(add(sum[0], sum[1]), add(sum[2], sum[3])));
+}
+
+}  // namespace
+
+// The ways to read that `probe_read` knows: which is fastest differs from machine to machine and
+// from one level of its memory to the next.
+extern "C" int probe_ways() { return 6; }
+
+// Reads `bytes` bytes `times` times over.  Returns the bytes read; the caller times it.
+extern "C" double probe_read(const uint8_t* data, size_t bytes, int times, int way) {
+  for (int i = 0; i < times; i++) switch (way) {
+      case 0: read_streams<1>(data, bytes, 0); break;
+      case 1: read_streams<1>(data, bytes, 2 << 10); break;
+      case 2: read_streams<1>(data, bytes, 8 << 10); break;
+      case 3: read_streams<2>(data, bytes, 4 << 10); break;
+      case 4: read_streams<4>(data, bytes, 2 << 10); break;
+      default: read_streams<4>(data, bytes, 0); break;
+    }
+  return static_cast<double>(bytes) * times;
 }
