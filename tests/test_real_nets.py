@@ -22,7 +22,7 @@ FLOAT = {"efficientnet-lite0": 18 / 20, "ppocr-rec": 120 / 121, "magika": 1.0}
 KEPT = {
     ("efficientnet-lite0", "w8a8"): (0.0, 0.999),
     ("efficientnet-lite0", "w4a8"): (0.15, 0.94),
-    ("ppocr-rec", "w8a8"): (0.03, 0.995),
+    ("ppocr-rec", "w8a8"): (0.01, 0.999),
     ("ppocr-rec", "w4a8"): (0.3, 0.93),
     ("magika", "w8a8"): (0.0, 0.9999),
     ("magika", "w4a8"): (0.0, 0.9999),

@@ -23,6 +23,7 @@ from bitfold.passes.quantize.conv_scheme import (
 )
 from bitfold.passes.quantize.correct_bias import correct_bias
 from bitfold.passes.quantize.insert import SiteInserter
+from bitfold.passes.quantize.keep_sums import keep_sums
 from bitfold.passes.quantize.mean_inputs import mean_inputs
 from bitfold.passes.quantize.packed_size import packed_nbytes
 from bitfold.passes.quantize.rounding import QuantizedWeight, round_to_nearest
@@ -52,8 +53,8 @@ class Quantize(Pass):
     1. A weight that several sites share (a tied embedding and head) is quantized once.
     2. Embedding tables, and heads tied to one, take the ``embeddings`` format.
     3. A convolution's groups are runs of channels within a tap, and its input gets a scale per
-       pixel and group; a depthwise one keeps 8 bits and float inputs.  Its bias takes up the mean
-       error of its weight, where there are inputs to run.
+       pixel and group; a depthwise one keeps 8 bits, float inputs and the sums of its taps.  Its
+       bias takes up the mean error of its weight, where there are inputs to run.
     4. Skipped, with the reason: excluded sites, weights that are not float32, tiny weights, those
        that padding would make no smaller, tables of short rows, and tables of rotary angles.
 
@@ -127,6 +128,8 @@ class Quantize(Pass):
             # At 8 bits clipping buys next to nothing either, and the search takes time.
             ranges = "minmax" if scheme.weight.number.bits == 8 else self.ranges
             quantized = round_to_nearest(weight, scheme.weight, ranges)
+            if conv is not None and conv.depthwise:
+                quantized = keep_sums(weight, quantized)
             quality = signal_to_noise(weight, quantized)
             acts = scheme.act_group_size(weight.shape[1]) if scheme.acts == "int8" else None
             # Eight bits lose so little that made-up inputs, whose means are not the real ones',
