@@ -1,4 +1,4 @@
-"""Round a depthwise filter so that the sum of its taps stays: weight math, with no graph in sight."""
+"""Round depthwise filters so that the sums of their taps stay: weight math, with no graph."""
 
 from __future__ import annotations
 
