@@ -78,6 +78,15 @@ not read) it does so too, but for the depthwise case.
 The depthwise case, ``Cg = 1``, takes ``acts=none`` alone, has one scale per output channel
 (``group_size = K' = taps``), and its rows are tiled in plain order: ``T = ceil(N / 16)``.
 
+``Hadamard`` (version 1) multiplies runs of ``size`` inputs by an orthonormal matrix: inputs X
+f32 [..., K] and ``base`` int8 [m, m] (constant; optional, m = 1 when absent); attribute ``size``
+(int), ``m * 2**n`` for some n, which divides K; output f32, the shape of X::
+
+    Y = X H / sqrt(size),  H = base (x) S_n,  S_0 = [1],  S_n = [[1, 1], [1, -1]] (x) S_(n-1)
+
+base's entries are 1 and -1, m is a multiple of 4 up to 512; with orthogonal rows H is a Hadamard
+matrix.  Sums are made in f32, in any order, and then multiplied by f32(1 / sqrt(size)).
+
 Rows of X, and pixels, are independent and no sum is split between threads: the result is the
 same for any number of threads.
 """

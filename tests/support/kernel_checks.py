@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime as ort
 from onnx import TensorProto
 from support.guard_pages import BEHIND, guarded_copy
+from support.hadamard_checks import HADAMARD_CHECKS
 from support.lowbit_nodes import (
     Case,
     gather_attributes,
@@ -281,6 +282,7 @@ CHECKS: dict[str, Callable[[], Iterator[str]]] = {
         silu,
         epilogues,
         gelu,
+        *HADAMARD_CHECKS,
     )
 }
 

@@ -11,11 +11,12 @@
 namespace bitfold {
 namespace {
 
-const Kernels kRef = {"ref", &kMatMulRef, gather_row_ref, &kConvRef};
+const Kernels kRef = {"ref", &kMatMulRef, gather_row_ref, &kConvRef, hadamard_ref};
 
 #if defined(BITFOLD_X86)
-const Kernels kAvx2 = {"avx2", &kMatMulAvx2, gather_row_ref, &kConvAvx2};
-const Kernels kAvx512Vnni = {"avx512vnni", &kMatMulAvx512Vnni, gather_row_ref, &kConvAvx512Vnni};
+const Kernels kAvx2 = {"avx2", &kMatMulAvx2, gather_row_ref, &kConvAvx2, hadamard_avx2};
+const Kernels kAvx512Vnni = {"avx512vnni", &kMatMulAvx512Vnni, gather_row_ref, &kConvAvx512Vnni,
+                             hadamard_avx512};
 
 // Whether the operating system saves these parts of the register state (XCR0).
 bool state_enabled(unsigned mask) {

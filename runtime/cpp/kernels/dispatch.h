@@ -1,6 +1,7 @@
 // The kernels that this process uses, chosen once by what the CPU has.
 #pragma once
 
+#include "hadamard/hadamard.h"
 #include "lowbit_conv/lowbit_conv.h"
 #include "lowbit_gather/lowbit_gather.h"
 #include "lowbit_matmul/lowbit_matmul.h"
@@ -12,6 +13,7 @@ struct Kernels {
   const MatMulKernels* matmul;
   GatherRow gather_row;
   const ConvKernels* conv;
+  HadamardBlocks hadamard;
 };
 
 // Chosen at the first call; BITFOLD_ISA overrides it.  Null when BITFOLD_ISA names an ISA that

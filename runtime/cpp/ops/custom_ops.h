@@ -51,5 +51,6 @@ CustomOp custom_op(const OrtApi* api) {
 CustomOp lowbit_matmul_op(const OrtApi* api);
 CustomOp lowbit_gather_op(const OrtApi* api);
 CustomOp lowbit_conv_op(const OrtApi* api);
+CustomOp hadamard_op(const OrtApi* api);
 
 }  // namespace bitfold::ops
