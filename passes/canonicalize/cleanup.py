@@ -7,17 +7,19 @@ import onnx_ir.passes.common as common
 from onnxscript.rewriter import RewritePass, RewriteRule
 from onnxscript.rewriter.rules import common as rules
 
-from bitfold.passes.canonicalize import drop_identities
+from bitfold.passes.canonicalize import drop_identities, reshape_targets
 from bitfold.passes.canonicalize.fold_constants import fold_constants
 from bitfold.passes.canonicalize.fold_shapes import fold_shapes
 from bitfold.passes.canonicalize.pin_outputs import pinned_outputs
 from bitfold.passes.canonicalize.quiet import infer_shapes, quiet
 
-# The optimizer's own rules, with exact ones for neutral elements, and less those that fold
+# The optimizer's own rules, with exact ones for neutral elements and for
+# targets of Reshape (which hold among no elements too), and less those that fold
 # BatchNormalization: weight math belongs to the pass fold-batch-norm, which says what it did and
 # touches one weight at a time.
 SIMPLIFICATIONS: tuple[RewriteRule, ...] = (
     *drop_identities.RULES,
+    *reshape_targets.RULES,
     rules.dropout_zero_rule,
     rules.dropout_inference_rule,
     rules.one_reshape_matmul_reshape_rule,
@@ -26,14 +28,12 @@ SIMPLIFICATIONS: tuple[RewriteRule, ...] = (
     rules.cast_constant_of_shape_without_value_rule,
     rules.collapse_slice_rule,
     rules.collapse_slice2_rule,
-    rules.materialize_reshape_shape_rule,
     rules.successive_relu_rule,
     rules.successive_clip_rule,
     rules.cast_cast_rule,
     rules.no_op_cast_rule,
     rules.no_op_expand_rule,
     rules.reshape_reshape_rule,
-    rules.flatten_to_reshape_rule,
     rules.squeeze_reshape_1d_rule,
     rules.no_op_transpose_rule,
     rules.transpose_transpose_rule,

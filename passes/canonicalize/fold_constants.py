@@ -9,6 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import optimizer
 
+from bitfold.passes.canonicalize.reshape_targets import mixes_zero_and_rest
+
 _LOG = logging.getLogger(__name__)
 
 SHARED_TRANSPOSE = 256
@@ -31,7 +33,7 @@ def fold_constants(model: ir.Model, limit: int) -> None:
     """
 
     def should_fold(node: ir.Node) -> bool | None:
-        if node.op_type in _SEQUENCES or _grows(node, limit):
+        if node.op_type in _SEQUENCES or _grows(node, limit) or _is_refused_target(node):
             return False
         return False if _is_tied_head(node) else None
 
@@ -56,6 +58,15 @@ def _is_tied_head(node: ir.Node) -> bool:
         return False
     shared = any(user.op_type != "Transpose" for user, _ in source.uses())
     return shared and source.const_value.size >= SHARED_TRANSPOSE
+
+
+def _is_refused_target(node: ir.Node) -> bool:
+    """Whether this joins a target that Reshape takes computed, but not as a constant."""
+    if node.op_type != "Concat" or node.domain != "":
+        return False
+    constants = [_small(value) for value in node.inputs]
+    numbers = [number for each in constants if each is not None for number in each.tolist()]
+    return mixes_zero_and_rest(node.outputs[0], numbers)
 
 
 def _grows(node: ir.Node, limit: int) -> bool:

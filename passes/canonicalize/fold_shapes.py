@@ -7,7 +7,8 @@ import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import input_at
 from bitfold.passes.canonicalize.input_dims import distinct_input_dims
-from bitfold.passes.canonicalize.node_shapes import infer, set_shape
+from bitfold.passes.canonicalize.node_shapes import infer, reshaped, set_shape
+from bitfold.passes.canonicalize.reshape_targets import mixes_zero_and_rest
 from bitfold.passes.canonicalize.shape_numbers import (
     Size,
     constant_numbers,
@@ -82,6 +83,8 @@ def _replace(
 ) -> bool:
     """Put a constant in the place of what is known, or the input that it is equal to."""
     output = node.outputs[0]
+    if mixes_zero_and_rest(output, found.reshape(-1).tolist()):
+        return False
     if is_plain(found):
         return _replace_by_constant(graph, output, found)
     for value, numbers in zip(node.inputs, values, strict=True):
@@ -180,12 +183,17 @@ def _simplify_reshape(graph: ir.Graph, node: ir.Node, target: np.ndarray | None)
     # Among no elements 0 and -1 mean something else, or nothing.
     if any(dim == 0 for dim in (*source.shape, *(node.outputs[0].shape or ()))):
         return False
+    data = [dim_number(dim) for dim in source.shape]
+    resolved = reshaped(node, data, list(target))
+    lengths = node.attributes.get_int("allowzero", 0) != 0
     dims: list[int] = []
     holes = []
     for index, each in enumerate(target):
-        same = index < len(source.shape) and each == dim_number(source.shape[index])
+        same = index < len(data) and each == data[index]
+        if each == -1 and resolved is not None and isinstance(resolved[index], int):
+            each = resolved[index]
         if isinstance(each, int):
-            if each == 0 and node.attributes.get_int("allowzero", 0) != 0:
+            if each == 0 and lengths:
                 return False
             dims.append(each)
         elif isinstance(each, Size) and same:
@@ -193,8 +201,9 @@ def _simplify_reshape(graph: ir.Graph, node: ir.Node, target: np.ndarray | None)
         else:
             holes.append(index)
             dims.append(-1)
-    # A -1 beside a dimension of 0 elements could not be resolved.
-    if dims.count(-1) > 1 or (holes and any(each == 0 for each in dims)):
+    # A -1 beside a dimension of 0 elements could not be resolved, but by a Reshape that takes a
+    # computed 0 for a length.
+    if dims.count(-1) > 1 or ((holes or lengths) and -1 in dims and 0 in dims):
         return False
     name = f"{node.outputs[0].name}/shape"
     if name in graph.initializers:

@@ -27,14 +27,14 @@ def set_shape(node: ir.Node, values: list[np.ndarray | None]) -> None:
         if source is None or source.shape is None:
             return
         data = [dim_number(dim) for dim in source.shape]
-        resolved = _reshaped(node, data, dims) if node.op_type == "Reshape" else _wide(data, dims)
+        resolved = reshaped(node, data, dims) if node.op_type == "Reshape" else _wide(data, dims)
         if resolved is None:
             return
         dims = resolved
     _merge(output, ir.Shape([number_dim(each) for each in dims]))
 
 
-def _reshaped(node: ir.Node, data: list[Number], target: list[Number]) -> list[Number] | None:
+def reshaped(node: ir.Node, data: list[Number], target: list[Number]) -> list[Number] | None:
     """The shape that Reshape gives: 0 takes a dimension over, -1 is what is left."""
     copies = node.attributes.get_int("allowzero", 0) == 0
     dims: list[Number] = []
