@@ -135,11 +135,14 @@ void square_plane(const Plane* p) {
     for (int kx = 0; kx < K; kx++) weight[ky][kx] = V::set(p->weights[(ky * K + kx) * kTile]);
   const int64_t rows = p->conv->out[0];
   int64_t oy = 0;
-  // Seven sums at a time hide the latency of adding to one; images are often 7 * 2^n high.
-  for (; oy + 7 <= rows; oy += 7) square_rows<V, K, SY, SX, 7>(p, weight, oy);
+  // Seven sums at a time hide the latency of adding to one; images are often 7 * 2^n high.  With a
+  // stride of 2 a row of inputs serves half as many, and seven rows of outputs cost more than that.
+  constexpr int kMost = SY * SX == 1 ? 7 : 4;
+  for (; oy + kMost <= rows; oy += kMost) square_rows<V, K, SY, SX, kMost>(p, weight, oy);
   for (; oy + 4 <= rows; oy += 4) square_rows<V, K, SY, SX, 4>(p, weight, oy);
-  for (; oy + 2 <= rows; oy += 2) square_rows<V, K, SY, SX, 2>(p, weight, oy);
-  if (oy < rows) square_rows<V, K, SY, SX, 1>(p, weight, oy);
+  if (rows - oy == 3) return square_rows<V, K, SY, SX, 3>(p, weight, oy);
+  if (rows - oy == 2) return square_rows<V, K, SY, SX, 2>(p, weight, oy);
+  if (rows - oy == 1) return square_rows<V, K, SY, SX, 1>(p, weight, oy);
 }
 
 typedef void (*PlaneKernel)(const Plane*);
