@@ -30,6 +30,17 @@ PASSES_MAY_USE = {
 }
 """The parts of the runtime that passes may import: no kernels, no sessions."""
 
+WITHIN_PASSES = {
+    "opsets": {"opsets"},
+    "core": {"core", "opsets"},
+    "analysis": {"analysis", "core", "opsets"},
+    **{
+        stage: {stage, "analysis", "core", "opsets"}
+        for stage in ("canonicalize", "fold", "fuse", "lower", "quantize")
+    },
+}
+"""For each folder of the passes, those that it may import: no stage knows another."""
+
 KERNEL_ABI = ("ctypes", "cffi")
 """Nothing but the runtime calls into native code."""
 
@@ -83,6 +94,19 @@ def test_imports_go_one_way(folder):
         package = ".".join(["bitfold", *path.relative_to(ROOT).parent.parts])
         for violation in violations(folder, package, path.read_text(encoding="utf-8")):
             found.append(f"{path.relative_to(ROOT)}, {violation}")
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("folder", WITHIN_PASSES)
+def test_passes_build_on_each_other_one_way(folder):
+    files = sources(f"passes/{folder}")
+    assert files
+    found = []
+    for path in files:
+        for line, name in imported(path.read_text(encoding="utf-8"), f"bitfold.passes.{folder}"):
+            parts = name.split(".")
+            if parts[:2] == ["bitfold", "passes"] and parts[2] not in WITHIN_PASSES[folder]:
+                found.append(f"{path.relative_to(ROOT)}, line {line}: {name}")
     assert not found, "\n".join(found)
 
 

@@ -30,17 +30,15 @@ from bitfold.passes.canonicalize import (
 from bitfold.passes.canonicalize.absorb_cache import absorb_cache
 from bitfold.passes.canonicalize.cleanup import clean_up, simplify, tidy
 from bitfold.passes.canonicalize.leftovers import report_leftovers
-from bitfold.passes.canonicalize.opset import convert_opset, newest_with_kernels
 from bitfold.passes.canonicalize.plain_gemm import plain_gemms
 from bitfold.passes.canonicalize.resolve_weights import resolve_weights
 from bitfold.passes.canonicalize.rules import apply_rules
 from bitfold.passes.canonicalize.split_slices import split_slices
-from bitfold.passes.canonicalize.widen_floats import widen_floats
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
+from bitfold.passes.opsets.convert import CANONICAL, convert_opset, newest_with_kernels
+from bitfold.passes.opsets.widen_floats import widen_floats
 from bitfold.runtime.errors import RecipeError
-
-OPSET = 23
 
 RAISES: tuple[tuple[str, tuple[RewriteRule, ...]], ...] = (
     # An RMSNorm of the centred input sits inside every LayerNorm: the larger pattern goes first.
@@ -118,7 +116,7 @@ class Canonicalize(Pass):
                 )
         entry = context.entry
         before = _census(model)
-        opset, reason = newest_with_kernels(model, OPSET)
+        opset, reason = newest_with_kernels(model, CANONICAL)
         keep = self.keep
         if reason:
             entry.note(reason)
@@ -126,7 +124,7 @@ class Canonicalize(Pass):
         found = convert_opset(model, opset)
         if found != opset:
             entry.note(f"opset {found} converted to {opset}")
-        widened = widen_floats(model, context)
+        widened = widen_floats(model, context.tensor)
         for dtype, count in sorted(widened.items()):
             entry.note(f"{dtype} widened to FLOAT, with {count} constants and weights")
         clean_up(model, self.fold_limit)

@@ -11,7 +11,7 @@ from bitfold.passes.canonicalize import drop_identities, reshape_targets
 from bitfold.passes.canonicalize.fold_constants import fold_constants
 from bitfold.passes.canonicalize.fold_shapes import fold_shapes
 from bitfold.passes.canonicalize.pin_outputs import pinned_outputs
-from bitfold.passes.canonicalize.quiet import infer_shapes, quiet
+from bitfold.passes.opsets.infer_shapes import infer_shapes, quiet
 
 # The optimizer's own rules, with exact ones for neutral elements and for
 # targets of Reshape (which hold among no elements too), and less those that fold

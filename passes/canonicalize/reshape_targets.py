@@ -93,7 +93,8 @@ def _flat_target(x: ir.Value, out: ir.Value) -> list[int] | None:
 
 
 def _size(dims: tuple[int | ir.SymbolicDim, ...]) -> int | None:
-    return math.prod(dims) if all(isinstance(dim, int) for dim in dims) else None  # type: ignore[arg-type]
+    known = [dim for dim in dims if isinstance(dim, int)]
+    return math.prod(known) if len(known) == len(dims) else None
 
 
 RULES: tuple[RewriteRule, ...] = (KnownTarget.rule(), FlattenTarget.rule())

@@ -8,6 +8,7 @@ import os
 import onnx_ir as ir
 
 from bitfold.passes.core.stage import snapshot
+from bitfold.passes.opsets.infer_shapes import infer_shapes
 from bitfold.runtime.errors import ModelError
 
 
@@ -20,9 +21,6 @@ def check_sizes(model: ir.Model) -> None:
     Raises:
         ModelError: a value that is larger than this machine's memory; names the node.
     """
-    # Shape inference belongs to the passes, which import this package: it has to wait.
-    from bitfold.passes.canonicalize.quiet import infer_shapes
-
     inferred = snapshot(model)
     infer_shapes(inferred)
     memory = _memory()

@@ -8,10 +8,9 @@ from bitfold.passes.core.context import Context
 from bitfold.passes.core.samples import prepare_samples
 from bitfold.passes.core.sizes import check_sizes
 from bitfold.passes.core.stage import Stage, snapshot
+from bitfold.passes.opsets.convert import CANONICAL, convert_opset
+from bitfold.passes.opsets.widen_floats import widen_floats
 from bitfold.runtime.errors import BitfoldError
-
-TARGET = 23
-"""The opset of the passes."""
 
 
 def settle(stage: Stage, context: Context) -> str:
@@ -63,15 +62,11 @@ def check_runs(model: ir.Model, context: Context) -> None:
 
 def _stand_in(model: ir.Model, context: Context) -> ir.Model | None:
     """The model in float32 and the passes' opset; None where it is that already, or cannot be."""
-    # Passes import this package: the other way round it has to wait until it is needed.
-    from bitfold.passes.canonicalize.opset import convert_opset
-    from bitfold.passes.canonicalize.widen_floats import widen_floats
-
     runs = snapshot(model)
     try:
-        found = convert_opset(runs, TARGET)
-        widened = widen_floats(runs, context)
+        found = convert_opset(runs, CANONICAL)
+        widened = widen_floats(runs, context.tensor)
         ir.passes.common.NameFixPass()(runs)
     except BitfoldError:
         return None
-    return runs if widened or found != TARGET else None
+    return runs if widened or found != CANONICAL else None

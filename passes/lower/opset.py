@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from bitfold.passes.opsets.convert import CANONICAL
 from bitfold.runtime.errors import UnsupportedError
-
-CANONICAL = 23
-"""The version that canonicalize aims at; from here on, the operators in use kept their meaning."""
 
 
 def require_opset(model: ir.Model, version: int) -> None:

@@ -26,11 +26,12 @@ from bitfold.passes.analysis.sites import Site
 from bitfold.passes.core.context import Context
 from bitfold.passes.lower.dequantized import DequantizedWeight
 from bitfold.passes.lower.neutral import rounding_of, weight_of, width_of
-from bitfold.passes.lower.opset import CANONICAL, require_opset
+from bitfold.passes.lower.opset import require_opset
 from bitfold.passes.lower.round_input import round_input
 from bitfold.passes.lower.stored import IR_VERSIONS, OPSETS, TYPES, runs_int2
 from bitfold.passes.lower.surgery import Builder, remove_dead
 from bitfold.passes.lower.targets import stored_width
+from bitfold.passes.opsets.convert import CANONICAL
 
 
 @dataclass

@@ -5,11 +5,15 @@ from __future__ import annotations
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from bitfold.passes.canonicalize.inline_functions import inline_functions
-from bitfold.passes.canonicalize.newer_opsets import check_newer
-from bitfold.passes.canonicalize.opset_steps import STEPS, Conversion
-from bitfold.passes.canonicalize.quiet import infer_shapes
+from bitfold.passes.opsets.conversion import Conversion
+from bitfold.passes.opsets.infer_shapes import infer_shapes
+from bitfold.passes.opsets.inline_functions import inline_functions
+from bitfold.passes.opsets.newer import check_newer
+from bitfold.passes.opsets.steps import STEPS
 from bitfold.runtime.errors import UnsupportedError
+
+CANONICAL = 23
+"""The opset of the passes; from here on, the operators in use kept their meaning."""
 
 OLDEST = 6
 """Opset 6 came with ONNX 1.1, before the first stable exporters."""
@@ -48,8 +52,8 @@ def convert_opset(model: ir.Model, target: int) -> int:
     """Convert ``model`` in place to opset ``target`` and return the opset it had.
 
     Every operator that changed on the way is rewritten, one opset at a time, in subgraphs too
-    (:mod:`.opset_steps`); a newer model is taken where it needs nothing newer
-    (:mod:`.newer_opsets`).  Weights stay where they are.  Model-local functions are inlined;
+    (:mod:`.steps`); a newer model is taken where it needs nothing newer
+    (:mod:`.newer`).  Weights stay where they are.  Model-local functions are inlined;
     those of bitfold's own operators stay as they are.
 
     Raises:

@@ -9,9 +9,9 @@ import pytest
 from support.graphs import apply, parse, run
 
 from bitfold.passes.canonicalize.canonicalize import Canonicalize
-from bitfold.passes.canonicalize.widen_floats import HALVES, widen_floats
 from bitfold.passes.core.context import SPOOL_THRESHOLD, Context
 from bitfold.passes.core.pipeline import Pipeline
+from bitfold.passes.opsets.widen_floats import HALVES, widen_floats
 
 TEXT = """g ({kind}[b, 24] x) => ({kind}[b, 16] y, float[b, 16] z) {{
     h = MatMul(x, w)
@@ -64,7 +64,7 @@ def test_everything_inside_is_float32(kind):
 def test_float32_models_are_left_alone():
     model = parse("g (float[b, 4] x) => (float[b, 4] y) { y = Relu(x) }")
     with Context() as context:
-        assert not widen_floats(model, context)
+        assert not widen_floats(model, context.tensor)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -97,7 +97,7 @@ def test_weights_are_widened_when_they_are_read_and_live_on_disk():
         lazy = ir.LazyTensor(read(name), ir.DataType.FLOAT16, ir.Shape((rows, 64)), name=name)
         model.graph.initializers[name].const_value = lazy
     with Context() as context:
-        assert widen_floats(model, context) == {"FLOAT16": 2}
+        assert widen_floats(model, context.tensor) == {"FLOAT16": 2}
         assert not reads
         tensor = model.graph.initializers["u"].const_value
         assert tensor.dtype == ir.DataType.FLOAT
@@ -143,5 +143,5 @@ def test_scales_of_native_operators_stay():
     node = ir.node("LowBitMatMul", [model.graph.inputs[0], None, scales], domain="bitfold")
     model.graph.append(node)
     with Context() as context:
-        assert not widen_floats(model, context)
+        assert not widen_floats(model, context.tensor)
     assert scales.const_value.dtype == ir.DataType.FLOAT16

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx_ir as ir
 
-from bitfold.passes.core.context import Context
 from bitfold.runtime.ops import DOMAIN
+
+Store = Callable[[np.ndarray, str], ir.TensorProtocol]
+"""Makes the tensor of a name that holds an array, on disk where that is large."""
 
 HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
@@ -17,7 +19,7 @@ _TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "softmax_precision", "precisi
 """Attributes that name the type of what a node computes."""
 
 
-def widen_floats(model: ir.Model, context: Context) -> Counter[str]:
+def widen_floats(model: ir.Model, store: Store) -> Counter[str]:
     """Make float32 of every float16 and bfloat16 value, in place.
 
     1. Graph inputs and outputs keep their types: a Cast stands behind each input and before each
@@ -27,6 +29,9 @@ def widen_floats(model: ir.Model, context: Context) -> Counter[str]:
 
     Rounding in between, which the halves brought, is gone: the result is closer to the model as
     it was trained.  Operands of bitfold's own operators stay: those read float16 scales.
+
+    Args:
+        store: keeps what is widened.
 
     Returns:
         How many weights of each half type were widened; an entry of 0 where a half type was
@@ -44,10 +49,10 @@ def widen_floats(model: ir.Model, context: Context) -> Counter[str]:
                 continue
             if tensor.dtype in HALVES:
                 found[str(tensor.dtype)] += 1
-                value.const_value = _widened(tensor, context)
+                value.const_value = _widened(tensor, store)
                 value.dtype = ir.DataType.FLOAT
         for node in graph:
-            _widen_attributes(node, context, found)
+            _widen_attributes(node, store, found)
             if node.domain != DOMAIN:
                 for output in node.outputs:
                     output.type = _widened_type(output.type, found)
@@ -86,12 +91,12 @@ def _only_native(value: ir.Value) -> bool:
     return bool(users) and all(node.domain == DOMAIN for node in users)
 
 
-def _widened(tensor: ir.TensorProtocol, context: Context) -> ir.TensorProtocol:
+def _widened(tensor: ir.TensorProtocol, store: Store) -> ir.TensorProtocol:
     """The tensor in float32: computed when it is first read, then kept on disk if it is large."""
     name = tensor.name or ""
 
     def widen() -> ir.TensorProtocol:
-        return context.tensor(tensor.numpy().astype(np.float32), name)
+        return store(tensor.numpy().astype(np.float32), name)
 
     shape = ir.Shape(tensor.shape.numpy())
     return ir.LazyTensor(widen, ir.DataType.FLOAT, shape, cache=True, name=name)
@@ -115,7 +120,7 @@ def _retyped(kind: ir.TypeProtocol) -> ir.TypeProtocol:
     return kind
 
 
-def _widen_attributes(node: ir.Node, context: Context, found: Counter[str]) -> None:
+def _widen_attributes(node: ir.Node, store: Store, found: Counter[str]) -> None:
     for name, attribute in list(node.attributes.items()):
         if attribute.is_ref() or node.domain == DOMAIN:
             continue
@@ -123,7 +128,7 @@ def _widen_attributes(node: ir.Node, context: Context, found: Counter[str]) -> N
             tensor = attribute.as_tensor()
             if tensor.dtype in HALVES:
                 found[str(tensor.dtype)] += 1
-                node.attributes[name] = ir.AttrTensor(name, _widened(tensor, context))
+                node.attributes[name] = ir.AttrTensor(name, _widened(tensor, store))
         elif attribute.type == ir.AttributeType.INT and name in _TYPE_ATTRIBUTES:
             for half in HALVES:
                 if half == attribute.value:

@@ -10,10 +10,10 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 from support.graphs import apply, assert_same, run
 
-from bitfold.passes.canonicalize.canonicalize import OPSET, Canonicalize
-from bitfold.passes.canonicalize.opset import convert_opset
+from bitfold.passes.canonicalize.canonicalize import Canonicalize
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.pipeline import Pipeline
+from bitfold.passes.opsets.convert import CANONICAL, convert_opset
 from bitfold.runtime.errors import ModelError, UnsupportedError
 
 F = TensorProto.FLOAT
@@ -103,8 +103,8 @@ def test_conversion_keeps_the_outputs(name, shapes):
         proto.graph.output[1].type.tensor_type.elem_type = TensorProto.INT64
     model = ir.from_proto(proto)
     before = run(model, feeds)
-    assert convert_opset(model, OPSET) == opset
-    assert model.opset_imports[""] == OPSET
+    assert convert_opset(model, CANONICAL) == opset
+    assert model.opset_imports[""] == CANONICAL
     assert_same(before, run(model, feeds), 1e-6)
     if shapes:
         onnx.checker.check_model(ir.to_proto(model))
@@ -129,7 +129,7 @@ def test_upsample_with_scales_that_only_the_run_knows():
     feeds = {"x": X, "scales": np.array([1, 1, 2, 1.5], np.float32)}
     model = ir.from_proto(made("Upsample", 9, feeds, mode="nearest"))
     before = run(model, feeds)
-    convert_opset(model, OPSET)
+    convert_opset(model, CANONICAL)
     assert_same(before, run(model, feeds), 1e-6)
     assert [node.op_type for node in model.graph] == ["Resize"]
 
@@ -144,7 +144,7 @@ def test_scatter_and_group_norm():
     ):
         model = ir.from_proto(made(op, opset, fed, **attributes))
         before = run(model, fed)
-        convert_opset(model, OPSET)
+        convert_opset(model, CANONICAL)
         assert_same(before, run(model, fed))
         assert op not in {node.op_type for node in model.graph} or op == "GroupNormalization"
 
@@ -159,7 +159,7 @@ def test_roi_align_keeps_its_pixels():
     proto = made("RoiAlign", 10, feeds, output_height=2, output_width=3, sampling_ratio=2)
     expected = run(ir.from_proto(proto), feeds)["y0"]
     model = ir.from_proto(proto)
-    convert_opset(model, OPSET)
+    convert_opset(model, CANONICAL)
     found = ReferenceEvaluator(ir.to_proto(model)).run(None, feeds)[0]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
@@ -171,7 +171,7 @@ def test_broadcasting_of_opset_6(axis):
     second = normal(*X.shape[axis : axis + 2], seed=4)
     shape[axis : axis + 2] = second.shape
     model = ir.from_proto(made("Mul", 6, {"x": X, "b": second}, broadcast=1, axis=axis))
-    convert_opset(model, OPSET)
+    convert_opset(model, CANONICAL)
     found = run(model, {"x": X, "b": second})
     np.testing.assert_allclose(found["y0"], X * second.reshape(shape), rtol=1e-6)
 
@@ -179,7 +179,7 @@ def test_broadcasting_of_opset_6(axis):
 def test_slopes_of_opset_6_belong_to_channels():
     slope = normal(4, seed=5)
     model = ir.from_proto(made("PRelu", 6, {"x": X, "s": slope}))
-    convert_opset(model, OPSET)
+    convert_opset(model, CANONICAL)
     expected = np.where(X < 0, X * slope[:, None, None], X)
     np.testing.assert_allclose(run(model, {"x": X, "s": slope})["y0"], expected, rtol=1e-6)
 
@@ -261,7 +261,7 @@ def test_functions_that_call_each_other_in_a_circle():
     functions = [function("A", "B"), function("B", "A")]
     proto = helper.make_model(graph, functions=functions, opset_imports=imports, ir_version=8)
     with pytest.raises(ModelError, match=r"functions cannot be inlined.*[Cc]ycl"):
-        convert_opset(ir.from_proto(proto), OPSET)
+        convert_opset(ir.from_proto(proto), CANONICAL)
 
 
 @pytest.mark.parametrize("opset", [24, 25, 26])
@@ -283,7 +283,7 @@ def test_newer_opsets_that_need_nothing_new(opset):
         ir_version=10,
     )
     model = ir.from_proto(proto)
-    convert_opset(model, OPSET)
+    convert_opset(model, CANONICAL)
     x = normal(2, 3)
     half = x.astype(np.float16).astype(np.float32)
     expected = half / (1 + np.exp(-1.5 * half))
@@ -293,7 +293,7 @@ def test_newer_opsets_that_need_nothing_new(opset):
 def test_newer_operators_are_named():
     proto = made("CumProd", 26, {"x": X}, constants={"axis": np.array(1, np.int64)})
     with pytest.raises(UnsupportedError, match=r"node n \(CumProd\) of opset 26 .* does not exist"):
-        convert_opset(ir.from_proto(proto), OPSET)
+        convert_opset(ir.from_proto(proto), CANONICAL)
 
 
 @pytest.mark.parametrize(
@@ -306,14 +306,14 @@ def test_newer_operators_are_named():
 )
 def test_attributes_that_are_missing_or_of_another_type(op, opset, attributes, kind, message):
     with pytest.raises(kind, match=message):
-        convert_opset(ir.from_proto(made(op, opset, {"x": X}, **attributes)), OPSET)
+        convert_opset(ir.from_proto(made(op, opset, {"x": X}, **attributes)), CANONICAL)
 
 
 def test_statistics_per_element_are_refused():
     constants = {name: np.ones(4, np.float32) for name in ("s", "b", "m", "v")}
     proto = made("BatchNormalization", 8, {"x": X}, constants=constants, spatial=0)
     with pytest.raises(UnsupportedError, match=r"node n \(BatchNormalization\).*spatial=0"):
-        convert_opset(ir.from_proto(proto), OPSET)
+        convert_opset(ir.from_proto(proto), CANONICAL)
 
 
 def test_operators_without_a_newer_kernel_keep_the_model_at_an_older_opset():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 
-from bitfold.passes.canonicalize.opset_steps import Conversion
+from bitfold.passes.opsets.conversion import Conversion
 from bitfold.runtime.errors import UnsupportedError
 
 
