@@ -10,19 +10,11 @@ from pathlib import Path
 
 import pytest
 from support.conv_checks import CHECKS
+from support.isas import isas
 
-from bitfold.runtime.errors import UnsupportedError
-from bitfold.runtime.op_library import op_library_path, supported_isas
+from bitfold.runtime.op_library import op_library_path
 
 TESTS = Path(__file__).resolve().parents[1]
-
-
-def isas() -> list[str]:
-    """What to test; one that fails with the reason where the library is missing."""
-    try:
-        return supported_isas()
-    except UnsupportedError:
-        return ["ref"]
 
 
 @pytest.mark.parametrize("isa", isas())

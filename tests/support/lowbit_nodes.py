@@ -180,6 +180,7 @@ def session(model: onnx.ModelProto, threads: int = 1) -> ort.InferenceSession:
     """Open a model in ORT with bitfold's operator library."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
+    options.enable_cpu_mem_arena = False  # sanitizers see where tensors end
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.register_custom_ops_library(str(op_library_path()))

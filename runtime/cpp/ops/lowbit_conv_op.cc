@@ -1,6 +1,7 @@
 // LowBitConv for ORT: what runtime/ops/__init__.py specifies.
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "../kernels/dispatch.h"
@@ -17,12 +18,6 @@ constexpr int64_t kMostPerGroup = 65536;
 // Strides, pads, dilations and windows go up to this: no sum of their products overflows.
 constexpr int64_t kMostSpatial = 1 << 20;
 constexpr float kInfinite = std::numeric_limits<float>::infinity();
-
-std::string shape_text(const std::vector<int64_t>& shape) {
-  std::string text = "[";
-  for (size_t i = 0; i < shape.size(); i++) text += (i ? ", " : "") + std::to_string(shape[i]);
-  return text + "]";
-}
 
 // What the attributes say about the convolution, all checked; `rank` spatial axes.
 struct Geometry {
@@ -143,6 +138,10 @@ struct Geometry {
     }
     conv.scale = float_attribute(api, info, "out_scale", 1);
     conv.shift = float_attribute(api, info, "out_shift", 0);
+    for (float value : {conv.scale, conv.shift})
+      if (!std::isfinite(value))
+        refuse("attributes 'out_scale' and 'out_shift': expected finite numbers, found " +
+               std::to_string(value));
   }
 };
 
@@ -220,9 +219,10 @@ class ConvKernel {
   }
 
   const float* checked_bias(const Tensor& bias) const {
-    if (bias.type != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || bias.count != geometry_.conv.outputs)
-      refuse("bias: expected " + std::to_string(geometry_.conv.outputs) +
-             " float32 elements, found " + std::to_string(bias.count));
+    const std::vector<int64_t> shape = {geometry_.conv.outputs};
+    if (bias.type != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || bias.shape != shape)
+      refuse("bias: expected float32 of shape " + shape_text(shape) + ", found " +
+             shape_text(bias.shape));
     return static_cast<const float*>(bias.data);
   }
 

@@ -66,8 +66,8 @@ class MatMulKernel {
     const Tensor residual = input(api_, context, kResidual);
     if (residual.data) {
       if (residual.type != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || residual.shape != x.shape)
-        refuse("residual: expected float32 of Y's shape, " + text(x.shape) + ", found " +
-               text(residual.shape));
+        refuse("residual: expected float32 of Y's shape, " + shape_text(x.shape) + ", found " +
+               shape_text(residual.shape));
       op.residual = static_cast<const float*>(residual.data);
     }
     size_t outputs = 0;
@@ -104,12 +104,6 @@ class MatMulKernel {
     refuse(std::string("attribute '") + name + "': expected " + all + ", found '" + value + "'");
   }
 
-  static std::string text(const std::vector<int64_t>& shape) {
-    std::string all;
-    for (int64_t dim : shape) all += (all.empty() ? "[" : ", ") + std::to_string(dim);
-    return all.empty() ? "[]" : all + "]";
-  }
-
   void check_splits() const {
     int64_t sum = 0;
     for (int64_t columns : splits_) {
@@ -118,19 +112,20 @@ class MatMulKernel {
         break;
       }
       // Only the last may end within a tile.
-      if (sum % kTile) refuse("attribute 'splits': expected multiples of 16, found " + text(splits_));
+      if (sum % kTile)
+        refuse("attribute 'splits': expected multiples of 16, found " + shape_text(splits_));
       sum += columns;
     }
     if (sum != op_.columns)
       refuse("attribute 'splits': expected sizes that add up to " + std::to_string(op_.columns) +
-             ", found " + text(splits_));
+             ", found " + shape_text(splits_));
   }
 
   const float* checked_bias(const Tensor& bias) const {
-    const int64_t n = weight_.value().n;
-    if (bias.type != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || bias.count != n)
-      refuse("bias: expected " + std::to_string(n) + " float32 elements, found " +
-             std::to_string(bias.count));
+    const std::vector<int64_t> shape = {weight_.value().n};
+    if (bias.type != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || bias.shape != shape)
+      refuse("bias: expected float32 of shape " + shape_text(shape) + ", found " +
+             shape_text(bias.shape));
     return static_cast<const float*>(bias.data);
   }
 

@@ -82,6 +82,12 @@ std::vector<int64_t> ints_attribute(const OrtApi* api, const OrtKernelInfo* info
   return values;
 }
 
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::string text = "[";
+  for (size_t i = 0; i < shape.size(); i++) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + "]";
+}
+
 Tensor read_tensor(const OrtApi* api, const OrtValue* value) {
   Tensor tensor;
   if (value == nullptr) return tensor;

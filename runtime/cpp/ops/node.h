@@ -59,6 +59,9 @@ struct Tensor {
   int64_t count = 0;
 };
 
+// A shape as messages show it: [2, 3].
+std::string shape_text(const std::vector<int64_t>& shape);
+
 // Read a tensor that may be missing (data is then null).
 Tensor read_tensor(const OrtApi* api, const OrtValue* value);
 

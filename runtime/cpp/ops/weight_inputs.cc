@@ -22,6 +22,22 @@ void expect_type(const char* name, const Tensor& tensor, ONNXTensorElementDataTy
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+void expect_shape(const char* name, const Tensor& tensor, const std::vector<int64_t>& shape) {
+  if (tensor.data && tensor.shape != shape)
+    refuse(std::string(name) + ": expected shape " + shape_text(shape) + ", found " +
+           shape_text(tensor.shape));
+}
+
+// Tensors of the right size may still be laid out in another way.
+void expect_shapes(const PackedWeight& w, const Tensor& packed, const Tensor& scales,
+                   const Tensor& zeros, const Tensor& table) {
+  const std::vector<int64_t> tiled = {w.tiles, w.groups, kTile};
+  expect_shape("packed", packed, {w.tiles * tile_bytes(&w)});
+  expect_shape("scales", scales, tiled);
+  expect_shape("zero_points", zeros, tiled);
+  expect_shape("table", table, {int64_t{1} << w.bits});
+}
+
 WeightShape read_shape(const OrtApi* api, const OrtKernelInfo* info, bool paired) {
   WeightShape shape;
   shape.n = int_attribute(api, info, "N", 1, kLargest);
@@ -69,6 +85,7 @@ Weight::Weight(const OrtApi* api, const OrtKernelInfo* info, WeightInputs where,
   if (scales.data) set_scales(w, scales);
   if (zeros.data) set_zero_points(w, zeros);
   if (table.data) set_table(w, table);
+  expect_shapes(w, packed, scales, zeros, table);
   complete_ = packed.data && scales.data;
   for (size_t index : {where.zero_points, where.table})
     if (has_input(api, info, index) && !constant_input(api, info, index).data) complete_ = false;
@@ -85,6 +102,7 @@ PackedWeight Weight::at(const OrtApi* api, const OrtKernelContext* context) cons
   set_scales(w, scales);
   if (zeros.data) set_zero_points(w, zeros);
   if (table.data) set_table(w, table);
+  expect_shapes(w, packed, scales, zeros, table);
   return w;
 }
 
