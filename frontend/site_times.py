@@ -11,8 +11,8 @@ import onnx_ir as ir
 
 from bitfold.frontend.timing import time_in_turns
 from bitfold.passes.core.context import Context, Feeds
+from bitfold.passes.core.targets import Target
 from bitfold.passes.lower.lower import Lower
-from bitfold.passes.lower.targets import Target
 from bitfold.passes.quantize.quantize import Quantize
 from bitfold.runtime.errors import UnsupportedError
 from bitfold.runtime.execution import open_session

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import onnx_ir as ir
 
 
 @dataclass(frozen=True)
@@ -65,3 +66,10 @@ class ConvShape:
         """The inverse of :meth:`columns`."""
         grid = columns.reshape(self.n, *self.kernel, self.cg)
         return grid.transpose(self.to_channels_first)
+
+
+def stays_on_pixels(conv: ir.Node) -> bool:
+    """Whether a Conv with a window of one pixel has an output for every pixel, and no others."""
+    attributes = conv.attributes
+    steps = attributes.get_ints("strides", ())
+    return not any(attributes.get_ints("pads", ())) and all(step == 1 for step in steps)

@@ -8,21 +8,22 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import input_at
+from bitfold.passes.core.targets import ORT_DOMAIN
 
 _OPERATORS: dict[tuple[str, str], tuple[str, int]] = {
     ("", "MatMulInteger"): ("matmul", 1),
     ("", "QLinearMatMul"): ("matmul", 3),
     ("", "ConvInteger"): ("conv", 1),
     ("", "QLinearConv"): ("conv", 3),
-    ("com.microsoft", "MatMulIntegerToFloat"): ("matmul", 1),
-    ("com.microsoft", "DynamicQuantizeMatMul"): ("matmul", 1),
-    ("com.microsoft", "MatMulNBits"): ("matmul", 1),
-    ("com.microsoft", "MatMulBnb4"): ("matmul", 1),
-    ("com.microsoft", "QGemm"): ("gemm", 3),
-    ("com.microsoft", "GatherBlockQuantized"): ("gather", 0),
-    ("com.microsoft", "QAttention"): ("attention", 1),
-    ("com.microsoft", "QMoE"): ("moe", 2),
-    ("com.microsoft", "DynamicQuantizeLSTM"): ("lstm", 1),
+    (ORT_DOMAIN, "MatMulIntegerToFloat"): ("matmul", 1),
+    (ORT_DOMAIN, "DynamicQuantizeMatMul"): ("matmul", 1),
+    (ORT_DOMAIN, "MatMulNBits"): ("matmul", 1),
+    (ORT_DOMAIN, "MatMulBnb4"): ("matmul", 1),
+    (ORT_DOMAIN, "QGemm"): ("gemm", 3),
+    (ORT_DOMAIN, "GatherBlockQuantized"): ("gather", 0),
+    (ORT_DOMAIN, "QAttention"): ("attention", 1),
+    (ORT_DOMAIN, "QMoE"): ("moe", 2),
+    (ORT_DOMAIN, "DynamicQuantizeLSTM"): ("lstm", 1),
 }
 """From domain and operator to the kind of site, and which input holds the codes."""
 
@@ -64,7 +65,7 @@ def foreign_site(node: ir.Node) -> ForeignSite | None:
     value = input_at(node, _FLOAT_OPERATORS[node.op_type])
     for _ in range(8):
         producer = None if value is None else value.producer()
-        if producer is None or producer.domain not in ("", "com.microsoft"):
+        if producer is None or producer.domain not in ("", ORT_DOMAIN):
             return None
         if producer.op_type == "DequantizeLinear":
             codes = _constant(input_at(producer, 0))

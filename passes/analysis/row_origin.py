@@ -9,6 +9,7 @@ from collections import Counter
 import onnx_ir as ir
 
 from bitfold.passes.core.dim_names import telling_names
+from bitfold.passes.core.targets import ORT_DOMAIN
 from bitfold.runtime.ops import DOMAIN
 
 Axis = tuple[ir.Value, int]
@@ -24,7 +25,7 @@ BINARY = {"Add", "Mul", "Sub", "Div", "Pow", "Where"}
 """Operators whose output is as long as the longest of their inputs."""
 
 BY_ROW = {(DOMAIN, "SwiGLU"), (DOMAIN, "LowBitMatMul")}
-BY_ROW |= {("com.microsoft", "MultiHeadAttention"), ("com.microsoft", "GroupQueryAttention")}
+BY_ROW |= {(ORT_DOMAIN, "MultiHeadAttention"), (ORT_DOMAIN, "GroupQueryAttention")}
 """Operators whose outputs have the leading dimensions of their first input."""
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult, RewriteRule
 
+from bitfold.passes.analysis.conv_shape import stays_on_pixels
 from bitfold.passes.analysis.sites import input_at
 from bitfold.passes.canonicalize.matched import array_of, constant_named, node_of, weight_dims
 from bitfold.passes.canonicalize.rules import Rule, decline, ints, pass_over
@@ -156,14 +157,9 @@ def plain_pointwise(conv: ir.Value) -> str:
     shape = node.inputs[1].shape if node.inputs[1] is not None else None
     if shape is None or any(size != 1 for size in list(shape)[2:]):
         return "its window is larger than 1"
-    attributes = node.attributes
-    if attributes.get_int("group", 1) != 1:
+    if node.attributes.get_int("group", 1) != 1:
         return "it has several groups"
-    if any(attributes.get_ints("pads", [])) or any(
-        step != 1 for step in attributes.get_ints("strides", [])
-    ):
-        return "it strides or pads"
-    return ""
+    return "" if stays_on_pixels(node) else "it strides or pads"
 
 
 RULES: tuple[RewriteRule, ...] = (

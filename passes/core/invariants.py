@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import onnx
 import onnx_ir as ir
 
+from bitfold.passes.core.targets import ORT_DOMAIN
 from bitfold.runtime.errors import ModelError
 from bitfold.runtime.ops import DOMAIN
 
@@ -26,7 +27,7 @@ _LOW_BIT_ATTRIBUTES = {
 
 _SINGLE = onnx.defs.OpSchema.FormalParameterOption.Single
 
-_KNOWN_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft", DOMAIN}
+_KNOWN_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", ORT_DOMAIN, DOMAIN}
 
 
 def check_invariants(
@@ -154,7 +155,7 @@ def _check_operator(
     for name, attribute in node.attributes.items():
         if attribute.type == ir.AttributeType.UNDEFINED:
             yield f"{label}: expected a type for attribute {name}, found none"
-    if node.domain in (DOMAIN, "com.microsoft"):
+    if node.domain in (DOMAIN, ORT_DOMAIN):
         for name, attribute in node.attributes.items():
             kind = _LOW_BIT_ATTRIBUTES.get(name, attribute.type)
             if attribute.type != kind:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-DOMAIN = "com.microsoft"
+from bitfold.passes.core.targets import ORT_DOMAIN
 
 LONG = 512
 """Keys from which MultiHeadAttention is the faster one on ORT 1.31 for a CPU: 1500 of 6 heads of
@@ -37,11 +37,11 @@ def to_flash_attention(graph: ir.Graph, attention: ir.Node) -> bool:
         "MultiHeadAttention",
         [q, k, v],
         {"num_heads": heads, **({"scale": scale} if scale else {})},
-        domain=DOMAIN,
+        domain=ORT_DOMAIN,
         name=attention.name,
     )
     ir.convenience.replace_nodes_and_values(
         graph, attention, [attention], [new], [attention.outputs[0]], [new.outputs[0]]
     )
-    graph.opset_imports[DOMAIN] = 1
+    graph.opset_imports[ORT_DOMAIN] = 1
     return True

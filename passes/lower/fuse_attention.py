@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -12,6 +12,7 @@ import onnx_ir.passes.common as common
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.rewire import new_initializer
+from bitfold.passes.core.targets import ORT_DOMAIN, Target
 from bitfold.passes.lower.attention_pattern import (
     Found,
     find_attention,
@@ -25,7 +26,6 @@ from bitfold.passes.lower.flash_attention import to_flash_attention
 from bitfold.passes.lower.flatten_attention import flatten_attention
 from bitfold.runtime.errors import RecipeError
 
-DOMAIN = "com.microsoft"
 DEFAULT_POSITIONS = 8192
 
 ASSUMPTION = (
@@ -71,7 +71,7 @@ class FuseAttention(Pass):
     name: ClassVar[str] = "fuse-attention"
     promise: ClassVar[Promise] = Promise.EXACT
 
-    target: Literal["native", "ort", "portable"] = "native"
+    target: Target = "native"
     max_positions: int = 0
 
     def run(self, model: ir.Model, context: Context) -> bool:
@@ -108,7 +108,7 @@ class FuseAttention(Pass):
             context.entry.note(ASSUMPTION)
             if work.tables:
                 context.entry.note(f"rotary tables hold {positions} positions")
-            model.graph.opset_imports[DOMAIN] = 1
+            model.graph.opset_imports[ORT_DOMAIN] = 1
             model.metadata_props["bitfold.kv_cache"] = "shared-buffer-ok"
         return changed
 
@@ -204,7 +204,7 @@ class _Work:
                 *tables,
             ],
             _attributes(attention, found, heads[0], kv_heads[0]),
-            domain=DOMAIN,
+            domain=ORT_DOMAIN,
             num_outputs=3,
             name=attention.name,
         )

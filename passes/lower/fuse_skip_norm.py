@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import onnx_ir as ir
 from onnxscript.rewriter.pattern import Pattern
@@ -11,8 +11,7 @@ from onnxscript.rewriter.pattern import Pattern
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.rewire import vector
-
-DOMAIN = "com.microsoft"
+from bitfold.passes.core.targets import ORT_DOMAIN, Target
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class FuseSkipNorm(Pass):
     name: ClassVar[str] = "fuse-skip-norm"
     promise: ClassVar[Promise] = Promise.EXACT
 
-    target: Literal["native", "ort", "portable"] = "native"
+    target: Target = "native"
     layer_norm: bool = False
 
     def run(self, model: ir.Model, context: Context) -> bool:
@@ -63,7 +62,7 @@ class FuseSkipNorm(Pass):
             context.entry.changed(site, f"its sum and norm are one {new.op_type}")
             changed = True
         if changed:
-            model.graph.opset_imports[DOMAIN] = 1
+            model.graph.opset_imports[ORT_DOMAIN] = 1
         return changed
 
     def _refusal(self, norm: ir.Node, found: dict[str, ir.Value]) -> str:
@@ -113,7 +112,7 @@ def _fuse(graph: ir.Graph, norm: ir.Node, found: dict[str, ir.Value]) -> ir.Node
         "SkipSimplifiedLayerNormalization" if simplified else "SkipLayerNormalization",
         [found["a"], found["b"], *norm.inputs[1:]],
         {"epsilon": norm.attributes.get_float("epsilon", 1e-5)},
-        domain=DOMAIN,
+        domain=ORT_DOMAIN,
         num_outputs=4,
         name=norm.name,
     )

@@ -14,10 +14,10 @@ from onnx_ir.passes.common import (
 
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
+from bitfold.passes.core.targets import Target
 from bitfold.passes.lower.expand import expand_functions
 from bitfold.passes.lower.native import lower_to_native
 from bitfold.passes.lower.stock import lower_to_stock
-from bitfold.passes.lower.targets import Target
 
 
 @dataclass(frozen=True)

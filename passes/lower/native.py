@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
 import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import Site, find_sites, input_at
 from bitfold.passes.core.context import Context
-from bitfold.passes.core.rewire import new_initializer
-from bitfold.passes.lower.epilogue import array_of, replace_chain, take_place
+from bitfold.passes.lower.epilogue import replace_chain, take_place
 from bitfold.passes.lower.matmul_tail import tail_of
 from bitfold.passes.lower.native_conv import ConvLowering
-from bitfold.passes.lower.neutral import rounding_of
+from bitfold.passes.lower.neutral import rounding_of, weight_of
+from bitfold.passes.lower.packed_values import packed_values
 from bitfold.passes.lower.packing import pack_weight
 from bitfold.runtime.ops.body import call
 from bitfold.runtime.ops.lowbit_gather import lowbit_gather
@@ -42,7 +41,7 @@ class NativeLowering:
 
     model: ir.Model
     context: Context
-    packed: dict[tuple[ir.Value, bool], list[ir.Value | None]] = field(default_factory=dict)
+    packed: dict[tuple[ir.Value, bool], tuple[ir.Value | None, ...]] = field(default_factory=dict)
 
     def matmul(self, site: Site) -> None:
         """Replace a MatMul or Gemm, its input's quantizer and its tail by a LowBitMatMul."""
@@ -92,27 +91,14 @@ class NativeLowering:
             paired=paired,
         )
 
-    def _packed(self, site: Site, weight: PackedWeight) -> list[ir.Value | None]:
+    def _packed(self, site: Site, weight: PackedWeight) -> tuple[ir.Value | None, ...]:
         """The values packed, scales, zero_points and table of a site's weight."""
         key = (site.source, weight.paired)
         if key not in self.packed:
-            dequantize = site.quantized
-            assert dequantize is not None, "only quantized sites are lowered"
-            codes, scales, zeros = (array_of(input_at(dequantize, each)) for each in range(3))
-            assert codes is not None, "a DequantizeWeight has codes"
-            assert scales is not None, "a DequantizeWeight has scales"
-            stem = (site.source.name or site.name).removesuffix(".dequantized")
-            stem += ".paired" * weight.paired
-            packed = pack_weight(codes, scales, zeros, weight.bits, weight.paired)
-            self.packed[key] = [
-                self._initializer(f"{stem}.packed", packed.codes),
-                self._initializer(f"{stem}.tiled_scales", packed.scales),
-                None
-                if packed.zero_points is None
-                else self._initializer(f"{stem}.tiled_zero_points", packed.zero_points),
-                input_at(dequantize, 3),
-            ]
+            neutral = weight_of(site)
+            packed = pack_weight(
+                neutral.codes, neutral.scales, neutral.zero_points, weight.bits, weight.paired
+            )
+            suffix = ".paired" * weight.paired
+            self.packed[key] = packed_values(self.model.graph, self.context, site, packed, suffix)
         return self.packed[key]
-
-    def _initializer(self, name: str, array: np.ndarray) -> ir.Value:
-        return new_initializer(self.model.graph, self.context, array, name)

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from bitfold.passes.analysis.conv_shape import stays_on_pixels
 from bitfold.passes.analysis.sites import Site, input_at, is_vector
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.rewire import shared_initializer
+from bitfold.passes.core.targets import ORT_DOMAIN
 from bitfold.passes.lower.blocks import blocked
 from bitfold.passes.lower.epilogue import is_op, only_consumer
 from bitfold.passes.lower.neutral import rounding_of, weight_of, width_of
@@ -18,7 +20,6 @@ from bitfold.passes.lower.stored_blocks import StoredBlocks
 from bitfold.passes.lower.surgery import Builder, remove_dead
 from bitfold.passes.lower.targets import matmul_block, rounding_block, stored_width
 
-DOMAIN = "com.microsoft"
 FLOAT_INPUTS, INT8_INPUTS = 1, 4
 """Values of accuracy_level.  Left out, it stands for float inputs, whatever the peers expect."""
 
@@ -67,7 +68,7 @@ class OrtLowering:
             operator = replace(site, stored[block], block)
             wide = f" (codes of {width} bits)" if bits != width else ""
             self.context.entry.changed(site.name, f"{operator} of {bits} bits{wide}, block {block}")
-        self.model.graph.opset_imports[DOMAIN] = 1
+        self.model.graph.opset_imports[ORT_DOMAIN] = 1
 
     def _matmul(self, site: Site, stored: StoredBlocks, block: int) -> str:
         rounding = rounding_of(site)
@@ -117,7 +118,7 @@ class OrtLowering:
             stored.packed_zeros,
             None,
             bias,
-            domain=DOMAIN,
+            domain=ORT_DOMAIN,
             K=k,
             N=n,
             bits=stored.bits,
@@ -135,7 +136,7 @@ class OrtLowering:
             site.data,
             stored.scales_column,
             stored.zeros_column,
-            domain=DOMAIN,
+            domain=ORT_DOMAIN,
             bits=stored.bits,
             block_size=block,
             gather_axis=0,
@@ -158,14 +159,12 @@ class OrtLowering:
 
 def is_pointwise(site: Site) -> bool:
     """Whether a convolution is a matmul of each pixel, whose input is rounded on the fly."""
-    attributes = site.node.attributes
     return (
         site.conv is not None
         and site.conv.taps == 1
         and site.conv.groups == 1
         and rounding_of(site) is not None
-        and not any(attributes.get_ints("pads", ()))
-        and all(each == 1 for each in attributes.get_ints("strides", ()))
+        and stays_on_pixels(site.node)
     )
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
-
-Target = Literal["native", "ort", "portable"]
 
 
 @dataclass(frozen=True)

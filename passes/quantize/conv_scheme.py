@@ -9,10 +9,10 @@ import numpy as np
 
 from bitfold.passes.analysis.conv_shape import ConvShape
 from bitfold.passes.analysis.sites import Site
+from bitfold.passes.core.targets import Target
 from bitfold.runtime.formats.scheme import QuantScheme, WeightScheme
 
 ConvActs = Literal["auto", "pixel", "none"]
-Target = Literal["native", "ort", "portable"]
 
 ORT_BLOCKS = (16, 32, 64, 128, 256)
 """Inputs that share a scale in ORT's MatMulNBits."""

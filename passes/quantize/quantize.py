@@ -14,9 +14,9 @@ from bitfold.passes.analysis.sites import Site, find_sites
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.report import SiteRecord
+from bitfold.passes.core.targets import Target
 from bitfold.passes.quantize.conv_scheme import (
     ConvActs,
-    Target,
     conv_rows,
     conv_scheme,
     has_one_pixel,
