@@ -20,7 +20,8 @@ from bitfold.models.trained import eval_text
 from bitfold.passes.core.compare import compare_outputs
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.report import Divergence
-from bitfold.passes.core.samples import Sizes, prepare_samples, synthesize
+from bitfold.passes.core.sample_sizes import Sizes
+from bitfold.passes.core.samples import prepare_samples, synthesize
 from bitfold.runtime.errors import UnsupportedError
 from bitfold.runtime.execution import open_session
 

@@ -12,7 +12,8 @@ from bitfold.models.tiny.cnn import cnn
 from bitfold.models.tiny.decoder import decoder
 from bitfold.models.tiny.vit import vit
 from bitfold.passes.core.context import Context
-from bitfold.passes.core.samples import Sizes, check_feeds, prepare_samples, synthesize
+from bitfold.passes.core.sample_sizes import Sizes
+from bitfold.passes.core.samples import check_feeds, prepare_samples, synthesize
 from bitfold.runtime.errors import CalibrationError, ModelError
 from bitfold.runtime.execution import open_session
 
