@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 
+from bitfold.passes.core.words import counted as counted
+
 
 def size(count: float) -> str:
     """Bytes in MB of 10**6 bytes, and in kB below a tenth of one."""
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
-
-
-def counted(count: int, noun: str) -> str:
-    """A count with its noun, in the plural unless there is just one."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def number(value: float | None, digits: int = 4) -> str:

@@ -20,7 +20,6 @@ from bitfold.passes.analysis.foreign_sites import find_foreign_sites
 from bitfold.passes.analysis.sites import Site, find_sites
 from bitfold.passes.analysis.weight_statistics import WeightStatistics, weight_statistics
 from bitfold.passes.core.context import Context
-from bitfold.passes.core.invariants import check_invariants
 from bitfold.passes.core.pipeline import Pipeline
 from bitfold.passes.core.report import PassEntry
 from bitfold.passes.quantize.quantize import Quantize
@@ -102,7 +101,6 @@ def inspect(
         RecipeError: the recipe is.
     """
     loaded = import_model(model)
-    check_invariants(loaded, node_names=False)
     initializers = list(loaded.graph.initializers.values())
     weights: Counter[str] = Counter()
     parameters = 0

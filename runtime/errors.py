@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -54,3 +56,20 @@ class OutputError(BitfoldError):
     """The output cannot be written: it exists, the folder is missing, the disk is full."""
 
     exit_code = 8
+
+
+@contextmanager
+def naming(name: str, hint: str = "") -> Iterator[None]:
+    """Let every `ModelError` of the block say which model is broken.
+
+    Args:
+        name: the model's file, which goes before a message that does not hold it.
+        hint: for errors that have none.
+    """
+    try:
+        yield
+    except ModelError as error:
+        message = str(error)
+        if name not in message:
+            message = f"{name}: {message}"
+        raise type(error)(message, error.hint or hint) from error

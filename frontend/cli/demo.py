@@ -9,6 +9,7 @@ import click
 
 from bitfold.frontend.cli.options import examples, json_option, threads_option
 from bitfold.frontend.cli.output import (
+    counted,
     make_table,
     number,
     percent,
@@ -80,7 +81,7 @@ def print_demo(result: DemoResult) -> None:
     machine = result.machine
     click.echo(
         f"\n{result.model} on {machine['cpu']} ({'+'.join(machine['isa'])}), "
-        f"{result.threads} threads, onnxruntime {machine['onnxruntime']}"
+        f"{counted(result.threads, 'thread')}, onnxruntime {machine['onnxruntime']}"
     )
     table = make_table("", *(row.name for row in result.rows), right="123456789")
     table.add_row("file", *(_with_ratio(row, "bytes", size(row.bytes)) for row in result.rows))
@@ -104,8 +105,8 @@ def print_demo(result: DemoResult) -> None:
     for row in result.rows:
         click.echo(f"{row.name:>6}: {' '.join((result.prompt + row.text).split())}")
     click.echo(
-        f"\nPerplexity and KL are of {result.chunks} chunks of 512 tokens ({result.text}): "
-        "a part, to save time; `bitfold eval` scores all of it."
+        f"\nPerplexity and KL are of {counted(result.chunks, 'chunk')} of 512 tokens "
+        f"({result.text}): a part, to save time; `bitfold eval` scores all of it."
     )
     if not result.library:
         click.echo("The op library is not built here: bitfold's operators ran as function bodies.")

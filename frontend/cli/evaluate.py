@@ -17,6 +17,7 @@ from bitfold.frontend.cli.options import (
     threads_option,
 )
 from bitfold.frontend.cli.output import (
+    counted,
     make_table,
     number,
     percent,
@@ -133,7 +134,8 @@ def _print_score(result: EvalResult) -> None:
     score, settings = result.score, result.settings
     assert score is not None
     click.echo(
-        f"{score.tokens} tokens in {score.chunks} of {settings['of_chunks']} chunks "
+        f"{counted(score.tokens, 'token')} in {score.chunks} of "
+        f"{counted(settings['of_chunks'], 'chunk')} "
         f"of {settings['chunk']} (text: {settings['text']})"
     )
     table = make_table("model", "perplexity", "mean KL", "same top-1", right="123")
@@ -151,7 +153,7 @@ def _print_task(result: EvalResult) -> None:
     scores = [(result.model, found.score)]
     if result.reference is not None and found.reference is not None:
         scores.insert(0, (result.reference, found.reference))
-    click.echo(f"{found.task}, {found.score.samples} samples")
+    click.echo(f"{found.task}, {counted(found.score.samples, 'sample')}")
     table = make_table("model", found.score.metric, *found.score.details, right="123456789")
     for name, score in scores:
         details = [number(value) for value in score.details.values()]
@@ -164,7 +166,7 @@ def _print_task(result: EvalResult) -> None:
 
 
 def _print_outputs(result: EvalResult) -> None:
-    click.echo(f"{result.settings['samples']} {result.settings['inputs']} inputs")
+    click.echo(counted(result.settings["samples"], f"{result.settings['inputs']} input"))
     _print_divergences(result.outputs)
 
 

@@ -15,7 +15,10 @@ from bitfold.frontend.importers.gguf import SUFFIXES as GGUF_SUFFIXES
 from bitfold.frontend.importers.gguf import import_gguf
 from bitfold.frontend.importers.onnx import SUFFIXES as ONNX_SUFFIXES
 from bitfold.frontend.importers.onnx import load_model
-from bitfold.runtime.errors import ModelError, UnsupportedError
+from bitfold.runtime.errors import ModelError, UnsupportedError, naming
+
+BROKEN = "the file was damaged, or written wrongly: fetch it or export the model again"
+"""The hint for a broken file that nothing better is known about."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,9 @@ def import_model(source: str | os.PathLike[str] | ModelProto | ir.Model) -> ir.M
     if isinstance(source, (ModelProto, ir.Model)):
         return load_model(source)
     path = Path(source)
-    return find_importer(path).load(path)
+    importer = find_importer(path)
+    with naming(str(path), BROKEN):
+        return importer.load(path)
 
 
 def find_importer(path: Path) -> Importer:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bitfold.models.llama import LlamaConfig, build_llama
+from bitfold.passes.core.words import counted
 from bitfold.runtime.errors import ModelError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -144,8 +145,8 @@ def import_gguf(path: Path) -> ir.Model:
     unknown = [name for name in file.tensor_names if name not in known]
     if unknown:
         raise UnsupportedError(
-            f"{path}: {len(unknown)} tensors have no place in a Llama decoder, the first is "
-            f"{unknown[0]}"
+            f"{path}: {counted(len(unknown), 'tensor')} with no place in a Llama decoder, "
+            f"the first is {unknown[0]}"
         )
     model = build_llama(config, lambda name: _weight(file, config, name, names[name]))
     model.metadata_props.update(_provenance(file))

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from bitfold.frontend.importers.free_dims import free_negative_dims
 from bitfold.frontend.importers.tensor_checks import check_tensors
+from bitfold.passes.core.invariants import check_invariants, label_of
 from bitfold.runtime.errors import ModelError, UnsupportedError
 
 SUFFIXES = (".onnx",)
@@ -41,7 +42,8 @@ def load_model(source: str | os.PathLike[str] | onnx.ModelProto | ir.Model) -> i
     Raises:
         ModelError: the file is missing, empty, truncated or no ONNX; its external data is missing,
             too short or outside the model's folder; a tensor's size contradicts its shape; a
-            node reads a value that nothing defines; nodes form a cycle.
+            node reads a value that nothing defines; nodes form a cycle; another invariant of
+            :mod:`~bitfold.passes.core.invariants` does not hold.
         UnsupportedError: an opset that is too old or newer than the installed onnx package.
     """
     if isinstance(source, ir.Model):
@@ -153,6 +155,10 @@ def _check_graphs(model: ir.Model, where: str) -> None:
             graph.sort()
         except ValueError as error:
             raise ModelError(f"{where}: the nodes form a cycle") from error
+    try:
+        check_invariants(model, node_names=False)
+    except ModelError as error:
+        raise ModelError(f"{where}: {error}") from error
 
 
 def _check_values(graph: ir.Graph, where: str) -> None:
@@ -161,8 +167,7 @@ def _check_values(graph: ir.Graph, where: str) -> None:
         for value in node.inputs:
             if value is not None and not _is_defined(value):
                 raise ModelError(
-                    f"{where}: node {node.name or '(unnamed)'} ({node.op_type}) reads "
-                    f"{value.name}, which nothing defines"
+                    f"{where}: {label_of(node)} reads {value.name}, which nothing defines"
                 )
     for value in graph.outputs:
         if not _is_defined(value):

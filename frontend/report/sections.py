@@ -13,9 +13,7 @@ from bitfold.frontend.report.parts import (
     bar,
     described,
 )
-from bitfold.passes.core.report import (
-    Report,
-)
+from bitfold.passes.core.report import Note, Report
 
 
 def summary(report: Report) -> Html:
@@ -86,18 +84,18 @@ def skipped(report: Report) -> Html:
     """What each pass left alone, by its reason."""
     parts: list[Html] = []
     for entry in report.passes:
-        reasons: dict[str, list[str]] = {}
+        reasons: dict[str, list[Note]] = {}
         for skip in entry.skips:
-            reasons.setdefault(skip.text, []).append(skip.site)
-        for reason, names in sorted(reasons.items(), key=lambda item: (-len(item[1]), item[0])):
+            reasons.setdefault(skip.text, []).append(skip)
+        for reason, skips in sorted(reasons.items(), key=lambda item: (-len(item[1]), item[0])):
             head: list[Content] = [
                 tag("strong", entry.name),
-                f" {len(names)} {TIMES_SIGN} ",
+                f" {len(skips)} {TIMES_SIGN} ",
                 reason,
             ]
-            listed = [tag("li", tag("code", name)) for name in names[:LISTED]]
-            if len(names) > LISTED:
-                listed.append(tag("li", f"and {len(names) - LISTED} more in report.json"))
+            listed = [tag("li", [tag("code", s.site), " ", s.detail]) for s in skips[:LISTED]]
+            if len(skips) > LISTED:
+                listed.append(tag("li", f"and {len(skips) - LISTED} more in report.json"))
             parts.append(tag("details", [tag("summary", head), tag("ul", listed)]))
     return tag("div", parts) if parts else tag("p", "Nothing was skipped.")
 

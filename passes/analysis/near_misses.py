@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from bitfold.passes.analysis.foreign_sites import foreign_site
 from bitfold.passes.analysis.sites import input_at, site_of
+from bitfold.passes.core.words import counted
 
 
 def near_miss(node: ir.Node) -> str | None:
@@ -45,7 +46,7 @@ def near_miss(node: ir.Node) -> str | None:
 def _matmul(node: ir.Node) -> str | None:
     left, right = _weight_rank(input_at(node, 0)), _weight_rank(input_at(node, 1))
     if right is not None and right != 2:
-        return f"its weight has {right} axes, not 2"
+        return f"its weight has {counted(right, 'axis', 'axes')}, not 2"
     if right is None and left is not None and left >= 2:
         return "its weight is the left operand"
     return _overridable(input_at(node, 1))

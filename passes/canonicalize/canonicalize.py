@@ -36,6 +36,7 @@ from bitfold.passes.canonicalize.rules import apply_rules
 from bitfold.passes.canonicalize.split_slices import split_slices
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
+from bitfold.passes.core.words import counted
 from bitfold.passes.opsets.convert import CANONICAL, convert_opset, newest_with_kernels
 from bitfold.passes.opsets.widen_floats import widen_floats
 from bitfold.runtime.errors import RecipeError
@@ -126,7 +127,8 @@ class Canonicalize(Pass):
             entry.note(f"opset {found} converted to {opset}")
         widened = widen_floats(model, context.tensor)
         for dtype, count in sorted(widened.items()):
-            entry.note(f"{dtype} widened to FLOAT, with {count} constants and weights")
+            tensors = counted(count, "constant or weight", "constants and weights")
+            entry.note(f"{dtype} widened to FLOAT, with {tensors}")
         clean_up(model, self.fold_limit)
         resolve_weights(model, context, entry)
         factored = plain_gemms(model, context, entry)
@@ -143,7 +145,7 @@ class Canonicalize(Pass):
         report_leftovers(model, entry, keep)
         after = _census(model)
         if before.total() != after.total():
-            entry.note(f"{before.total()} nodes became {after.total()}")
+            entry.note(f"{counted(before.total(), 'node')} became {after.total()}")
         return found != opset or bool(widened) or factored or before != after
 
 

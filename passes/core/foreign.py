@@ -12,6 +12,7 @@ from onnxscript.rewriter import RewriteRule, RewriteRuleClassBase, RewriteRuleSe
 
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
+from bitfold.passes.core.words import counted
 from bitfold.runtime.errors import RecipeError
 
 
@@ -56,7 +57,7 @@ class ForeignPass(Pass):
         if isinstance(self.target, RewriteRuleSet):
             count = self.target.apply_to_model(model)
             if count:
-                context.entry.changed("(model)", f"{count} matches rewritten")
+                context.entry.changed("(model)", f"{counted(count, 'match', 'matches')} rewritten")
             return bool(count)
         result = self.target(model)
         if result.model is not model:

@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from bitfold.passes.core.targets import ORT_DOMAIN
+from bitfold.passes.core.words import counted
 from bitfold.runtime.errors import ModelError
 from bitfold.runtime.ops import DOMAIN
 
@@ -55,6 +56,18 @@ def check_invariants(
             raise ModelError(violation)
 
 
+def label_of(node: ir.Node) -> str:
+    """A node as messages name it: by its name and operator, or else by what it computes."""
+    return f"{_name_of(node)} ({node.op_type})" if node.name else _name_of(node)
+
+
+def _name_of(node: ir.Node) -> str:
+    if node.name:
+        return f"node {node.name!r}"
+    computed = next((value.name for value in node.outputs if value.name), None)
+    return f"an unnamed {node.op_type}" + (f" that computes {computed!r}" if computed else "")
+
+
 def _violations(model: ir.Model, original: ir.Model | None) -> Iterator[str]:
     yield from _check_graph(model.graph, model, dict(model.opset_imports), set(), "graph")
     for function in model.functions.values():
@@ -71,9 +84,9 @@ def _check_node_names(model: ir.Model) -> Iterator[str]:
         seen: set[str] = set()
         for node in graph:
             if not node.name:
-                yield f"a {node.op_type} node: expected a name, found none"
+                yield f"{label_of(node)}: expected a name, found none"
             elif node.name in seen:
-                yield f"node {node.name!r} ({node.op_type}): expected a unique name, found it twice"
+                yield f"{label_of(node)}: expected a unique name, found it twice"
             seen.add(node.name or "")
 
 
@@ -108,7 +121,7 @@ def _check_graph(
         defined.add(value)
 
     for node in graph:
-        label = f"{where}: node {node.name!r} ({node.op_type})"
+        label = f"{where}: {label_of(node)}"
         yield from _check_operator(node, model, imports, label)
         for index, read in enumerate(node.inputs):
             if read is not None and read not in defined:
@@ -126,7 +139,7 @@ def _check_graph(
                     f"{label}: expected unique value names, found {value.name!r}, "
                     f"which is also {visible[value.name]}"
                 )
-            names[value.name or ""] = f"an output of node {node.name!r}"
+            names[value.name or ""] = f"an output of {_name_of(node)}"
             defined.add(value)
     for value in graph.outputs:
         if value not in defined:
@@ -138,8 +151,8 @@ def _why_undefined(value: ir.Value, graph: ir.Graph) -> str:
     if producer is None:
         return "is no input, no initializer and no node's output"
     if producer.graph is graph:
-        return f"is computed later, by node {producer.name!r}: expected topological order"
-    return f"comes from node {producer.name!r}, which is not in the graph"
+        return f"is computed later, by {_name_of(producer)}: expected topological order"
+    return f"comes from {_name_of(producer)}, which is not in the graph"
 
 
 def _check_operator(
@@ -179,11 +192,11 @@ def _check_standard(node: ir.Node, opset: int, label: str) -> Iterator[str]:
     while used and node.inputs[used - 1] is None:
         used -= 1
     if not schema.min_input <= used <= schema.max_input:
-        expected = _range(schema.min_input, schema.max_input)
-        yield f"{label}: expected {expected} inputs, found {used}"
+        expected = _range(schema.min_input, schema.max_input, "input")
+        yield f"{label}: expected {expected}, found {used}"
     if not schema.min_output <= len(node.outputs) <= schema.max_output:
-        expected = _range(schema.min_output, schema.max_output)
-        yield f"{label}: expected {expected} outputs, found {len(node.outputs)}"
+        expected = _range(schema.min_output, schema.max_output, "output")
+        yield f"{label}: expected {expected}, found {len(node.outputs)}"
     for index, parameter in enumerate(schema.inputs[:used]):
         if parameter.option == _SINGLE and node.inputs[index] is None:
             yield f"{label}: expected an input {parameter.name} (number {index}), found none"
@@ -203,10 +216,10 @@ def _check_standard(node: ir.Node, opset: int, label: str) -> Iterator[str]:
             )
 
 
-def _range(low: int, high: int) -> str:
+def _range(low: int, high: int, noun: str) -> str:
     if low == high:
-        return str(low)
-    return f"{low} or more" if high >= 1 << 30 else f"{low} to {high}"
+        return counted(low, noun)
+    return f"{low} or more {noun}s" if high >= 1 << 30 else f"{low} to {high} {noun}s"
 
 
 def _subgraphs(attribute: ir.Attr) -> list[ir.Graph]:

@@ -27,10 +27,16 @@ class Divergence:
 
 @dataclass
 class Note:
-    """One site and what happened to it."""
+    """One site and what happened to it.
+
+    Attributes:
+        text: what happened, or why nothing did, in words that sites may have in common.
+        detail: what is this site's own: its weight's shape, say.
+    """
 
     site: str
     text: str
+    detail: str = ""
 
 
 @dataclass
@@ -126,9 +132,14 @@ class PassEntry:
         """Record that the pass changed ``site``, and how."""
         self.changes.append(Note(site, text))
 
-    def skipped(self, site: str, reason: str) -> None:
-        """Record that the pass left ``site`` alone, and why."""
-        self.skips.append(Note(site, reason))
+    def skipped(self, site: str, reason: str, detail: str = "") -> None:
+        """Record that the pass left ``site`` alone, and why.
+
+        Args:
+            reason: without names or figures of the site, so that sites can be listed by it.
+            detail: those.
+        """
+        self.skips.append(Note(site, reason, detail))
 
     def note(self, text: str) -> None:
         """Record something about the whole pass, such as an assumption it makes."""

@@ -29,9 +29,10 @@ def check_sizes(model: ir.Model) -> None:
             size = _size(value)
             if size > memory:
                 raise ModelError(
-                    f"node {node.name!r} ({node.op_type}): its output {value.name!r} of shape "
+                    f"{label_of(node)}: its output {value.name!r} of shape "
                     f"{list(value.shape or ())} takes {size >> 30} GiB, and this machine has "
-                    f"{memory >> 30} GiB"
+                    f"{memory >> 30} GiB",
+                    "export the model for smaller inputs",
                 )
 
 

@@ -13,6 +13,7 @@ from bitfold.passes.analysis.sites import Site, site_of
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.rewire import add_bias, constant, set_input, shared_initializer, vector
+from bitfold.passes.core.words import counted
 from bitfold.passes.fold.weights import scale_inputs, shift_of_inputs
 
 NORMS = ("RMSNormalization", "LayerNormalization")
@@ -51,7 +52,7 @@ class FoldNormGain(Pass):
                 context.entry.skipped(site, found)
                 continue
             _fold(model.graph, node, found, context)
-            context.entry.changed(site, f"gain folded into {len(found)} readers")
+            context.entry.changed(site, f"gain folded into {counted(len(found), 'reader')}")
             changed = True
         if changed:
             common.RemoveUnusedNodesPass()(model)

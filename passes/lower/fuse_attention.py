@@ -13,6 +13,7 @@ from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.rewire import new_initializer
 from bitfold.passes.core.targets import ORT_DOMAIN, Target
+from bitfold.passes.core.words import counted
 from bitfold.passes.lower.attention_pattern import (
     Found,
     find_attention,
@@ -107,7 +108,7 @@ class FuseAttention(Pass):
         if fused:
             context.entry.note(ASSUMPTION)
             if work.tables:
-                context.entry.note(f"rotary tables hold {positions} positions")
+                context.entry.note(f"rotary tables hold {counted(positions, 'position')}")
             model.graph.opset_imports[ORT_DOMAIN] = 1
             model.metadata_props["bitfold.kv_cache"] = "shared-buffer-ok"
         return changed

@@ -12,6 +12,7 @@ from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.rewire import vector
 from bitfold.passes.core.targets import ORT_DOMAIN, Target
+from bitfold.passes.core.words import counted
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class FuseSkipNorm(Pass):
             return "the shapes of what is added are not known"
         rank = len(total.shape)
         if rank not in (2, 3) or not len(a.shape) == len(b.shape) == rank:
-            return f"the sum has {rank} axes, or broadcasts"
+            return f"the sum has {counted(rank, 'axis', 'axes')}, or broadcasts"
         if any(x != y for x, y in zip(a.shape, b.shape, strict=True) if 1 in (x, y) or _both(x, y)):
             return "the sum broadcasts"
         width = total.shape[-1]

@@ -15,6 +15,7 @@ from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.report import SiteRecord
 from bitfold.passes.core.targets import Target
+from bitfold.passes.core.words import counted
 from bitfold.passes.quantize.conv_scheme import (
     ConvActs,
     conv_rows,
@@ -151,7 +152,8 @@ class Quantize(Pass):
                 )
                 size = (0, 0)  # a weight counts once, however many sites share it
         if corrected:
-            context.entry.note(f"{corrected} biases corrected for the mean error of their weights")
+            biases = counted(corrected, "bias", "biases")
+            context.entry.note(f"{biases} corrected for the mean error of the rounded weights")
         return bool(sources)
 
     def _mean_inputs(
@@ -193,7 +195,7 @@ class Quantize(Pass):
         for site in find_sites(model):
             reason = self._reason_to_skip(site)
             if reason:
-                context.entry.skipped(site.name, reason)
+                context.entry.skipped(site.name, reason, shape_of(site))
             else:
                 by_source.setdefault((site.source, site.out_first), []).append(site)
         for (source, _), sites in by_source.items():
@@ -207,8 +209,8 @@ class Quantize(Pass):
             for site in sites:
                 context.entry.skipped(
                     site.name,
-                    f"its weight of {n} x {k} would take {packed} bytes with its padding, "
-                    f"and takes {4 * n * k} in float",
+                    "its weight would be no smaller with its padding",
+                    f"{shape_of(site)}: {packed} bytes, and {4 * n * k} in float",
                 )
 
     def _reason_to_skip(self, site: Site) -> str | None:
@@ -221,12 +223,17 @@ class Quantize(Pass):
             return f"the weight is {site.source.dtype}, only FLOAT is quantized"
         depthwise = site.conv is not None and site.conv.depthwise
         if n * k < (SMALLEST_DEPTHWISE if depthwise else SMALLEST):
-            return f"a weight of {n} x {k} is too small to gain from it"
+            return "its weight is too small to gain from it"
         if site.kind == "gather" and k < SHORTEST_ROW:
-            return f"a table of rows of {k}: too short for a scale, and little to gain"
+            return "its table has rows too short for a scale, and little to gain"
         if site.kind == "gather" and feeds_rotary(site.node):
             return "a table of rotary angles, not an embedding"
         return None
+
+
+def shape_of(site: Site) -> str:
+    """A site's weight as people write it: outputs x inputs."""
+    return " x ".join(map(str, site.shape))
 
 
 def finite_weight(site: Site) -> np.ndarray:
@@ -238,9 +245,9 @@ def finite_weight(site: Site) -> np.ndarray:
     weight = site.weight()
     # A sum is finite unless an element is not (or it overflows: then look at each).
     if not np.isfinite(weight.sum()) and not np.isfinite(weight).all():
-        bad = int((~np.isfinite(weight)).sum())
+        bad = counted(int((~np.isfinite(weight)).sum()), "NaN or infinite value")
         raise ModelError(
-            f"weight {site.source.name!r} of {site.name!r} has {bad} NaN or infinite values",
+            f"weight {site.source.name!r} of {site.name!r} has {bad}",
             "export the model again, or leave the site out with --exclude",
         )
     return weight

@@ -166,7 +166,7 @@ def pickled(folder: Path) -> None:
 
 
 WITH = ("--samples", "s.npz")
-NOT_FINITE = "weight 'w' of 'mm' has 1 NaN or infinite values"
+NOT_FINITE = "weight 'w' of 'mm' has 1 NaN or infinite value"
 X = np.ones((2, 64), np.float32)
 CASES = {
     "empty": Bad(written(b""), MODEL, "the file is empty"),

@@ -207,7 +207,7 @@ def test_the_bytes_do_not_depend_on_how_much_is_verified(tmp_path: Path, given: 
     found = {level: written(model, verify=level, **options) for level in ("off", "fast", "full")}
     assert found["off"][:2] == found["fast"][:2] == found["full"][:2]
     notes = found["off"][2].report.passes[-2].notes
-    assert "1 biases corrected for the mean error of their weights" in notes
+    assert "1 bias corrected for the mean error of the rounded weights" in notes
 
 
 def test_language_models_are_not_run_without_verification(

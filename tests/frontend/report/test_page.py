@@ -130,6 +130,19 @@ def test_loads_nothing_and_runs_its_own_script_alone() -> None:
     assert not any(key == "style" for _, key, _ in found.attributes)  # the policy forbids them
 
 
+def test_skips_for_one_reason_stand_together() -> None:
+    made = report()
+    entry = made.passes[-1]
+    for number in range(3):
+        entry.skipped(f"small {number}", "its weight is too small", f"{number} x 5")
+    found = Page(page(made, conversion()))
+    text = found.all_text()
+    assert f"quantize 3 {TIMES_SIGN} its weight is too small" in text
+    assert text.count("its weight is too small") == 1
+    assert "small 0 0 x 5" in text
+    assert "small 2 2 x 5" in text
+
+
 def test_says_what_there_is() -> None:
     text = Page(page(report(), conversion())).all_text()
     for expected in (
