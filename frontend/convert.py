@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import onnx_ir as ir
 from onnx import ModelProto
 
 from bitfold.frontend.canary import check_file
+from bitfold.frontend.convert_checks import check_float, check_quantized
 from bitfold.frontend.emit import check_apart, check_output, write_model
-from bitfold.frontend.importers import import_model
+from bitfold.frontend.importers import BROKEN, import_model
 from bitfold.frontend.importers.tokenizer import TOKENIZER
 from bitfold.frontend.keep_fastest import keep_fastest as choose_fastest
 from bitfold.frontend.recipes import resolve_recipe
@@ -30,18 +30,19 @@ from bitfold.frontend.report.measure import (
 )
 from bitfold.frontend.report.write import checked_folder, write_report
 from bitfold.frontend.sidecars import check_sidecars, put_sidecars, read_sidecars
+from bitfold.frontend.slowdown import relative_time, slower_note
 from bitfold.frontend.targets import check_lowered, record_target, target_of
 from bitfold.frontend.task_samples import task_samples
 from bitfold.frontend.text_samples import text_samples
 from bitfold.models.entry import ENTRY_KEY, TASK_KEY
 from bitfold.passes.core.context import Context, Feeds
 from bitfold.passes.core.metadata import other_samples, recipe_of, seed_of
-from bitfold.passes.core.pipeline import Pipeline
+from bitfold.passes.core.pipeline import Level, Pipeline
 from bitfold.passes.core.recipe import Recipe
 from bitfold.passes.core.report import Report
+from bitfold.passes.core.stage import Stage
 from bitfold.passes.quantize.quantize import Quantize
-from bitfold.runtime.errors import UnsupportedError
-from bitfold.runtime.ops import DOMAIN
+from bitfold.runtime.errors import naming
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def convert(
     exclude: Sequence[str] = (),
     samples: Sequence[Feeds] = (),
     calibration: Sequence[Feeds] = (),
-    verify: Literal["off", "fast", "full"] = "fast",
+    verify: Level = "fast",
     strict: bool = False,
     seed: int | None = None,
     report: str | os.PathLike[str] | None = None,
@@ -98,7 +99,9 @@ def convert(
             get synthesized ones.
         calibration: inputs that passes take statistics from.
         verify: how thoroughly promises are checked; the result is the same at every level, but
-            for exact passes that a check takes back.
+            for exact passes that a check takes back.  Unless it is ``off``, a file that is written
+            is timed beside the float model, in a second or two; where it is slower, a note of the
+            report says so.
         strict: raise, instead of rolling back, when an exact pass moves the outputs.
         seed: the only source of randomness; 0 by default.
         report: a folder to write ``report.json`` and ``report.html`` into.
@@ -121,73 +124,155 @@ def convert(
     if path is not None:
         check_output(path, force)
     folder = checked_folder(report) if report is not None else None
+    recorded, chosen, seed = _chosen(recipe, preset, passes, target, exclude, seed)
+    loaded = import_model(model)
+    file = Path(model) if isinstance(model, (str, os.PathLike)) else None
+    if path is not None:
+        check_apart(path, loaded, file)
+    quantizes = any(isinstance(item, Quantize) for item in chosen)
+    if quantizes:
+        check_float(loaded)
+    sidecars: dict[str, bytes] = {}
+    if file is not None and path is not None:
+        sidecars = read_sidecars(file)
+        check_sidecars(sidecars, path.parent, force)
+    source = str(file or "model in memory")
+    command = command or again(source, path, chosen, seed, report)
+    checked = verify != "off"
+    with naming(source, BROKEN), Context(samples, calibration, seed, progress) as context:
+        if not samples and file is not None:
+            context.sampler = partial(_real_samples, loaded, file, progress)
+        if checked or keep_fastest:
+            context.ready_samples()
+        run = _run(loaded, chosen, context, verify, strict, keep_fastest)
+        if recorded is not None:
+            _note_other_samples(run, recorded)
+        about = _about(run, loaded, source, path, command)
+        if folder is not None:
+            size_report(run.report, loaded, run.model, NOT_REACHED if checked else NOT_RUN)
+            write_report(run.report, folder, about)
+        if quantizes:
+            check_quantized(run.report, chosen)
+        check_lowered(run.report)
+        record_target(run.model, target_of(run.recipe))
+        if path is not None:
+            _write(run, path, force, checked, progress)
+            put_sidecars(sidecars, path.parent)
+        if checked and context.samples:
+            feeds = context.samples[0]
+            if path is not None:
+                _compare_speed(run, loaded, feeds, keep_fastest, progress)
+            if folder is not None:
+                files = (_onnx_file(file), path)
+                made = (loaded, run.lossless, run.model)
+                measure_report(run.report, *made, files, feeds, progress)
+                write_report(run.report, folder, about)
+    return ConvertResult(run.model, run.report, path)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a recipe made.
+
+    Attributes:
+        recipe: what was run: with ``keep_fastest``, what that chose.
+        lossless: the model before the first lossy pass.
+        reference: what the result must give.
+    """
+
+    model: ir.Model
+    report: Report
+    recipe: Recipe
+    lossless: ir.Model
+    reference: Stage | None
+
+
+def _chosen(
+    recipe: str | os.PathLike[str] | Recipe | None,
+    preset: str | None,
+    passes: Any,
+    target: str | None,
+    exclude: Sequence[str],
+    seed: int | None,
+) -> tuple[ir.Model | None, Recipe, int]:
+    """The model whose recipe is used again, if any, the recipe, and the seed."""
     if recipe is not None and not isinstance(recipe, Recipe):
         recipe = Path(recipe)
-    written = _model_with_recipe(recipe)
+    recorded = _model_with_recipe(recipe)
     chosen = resolve_recipe(
         preset=preset,
-        recipe=recipe if written is None else recipe_of(written),
+        recipe=recipe if recorded is None else recipe_of(recorded),
         passes=passes,
         target=target,
         exclude=exclude,
     )
     if seed is None:
-        seed = seed_of(written) if written is not None else 0
-    loaded = import_model(model)
-    if path is not None:
-        file = Path(model) if isinstance(model, (str, os.PathLike)) else None
-        check_apart(path, loaded, file)
-    source = str(model) if isinstance(model, (str, os.PathLike)) else "model in memory"
-    if not command:
-        command = again(source, path, chosen, seed, report)
-    quantizes = any(isinstance(item, Quantize) for item in chosen)
-    if quantizes:
-        _check_float(loaded)
-    sidecars: dict[str, bytes] = {}
-    if isinstance(model, (str, os.PathLike)) and path is not None:
-        sidecars = read_sidecars(Path(model))
-        check_sidecars(sidecars, path.parent, force)
-    with Context(samples, calibration, seed, progress) as context:
-        if not samples and isinstance(model, (str, os.PathLike)):
-            context.sampler = partial(_real_samples, loaded, Path(model), progress)
-        if verify != "off" or keep_fastest:
-            context.ready_samples()
-        choices = choose_fastest(loaded, chosen, context) if keep_fastest else None
-        if choices is not None:
-            chosen = choices.recipe
-        before = Reference(loaded)
-        pipeline = Pipeline(chosen, context, verify=verify, strict=strict, watch=before)
-        converted, made = pipeline.run(loaded)
-        if choices is not None:
-            made.notes += choices.notes
-            made.timings = choices.timings
-        note = other_samples(written, converted) if written is not None else None
-        made.notes += [] if note is None else [note]
-        if folder is not None:
-            written_to = str(path or "")
-            entry = loaded.metadata_props.get(ENTRY_KEY, "")
-            lowered = target_of(chosen) or "none"
-            about = Conversion(source, written_to, lowered, command, chosen, entry)
-            size_report(made, loaded, converted, NOT_RUN if verify == "off" else NOT_REACHED)
-            write_report(made, folder, about)
-        if quantizes:
-            _check_quantized(made, chosen)
-        check_lowered(made)
-        record_target(converted, target_of(chosen))
-        if path is not None:
+        seed = seed_of(recorded) if recorded is not None else 0
+    return recorded, chosen, seed
 
-            def check(complete: Path) -> None:
-                if pipeline.reference is not None and verify != "off":
-                    progress("running the result", 1.0)
-                    check_file(complete, pipeline.reference)
 
-            write_model(converted, path, force=force, progress=progress, check=check)
-            put_sidecars(sidecars, path.parent)
-        if folder is not None and verify != "off" and context.samples:
-            files, feeds = (_onnx_file(model), path), context.samples[0]
-            measure_report(made, loaded, before.model, converted, files, feeds, progress)
-            write_report(made, folder, about)
-    return ConvertResult(converted, made, path)
+def _run(
+    model: ir.Model,
+    recipe: Recipe,
+    context: Context,
+    verify: Level,
+    strict: bool,
+    keep_fastest: bool,
+) -> _Run:
+    """Run the recipe, or the one that keeps what is fastest."""
+    choices = choose_fastest(model, recipe, context) if keep_fastest else None
+    if choices is not None:
+        recipe = choices.recipe
+    before = Reference(model)
+    pipeline = Pipeline(recipe, context, verify=verify, strict=strict, watch=before)
+    converted, report = pipeline.run(model)
+    if choices is not None:
+        report.notes += choices.notes
+        report.timings = choices.timings
+    return _Run(converted, report, recipe, before.model, pipeline.reference)
+
+
+def _note_other_samples(run: _Run, recorded: ir.Model) -> None:
+    note = other_samples(recorded, run.model)
+    if note is not None:
+        run.report.notes.append(note)
+
+
+def _about(
+    run: _Run, model: ir.Model, source: str, path: Path | None, command: Sequence[str]
+) -> Conversion:
+    """What the report's page says about the conversion."""
+    lowered = target_of(run.recipe) or "none"
+    entry = model.metadata_props.get(ENTRY_KEY, "")
+    return Conversion(source, str(path or ""), lowered, command, run.recipe, entry)
+
+
+def _write(
+    run: _Run, path: Path, force: bool, checked: bool, progress: Callable[[str, float], None]
+) -> None:
+    """Write the result; with ``checked``, only if the file gives what it must."""
+
+    def check(complete: Path) -> None:
+        if run.reference is not None and checked:
+            progress("running the result", 1.0)
+            check_file(complete, run.reference)
+
+    write_model(run.model, path, force=force, progress=progress, check=check)
+
+
+def _compare_speed(
+    run: _Run,
+    model: ir.Model,
+    feeds: Feeds,
+    keep_fastest: bool,
+    progress: Callable[[str, float], None],
+) -> None:
+    """Put into the report how the result's speed compares with the float model's."""
+    progress("timing the result", 1.0)
+    run.report.relative_time = relative_time(model, run.model, feeds)
+    note = slower_note(run.report.relative_time, run.recipe, keep_fastest)
+    if note:
+        run.report.notes.append(note)
 
 
 def _real_samples(
@@ -207,11 +292,9 @@ def _real_samples(
     return task_samples(model, path, progress), f"task {model.metadata_props.get(TASK_KEY, '')}"
 
 
-def _onnx_file(model: object) -> Path | None:
-    """The file that a model was read from as it is."""
-    if isinstance(model, (str, os.PathLike)) and Path(model).suffix == ".onnx":
-        return Path(model)
-    return None
+def _onnx_file(file: Path | None) -> Path | None:
+    """The file that a model was read from, where that can be run as it is."""
+    return file if file is not None and file.suffix == ".onnx" else None
 
 
 def _model_with_recipe(recipe: Path | Recipe | None) -> ir.Model | None:
@@ -219,37 +302,3 @@ def _model_with_recipe(recipe: Path | Recipe | None) -> ir.Model | None:
     if isinstance(recipe, Path) and recipe.suffix == ".onnx" and recipe.is_file():
         return import_model(recipe)
     return None
-
-
-def _check_float(model: ir.Model) -> None:
-    """Raise where the model has been through this before: what it lost does not come back."""
-    done = [
-        node
-        for node in model.graph.all_nodes()
-        if node.domain == DOMAIN and node.op_type.startswith("LowBit")
-    ]
-    if done:
-        raise UnsupportedError(
-            f"the model is already low-bit: it has {len(done)} nodes like {done[0].name!r} "
-            f"({done[0].op_type})",
-            "convert the float model that it was made from",
-        )
-
-
-def _check_quantized(report: Report, recipe: Recipe) -> None:
-    """Raise where the recipe quantizes but no site was quantized."""
-    entries = [entry for entry in report.passes if entry.name == Quantize.name]
-    if any(entry.status != "unchanged" for entry in entries):
-        return
-    skips = [skip.text for entry in entries for skip in entry.skips]
-    counted = Counter(skips).most_common(3)
-    reasons = "; ".join(f"{reason} ({count})" for reason, count in counted)
-    raise UnsupportedError(
-        f"nothing was quantized; sites skipped: {len(skips)}, for these reasons: {reasons}"
-        if skips
-        else "nothing was quantized: the model has no matrix product or look-up with a "
-        "constant weight",
-        "exclude fewer sites, or use --preset float to optimize without quantizing"
-        if any(isinstance(item, Quantize) and item.exclude for item in recipe)
-        else "use --preset float to optimize without quantizing",
-    )

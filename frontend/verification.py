@@ -15,6 +15,7 @@ from bitfold.passes.core.samples import prepare_samples
 from bitfold.passes.core.stage import Stage
 from bitfold.passes.core.stand_in import settle
 from bitfold.passes.core.verify import verify_models
+from bitfold.runtime.errors import naming
 
 Source = str | os.PathLike[str] | ModelProto | ir.Model
 
@@ -36,13 +37,20 @@ def verify(
 
     Raises:
         ModelError, UnsupportedError: one of the models is broken or does not run.
+            The message names the file.
         CalibrationError: a sample does not fit the model.
         VerificationError: the candidate lacks outputs that the reference has.
     """
     first, second = import_model(reference), import_model(candidate)
     with Context(samples, seed=seed) as context:
+        names = (_name_of(reference, "the reference"), _name_of(candidate, "the candidate"))
         stage = Stage(first, ())
-        settle(stage, context)
-        found = prepare_samples(first, context, stage.run)
+        with naming(names[0]):
+            settle(stage, context)
+            found = prepare_samples(first, context, stage.run)
         stage.close()
-        return verify_models(first, second, found)
+        return verify_models(first, second, found, names)
+
+
+def _name_of(source: Source, role: str) -> str:
+    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else role

@@ -155,6 +155,8 @@ class Report:
         timings: for each kind of site, what its alternatives took alone; empty unless the fastest
             were looked for.
         total: the result's divergence from the original model; None where nothing was run.
+        relative_time: time of a run of the result over that of the original model, on the first
+            sample and this machine; None where they were not timed.
         seconds: time of the whole run, checks included.
         ops: size and time by operator; empty unless it was asked for.
         values: divergence along the depth, in the result's order; empty likewise.
@@ -168,6 +170,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     timings: list[str] = field(default_factory=list)
     total: Divergence | None = None
+    relative_time: float | None = None
     seconds: float = 0.0
     ops: list[OpCost] = field(default_factory=list)
     values: list[ValueDivergence] = field(default_factory=list)

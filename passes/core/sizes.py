@@ -7,6 +7,7 @@ import os
 
 import onnx_ir as ir
 
+from bitfold.passes.core.invariants import label_of
 from bitfold.passes.core.stage import snapshot
 from bitfold.passes.opsets.infer_shapes import infer_shapes
 from bitfold.runtime.errors import ModelError

@@ -14,15 +14,23 @@ from bitfold.passes.core.noise import rounding_floor
 from bitfold.passes.core.report import Divergence
 from bitfold.passes.core.stage import Stage
 from bitfold.passes.core.stand_in import settle
-from bitfold.runtime.errors import BitfoldError, VerificationError
+from bitfold.runtime.errors import BitfoldError, VerificationError, naming
 from bitfold.runtime.execution import open_session
 
 CHUNK_BYTES = 256 << 20
 """Inner values are compared in chunks whose arrays fit in about this much memory."""
 
 
-def verify_models(reference: ir.Model, candidate: ir.Model, samples: Iterable[Feeds]) -> Divergence:
+def verify_models(
+    reference: ir.Model,
+    candidate: ir.Model,
+    samples: Iterable[Feeds],
+    names: tuple[str, str] = ("the reference", "the candidate"),
+) -> Divergence:
     """Run both models on every sample and measure how far the candidate's outputs are off.
+
+    Args:
+        names: how errors name the models.
 
     Raises:
         VerificationError: the candidate lacks inputs or outputs that the reference has.
@@ -32,13 +40,23 @@ def verify_models(reference: ir.Model, candidate: ir.Model, samples: Iterable[Fe
     new = {value.name for value in candidate.graph.outputs}
     if not old <= new:
         raise VerificationError(
-            f"expected outputs {sorted(map(str, old))}, found {sorted(map(str, new))}"
+            f"{names[1]}: expected the outputs {sorted(map(str, old))} of {names[0]}, "
+            f"found {sorted(map(str, new))}",
+            "compare models that come from one and the same",
         )
     with Context() as context:
         first, second = Stage(reference, ()), Stage(candidate, ())
-        for stage in (first, second):
-            settle(stage, context)
-        return compare_outputs((first.run(feeds), second.run(feeds)) for feeds in samples)
+        for name, stage in zip(names, (first, second), strict=True):
+            with naming(name):
+                settle(stage, context)
+
+        def outputs(feeds: Feeds) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+            with naming(names[0]):
+                expected = first.run(feeds)
+            with naming(names[1]):
+                return expected, second.run(feeds)
+
+        return compare_outputs(outputs(feeds) for feeds in samples)
 
 
 def first_difference(

@@ -101,6 +101,11 @@ def cycle(made: onnx.ModelProto) -> None:
     made.graph.node.append(helper.make_node("Relu", ["y"], ["back"]))
 
 
+def unnamed(made: onnx.ModelProto) -> None:
+    made.graph.node[1].name = ""
+    made.graph.node[1].input.append("x")
+
+
 def huge_tensor(made: onnx.ModelProto) -> None:
     made.graph.initializer[0].dims[:] = [2**40, 2**40]
 
@@ -187,7 +192,7 @@ CASES = {
     "dangling input": Bad(
         changed(lambda m: m.graph.node[1].input.__setitem__(0, "ghost")),
         MODEL,
-        "node act (Relu) reads ghost, which nothing defines",
+        "node 'act' (Relu) reads ghost, which nothing defines",
     ),
     "dangling output": Bad(
         changed(lambda m: setattr(m.graph.output[0], "name", "ghost")),
@@ -197,10 +202,13 @@ CASES = {
     "no outputs": Bad(
         changed(lambda m: m.graph.ClearField("output")), MODEL, "the graph has no outputs"
     ),
+    "an unnamed node": Bad(
+        changed(unnamed), MODEL, "an unnamed Relu that computes 'y': expected 1 input, found 2"
+    ),
     "an input too many": Bad(
         changed(lambda m: m.graph.node[1].input.append("x")),
         MODEL,
-        "node 'act' (Relu): expected 1 inputs, found 2",
+        "node 'act' (Relu): expected 1 input, found 2",
     ),
     "bytes that do not fit the shape": Bad(
         changed(lambda m: m.graph.initializer[0].dims.__setitem__(0, 63)),
@@ -283,6 +291,9 @@ def test_bad_input(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert [line for line in lines[1:] if not line.startswith("hint: ")] == []
     assert len(lines) <= 2
     assert case.hint in "".join(lines[1:])
+    if case.code == MODEL:
+        assert "m.onnx: " in lines[0]
+        assert len(lines) == 2
     assert "Traceback" not in result.output
     assert list(out.iterdir()) == []
 
@@ -540,3 +551,20 @@ def test_a_terminated_run_leaves_no_result(large: Path) -> None:
     running.wait()
     names = {path.name for path in (large / "out").iterdir()}
     assert "q.onnx" not in names or running.returncode == 0
+
+
+def test_verify_names_the_model_that_is_broken(tmp_path: Path) -> None:
+    save(tmp_path, proto())
+    broken = proto()
+    broken.graph.node[1].op_type = "Frobnicate"
+    (tmp_path / "b.onnx").write_bytes(broken.SerializeToString())
+    misfit = proto()
+    misfit.graph.initializer[0].CopyFrom(numpy_helper.from_array(X[:, :63], "w"))
+    (tmp_path / "c.onnx").write_bytes(misfit.SerializeToString())
+    for name, says in (("b.onnx", "Frobnicate"), ("c.onnx", "Node (mm)")):
+        for pair in (("m.onnx", name), (name, "m.onnx")):
+            paths = [str(tmp_path / each) for each in pair]
+            result = CliRunner().invoke(cli, ["verify", *paths])
+            assert result.exit_code == MODEL, result.stderr
+            assert result.stderr.startswith(f"error: {tmp_path / name}: ")
+            assert says in result.stderr

@@ -69,7 +69,7 @@ def test_node_names_are_unique_and_there_unless_let_go(model):
     with pytest.raises(ModelError, match=r"'add_1' \(Relu\).*twice"):
         check_invariants(model)
     node(model, "Relu").name = None
-    with pytest.raises(ModelError, match="a Relu node: expected a name"):
+    with pytest.raises(ModelError, match="an unnamed Relu that computes 'hidden': expected a name"):
         check_invariants(model)
     check_invariants(model, node_names=False)
 
@@ -143,7 +143,7 @@ def test_subgraphs_see_what_was_defined_before_them():
     [
         ("Frobnicate", 1, {}, "expected an operator of opset 21, found none of this name"),
         ("Swish", 1, {}, "expected an operator of opset 21, found none of this name"),
-        ("Relu", 2, {}, "expected 1 inputs, found 2"),
+        ("Relu", 2, {}, "expected 1 input, found 2"),
         ("Add", 1, {}, "expected 2 inputs, found 1"),
         ("Clip", 4, {}, "expected 1 to 3 inputs, found 4"),
         ("Concat", 0, {"axis": 0}, "expected 1 or more inputs, found 0"),
@@ -210,5 +210,5 @@ def test_branches_may_use_one_name_but_not_an_outer_one():
     check_invariants(model, node_names=False)
     inner = node(model, "If").attributes["else_branch"].as_graph()
     inner[0].outputs[0].name = "a"
-    with pytest.raises(ModelError, match=r"subgraph: node .*found 'a', .*also an output of node"):
+    with pytest.raises(ModelError, match=r"subgraph: an unnamed Exp.*found 'a', .*also an output of node"):
         check_invariants(model, node_names=False)

@@ -148,7 +148,9 @@ def test_verify_models_measures_and_refuses_lost_outputs():
     divergence = verify_models(model, other, [FEEDS, FEEDS])
     assert divergence.sqnr_db == pytest.approx(40, abs=0.01)
     other.graph.outputs[0].name = "scores"
-    with pytest.raises(VerificationError, match=r"expected outputs \['logits'\].*\['scores'\]"):
+    with pytest.raises(
+        VerificationError, match=r"candidate: expected .*\['logits'\] of.*\['scores'\]"
+    ):
         verify_models(model, other, [FEEDS])
 
 
