@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bitfold.frontend.eval_options import Kind, check_options
 from bitfold.frontend.importers import import_model
 from bitfold.frontend.perplexity import TextScore, score_text
 from bitfold.frontend.tasks import Setting, find_task, task_of
 from bitfold.frontend.tasks.measure import TaskResult, compare_each, measure
-from bitfold.frontend.tasks.text_generation import Counted
+from bitfold.frontend.tasks.text_generation import CHUNK, Counted
 from bitfold.frontend.tasks.text_generation import default_text as catalogue_text
 from bitfold.frontend.text_tokenizer import TextTokenizer
 from bitfold.passes.core.context import Context, Feeds
@@ -55,7 +56,7 @@ def evaluate(
     reference: str | os.PathLike[str] | None = None,
     *,
     text: str | None = None,
-    chunk: int = 512,
+    chunk: int | None = None,
     chunks: int | None = None,
     feeds: Sequence[Feeds] = (),
     task: str | None = None,
@@ -70,7 +71,8 @@ def evaluate(
 
     A language model gets the perplexity of a text, and against a reference the mean KL and the
     share of positions with the same most likely token; see `score_text`.  Any other model needs
-    a reference, and gets SQNR, cosine, largest error and top-1 of each output.  A model that
+    a reference, and gets SQNR, cosine and largest error of each output, and top-1 of logits and
+    probabilities.  A model that
     names a task in its metadata, as the catalogue's do, is measured by it, unless inputs are
     given: see `bitfold.frontend.tasks`.
 
@@ -78,21 +80,27 @@ def evaluate(
         model: an ONNX file.
         reference: the float model, say.
         text: what to score on; by default the catalogue's evaluation text.
-        chunk: length in tokens of the pieces that are scored on their own.
+        chunk: length in tokens of the pieces that are scored on their own; `CHUNK` by default.
         chunks: how many of them, from the start; None for all.
         feeds: inputs for a model that is no language model; synthesized where there are none.
         task: measure by this task, whatever the model's metadata name.
         limit: samples of a task's data set, at most.
-        companion: for tasks of a model in two parts, the other part.
+        companion: for tasks of a model in two parts, the other part; by default the catalogue's.
         threads: threads inside an operator.
         library: use bitfold's op library.
 
     Raises:
+        UnusedOptionError: something was given that this evaluation does not use.
         UnsupportedError: there is no such task.
         CalibrationError: the text is too short, or the inputs do not fit.
         VerificationError: the reference has other outputs.
         BitfoldError: a model cannot be loaded or run, or the default text not be fetched.
     """
+    options = {"feeds": tuple(feeds), "text": text, "chunk": chunk, "chunks": chunks}
+    options |= {"limit": limit, "companion": companion}
+    kind: Kind | None = "task" if task is not None else "outputs" if feeds else None
+    if kind is not None:
+        check_options(kind, task, options)
     progress("loading", 0.0)
     for each in (model, reference):
         if each is not None:
@@ -100,20 +108,21 @@ def evaluate(
     session = Session(model, threads=threads, library=library)
     other = Session(reference, threads=threads, library=library) if reference is not None else None
     names = (str(model), None if reference is None else str(reference))
-    if task is None and not feeds and not is_language_model(session):
-        task = task_of(session) or None
+    if kind is None:
+        kind, task = _kind_of(session)
+        check_options(kind, task, options)
     if task is not None:
         chosen = find_task(task)
         half = None if companion is None else Path(companion)
         setting = Setting(limit, half, threads, library, progress)
         measured = measure(chosen, session, other, setting)
         return EvalResult("task", *names, {"task": task, "limit": limit}, task=measured)
-    if is_language_model(session) and not feeds:
+    if kind == "text":
         tokenizer = TextTokenizer(Path(model).parent)
         source = "given" if text is not None else "lee-background, bytes 200001-245000"
         score, settings = _score(
             session, other, tokenizer, default_text(progress) if text is None else text,
-            chunk, chunks, progress,
+            CHUNK if chunk is None else chunk, chunks, progress,
         )  # fmt: skip
         return EvalResult("text", *names, {"text": source, **settings}, score=score)
     if other is None:
@@ -125,6 +134,14 @@ def evaluate(
     outputs = compare_each(session, other, samples, progress)
     settings = {"inputs": "given" if feeds else "synthesized", "samples": len(samples)}
     return EvalResult("outputs", *names, settings, outputs=outputs)
+
+
+def _kind_of(session: Session) -> tuple[Kind, str | None]:
+    """What a model is measured by where the caller does not say, and the task's name."""
+    if is_language_model(session):
+        return "text", None
+    task = task_of(session) or None
+    return "outputs" if task is None else "task", task
 
 
 def default_text(progress: Progress = lambda text, fraction: None) -> str:

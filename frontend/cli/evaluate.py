@@ -50,9 +50,7 @@ if TYPE_CHECKING:
 @click.option(
     "--chunk",
     type=click.IntRange(min=4),
-    default=512,
-    show_default=True,
-    help="Tokens scored on their own, the second half of them counting.",
+    help="Tokens scored on their own, the second half of them counting.  Default: 512.",
 )
 @click.option("--chunks", type=click.IntRange(min=1), help="Score only so many chunks.")
 @inputs_option
@@ -75,7 +73,7 @@ def evaluate(
     model: str,
     reference: str | None,
     text: Path | None,
-    chunk: int,
+    chunk: int | None,
     chunks: int | None,
     inputs: tuple[Path, ...],
     task: str | None,
@@ -91,11 +89,12 @@ def evaluate(
     A language model gets its perplexity on a text, and against a reference the mean KL and how
     often both predict the same token.  A model of the catalogue, or converted from one, gets the
     metric of its task, and against a reference the cosine of its outputs on the task's inputs.
-    Any other model, or one with --inputs, needs a reference, and gets SQNR, cosine and top-1
-    agreement of each output.
+    Any other model, or one with --inputs, needs a reference, and gets SQNR and cosine of each
+    output, and of logits and probabilities how often the largest is the same.
     """
     from contextlib import ExitStack
 
+    from bitfold.frontend.eval_options import UnusedOptionError
     from bitfold.frontend.evaluate import evaluate as run
     from bitfold.frontend.feeds import read_npz, read_text
     from bitfold.frontend.sources import runnable
@@ -105,21 +104,25 @@ def evaluate(
         path = stack.enter_context(runnable(model, progress))
         other = stack.enter_context(runnable(reference, progress)) if reference else None
         half = stack.enter_context(runnable(companion, progress)) if companion else None
-        result = run(
-            path,
-            other,
-            text=None if text is None else read_text(text),
-            chunk=chunk,
-            chunks=chunks,
-            feeds=[read_npz(each) for each in inputs],
-            task=task,
-            limit=limit,
-            companion=half,
-            threads=threads,
-            library=library,
-            seed=seed,
-            progress=progress,
-        )
+        try:
+            result = run(
+                path,
+                other,
+                text=None if text is None else read_text(text),
+                chunk=chunk,
+                chunks=chunks,
+                feeds=[read_npz(each) for each in inputs],
+                task=task,
+                limit=limit,
+                companion=half,
+                threads=threads,
+                library=library,
+                seed=seed,
+                progress=progress,
+            )
+        except UnusedOptionError as error:
+            name = {"feeds": "inputs"}.get(error.option, error.option)
+            raise click.UsageError(f"--{name} does not apply: {error.reason}") from error
     if as_json:
         print_json(result.as_dict())
     elif result.score is not None:

@@ -11,7 +11,7 @@ from bitfold.frontend.tasks.text_generation import TextGeneration
 from bitfold.frontend.tasks.transcription import Transcription
 from bitfold.runtime.errors import UnsupportedError
 
-__all__ = ["TASKS", "Score", "Setting", "Task", "find_task", "task_of"]
+__all__ = ["TASKS", "WITH_COMPANION", "Score", "Setting", "Task", "find_task", "task_of"]
 
 TASKS: tuple[Task, ...] = (
     TextGeneration(),
@@ -21,6 +21,9 @@ TASKS: tuple[Task, ...] = (
     Ocr(),
     FileType(),
 )
+
+WITH_COMPANION = (Transcription.name,)
+"""Tasks of models in two parts, which take the other part."""
 
 
 def find_task(name: str) -> Task:

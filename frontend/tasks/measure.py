@@ -14,6 +14,9 @@ from bitfold.passes.core.report import Divergence
 from bitfold.runtime.errors import VerificationError
 from bitfold.runtime.session import Session
 
+OFF_ONE = 1e-2
+"""How far probabilities may be from 1 in all: float16 rounds each of thousands."""
+
 INPUTS = 16
 """Inputs that outputs are compared on, at most."""
 
@@ -67,7 +70,7 @@ def compare_each(
 ) -> dict[str, Divergence]:
     """How far each of the reference's outputs is off in ``session``, over all samples.
 
-    Top-1 is given for any output of scores, see `top1_agreement`; KL for logits only.
+    Top-1 is given for logits and probabilities alone, see `top1_agreement`; KL for logits.
 
     Raises:
         VerificationError: an output is missing.
@@ -92,14 +95,24 @@ def _compare(pairs: list[tuple[np.ndarray, np.ndarray]], name: str) -> Divergenc
     return found
 
 
+def is_distribution(array: np.ndarray) -> bool:
+    """Whether each row of [batch, …, classes] holds probabilities: none negative, 1 in all."""
+    if not is_float(array) or array.ndim not in (2, 3) or array.size == 0 or array.shape[-1] < 2:
+        return False
+    sums = array.sum(axis=-1, dtype=np.float64)
+    return bool((array >= 0).all() and (np.abs(sums - 1) < OFF_ONE).all())
+
+
 def top1_agreement(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float | None:
     """The share of rows with the same largest element, over pairs of [batch, …, classes].
 
-    None for arrays that are no such scores: images, and what holds no real numbers.
+    None where the first of a pair holds no probabilities: the largest element of an embedding, a
+    hidden state or an image means nothing.  (Logits are told by their output's name: see
+    `compare_outputs`.)
     """
     same = rows = 0
     for a, b in pairs:
-        if not (is_float(a) and a.ndim in (2, 3) and a.shape == b.shape and a.shape[-1] > 1):
+        if a.shape != b.shape or not is_distribution(a):
             return None
         equal = a.argmax(-1) == b.argmax(-1)
         same, rows = same + int(equal.sum()), rows + equal.size

@@ -241,6 +241,36 @@ def test_eval_by_a_task(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run("eval", model, "--task", "cooking", code=errors.UnsupportedError.exit_code)
 
 
+INPUTS, TASK, TEXT = ("--inputs", "{cnn}.npz"), ("--task", "ocr"), ("--text", "{text}")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("cnn", (*TASK, *INPUTS), "--inputs does not apply: the task ocr"),
+        ("cnn", (*TASK, *TEXT), "--text does not apply: the task ocr has its own data"),
+        ("cnn", (*TASK, "--companion", "{cnn}"), "--companion does not apply: the task ocr is of"),
+        ("cnn", TEXT, "--text does not apply: the model is no language model"),
+        ("cnn", ("--chunks", 2), "--chunks does not apply: the model is no language model"),
+        ("cnn", (*INPUTS, "--chunk", 64), "--chunk does not apply: outputs are compared on the in"),
+        ("cnn", ("--limit", 2), "--limit does not apply: no task is measured"),
+        ("llama", ("--limit", 2), "--limit does not apply: no task is measured"),
+        ("llama", ("--companion", "{cnn}"), "--companion does not apply: no task is measured"),
+        ("llama", (*INPUTS, *TEXT), "--text does not apply: outputs are compared on the inputs"),
+    ],
+)
+def test_eval_refuses_options_that_do_not_apply(
+    name: str, options: tuple[Any, ...], said: str, model: Path, cnn: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat " * 10)
+    names = {"{cnn}.npz": cnn.with_suffix(".npz"), "{cnn}": cnn, "{text}": text}
+    path = cnn if name == "cnn" else model
+    given = [names.get(each, each) for each in options]
+    result = run("eval", path, "--reference", path, *given, code=2)
+    assert said in " ".join(result.stderr.split())
+
+
 def test_bench(model: Path) -> None:
     options = ("--threads", 1, "--prefill", 8, "--decode", 4, "--rounds", 1)
     found = run_json("bench", model, "--vs", model, *options)

@@ -88,6 +88,27 @@ def test_top1_agreement() -> None:
     assert top1_agreement([(a[None, None], b[None, None])]) is None  # an image
     assert top1_agreement([(a.astype(np.int64), b.astype(np.int64))]) is None
     assert top1_agreement([]) is None
+    assert top1_agreement([(a - 0.3, b)]) is None  # an embedding
+    assert top1_agreement([(2 * a, b)]) is None  # positive, but no probabilities
+    assert top1_agreement([(a.astype(np.float16), b.astype(np.float16))]) == 0.5
+    assert top1_agreement([(a, b - 0.3)]) == 0.5  # what it is the reference says
+
+
+def test_only_logits_and_probabilities_have_a_top1(tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+    g (float[n, 4] x) => (float[n, 4] logits, float[n, 4] p, float[n, 4] embedding)
+    {
+        logits = Neg(x)
+        p = Softmax(x)
+        embedding = Mul(x, x)
+    }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    session = Session(tmp_path / "m.onnx", threads=1)
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    found = compare_each(session, session, [{"x": x}])
+    assert {name: each.top1 for name, each in found.items()} == {
+        "logits": 1, "p": 1, "embedding": None,
+    }  # fmt: skip
 
 
 def test_each_output_has_its_own_figures(tmp_path: Path) -> None:
@@ -107,8 +128,7 @@ def test_each_output_has_its_own_figures(tmp_path: Path) -> None:
     found = compare_each(b, a, [{"x": x}, {"x": x[:1]}])
     assert found["half"].sqnr_db == pytest.approx(20 * np.log10(2), abs=1e-4)
     assert found["half"].cosine == pytest.approx(1)
-    assert found["half"].top1 == 1
+    assert found["half"].top1 is None
     # Σ 2·x₀·x₁ over Σ x²: 48/51 in the first sample, 24/25 in the second.
     assert found["swapped"].cosine == pytest.approx((48 / 51 + 24 / 25) / 2)
-    assert found["swapped"].top1 == 0
     assert found["swapped"].kl is None

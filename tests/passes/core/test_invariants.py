@@ -210,5 +210,5 @@ def test_branches_may_use_one_name_but_not_an_outer_one():
     check_invariants(model, node_names=False)
     inner = node(model, "If").attributes["else_branch"].as_graph()
     inner[0].outputs[0].name = "a"
-    with pytest.raises(ModelError, match=r"subgraph: an unnamed Exp.*found 'a', .*also an output of node"):
+    with pytest.raises(ModelError, match=r"subgraph: an unnamed Exp.*'a', which is also an output"):
         check_invariants(model, node_names=False)
