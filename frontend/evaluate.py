@@ -96,7 +96,12 @@ def evaluate(
         VerificationError: the reference has other outputs.
         BitfoldError: a model cannot be loaded or run, or the default text not be fetched.
     """
-    options = {"feeds": tuple(feeds), "text": text, "chunk": chunk, "chunks": chunks}
+    options: dict[str, Any] = {
+        "feeds": tuple(feeds),
+        "text": text,
+        "chunk": chunk,
+        "chunks": chunks,
+    }
     options |= {"limit": limit, "companion": companion}
     kind: Kind | None = "task" if task is not None else "outputs" if feeds else None
     if kind is not None:
