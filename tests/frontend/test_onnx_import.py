@@ -312,7 +312,7 @@ def test_unknown_suffix(tmp_path: Path) -> None:
 def test_a_value_that_nothing_defines() -> None:
     proto = _proto()
     proto.graph.node[0].input[1] = "ghost"
-    with pytest.raises(ModelError, match=r"node mm \(MatMul\) reads ghost"):
+    with pytest.raises(ModelError, match=r"node 'mm' \(MatMul\) reads ghost"):
         load_model(proto)
 
 

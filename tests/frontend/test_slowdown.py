@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,9 @@ ORT = "quantize{weights=int8 group=32 target=ort}, lower{target=ort}"
 
 
 class Slow:
-    """Runs that take as long as they are told."""
+    """Runs that take as long as they are told, by a clock of their own."""
+
+    now = 0.0
 
     def __init__(self, *seconds: float) -> None:
         self.seconds = list(seconds)
@@ -32,39 +33,44 @@ class Slow:
 
     def run(self, feeds: Any) -> dict[str, np.ndarray]:
         self.runs += 1
-        time.sleep(self.seconds[min(self.runs, len(self.seconds)) - 1])
+        Slow.now += self.seconds[min(self.runs, len(self.seconds)) - 1]
         return {}
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bitfold.frontend.timing.time.perf_counter", lambda: Slow.now)
 
 
 def briefly(budget: float, *sessions: Slow) -> dict[str, float] | None:
     return time_briefly(dict(zip("ab", sessions, strict=False)), {}, budget)  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("clock")
 def test_the_fastest_runs_count() -> None:
-    a, b = Slow(0.02, 0.002), Slow(0.002, 0.02)
-    found = briefly(60, a, b)
-    assert found is not None
-    assert all(0.002 <= seconds < 0.02 for seconds in found.values())
+    a, b = Slow(0.02, 0.002), Slow(0.003, 0.02)
+    assert briefly(60, a, b) == pytest.approx({"a": 0.002, "b": 0.003})
     assert a.runs == b.runs == MOST_TURNS + 1
 
 
+@pytest.mark.usefixtures("clock")
 def test_a_budget_that_is_used_up_ends_the_turns() -> None:
-    a, b = Slow(0.01), Slow(0.01)
-    assert briefly(0.05, a, b) is not None
-    assert a.runs == b.runs < MOST_TURNS
+    a, b = Slow(0.25), Slow(0.5)
+    assert briefly(2.0, a, b) == {"a": 0.25, "b": 0.5}
+    assert a.runs == b.runs == 1 + 3  # after 1.5 seconds one more turn begins
 
 
+@pytest.mark.usefixtures("clock")
 def test_a_slow_float_model_is_run_once_and_its_result_never() -> None:
-    a, b = Slow(0.02), Slow(0)
-    assert briefly(0.01, a, b) is None
+    a, b = Slow(2), Slow(0)
+    assert briefly(1.0, a, b) is None
     assert (a.runs, b.runs) == (1, 0)
 
 
+@pytest.mark.usefixtures("clock")
 def test_one_run_of_a_very_slow_result_tells_enough() -> None:
-    a, b = Slow(0), Slow(0.05)
-    found = briefly(0.02, a, b)
-    assert found is not None
-    assert found["b"] >= 0.05
+    a, b = Slow(0.5), Slow(5)
+    assert briefly(1.0, a, b) == {"a": 0.5, "b": 5}
     assert (a.runs, b.runs) == (1, 1)
 
 
@@ -100,7 +106,8 @@ def wide(copies: int) -> ir.Model:
     return make_model(text, {"w": (128, 128)})
 
 
-def test_relative_time_sees_a_model_that_does_more() -> None:
+def test_relative_time_sees_a_model_that_does_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slowdown, "BUDGET", 60)
     feeds = {"x": np.ones((256, 128), np.float32)}
     found = relative_time(wide(2), wide(40), feeds)
     assert found is not None
