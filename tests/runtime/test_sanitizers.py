@@ -7,7 +7,6 @@ see how ORT's threads synchronize.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from support import conv_checks, kernel_checks
+from support.check_process import run_check
 from support.isas import isas
 from support.real_models import SHORT
 from support.sanitizers import TESTS, address_environment, build, missing
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.slow
 CHECKS = [
     *(("kernel_checks", name) for name in kernel_checks.CHECKS),
     *(("conv_checks", name) for name in conv_checks.CHECKS),
+    ("grid_checks", "full"),
 ]
 IN_SHORT = {"odd_shapes", "guard_pages", "conv_sizes", "conv_guard_pages"}
 HOSTILE = ["test_kernels_refusals.py", "test_kernels_conv_refusals.py", "test_kernels_hostile.py"]
@@ -46,16 +47,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     ("module", "check"), [each for each in CHECKS if not SHORT or each[1] in IN_SHORT]
 )
 def test_address(address: dict[str, str], module: str, check: str, isa: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", f"support.{module}", check],
-        env={**address, "BITFOLD_ISA": isa},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-6000:]
-    answer = json.loads(done.stdout.splitlines()[-1])
-    assert answer["isa"] == isa
-    assert not answer["failures"], "\n".join(answer["failures"][:20])
+    run_check(module, check, isa, address)
 
 
 @pytest.mark.parametrize("name", HOSTILE)

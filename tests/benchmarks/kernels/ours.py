@@ -18,6 +18,8 @@ TOLERANCE = 3e-6
 def lowbit_matmul(number: Format, group: int, k: int, n: int, checked: np.ndarray) -> Subject:
     """Int8 activations with a scale for each group of the weight's, f16 scales, no zero points.
 
+    Formats whose levels are no integers have float activations.
+
     Args:
         checked: all rows of X whose outputs will be asked for: the oracle is slow to start.
     """
@@ -29,7 +31,8 @@ def lowbit_matmul(number: Format, group: int, k: int, n: int, checked: np.ndarra
     table = number.table()
     if table is not None:
         inputs["table"] = table
-    case = Case(n, k, number.bits, group, act_group=group, table=table is not None)
+    acts = "int8" if number.integral else "none"
+    case = Case(n, k, number.bits, group, acts, act_group=group, table=table is not None)
 
     @cache
     def answers() -> dict[bytes, np.ndarray]:
