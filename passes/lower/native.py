@@ -11,7 +11,7 @@ from bitfold.passes.core.context import Context
 from bitfold.passes.lower.epilogue import replace_chain, take_place
 from bitfold.passes.lower.matmul_tail import tail_of
 from bitfold.passes.lower.native_conv import ConvLowering
-from bitfold.passes.lower.neutral import rounding_of, weight_of
+from bitfold.passes.lower.neutral import rounding_of, scale_options, weight_of
 from bitfold.passes.lower.packed_values import packed_values
 from bitfold.passes.lower.packing import pack_weight
 from bitfold.runtime.ops.body import call
@@ -89,6 +89,7 @@ class NativeLowering:
             zero_points=input_at(dequantize, 2) is not None,
             table=input_at(dequantize, 3) is not None,
             paired=paired,
+            **scale_options(dequantize),
         )
 
     def _packed(self, site: Site, weight: PackedWeight) -> tuple[ir.Value | None, ...]:

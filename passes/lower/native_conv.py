@@ -11,7 +11,7 @@ from bitfold.passes.analysis.sites import Site, input_at
 from bitfold.passes.core.context import Context
 from bitfold.passes.lower.conv_tail import tail_of
 from bitfold.passes.lower.epilogue import replace_chain
-from bitfold.passes.lower.neutral import rounding_of, weight_of
+from bitfold.passes.lower.neutral import rounding_of, scale_options, weight_of
 from bitfold.passes.lower.packed_values import packed_values
 from bitfold.runtime.layouts.conv import pack_conv_weight
 from bitfold.runtime.ops.body import call
@@ -64,6 +64,7 @@ class ConvLowering:
             out_scale=tail.scale,
             out_shift=tail.shift,
             residual=tail.residual is not None,
+            **scale_options(dequantize),
         )
         data = site.data if rounding is None else rounding.source
         inputs = [data, *packed.values, bias] + [tail.residual] * operator.residual

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import numpy as np
 import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import Site, input_at
 from bitfold.passes.lower.epilogue import array_of
+from bitfold.runtime.formats.scale_types import scale_values
 from bitfold.runtime.ops import DOMAIN
+from bitfold.runtime.ops.scale_floats import ScaleKind, kind_of
+
+
+class ScaleOptions(TypedDict):
+    """Fields that the native operators' configurations share."""
+
+    scale_kind: ScaleKind
+    scale_factor: float
 
 
 @dataclass(frozen=True)
@@ -18,9 +28,9 @@ class NeutralWeight:
 
     Attributes:
         codes: uint8 [N, K].
-        scales: float16 or float32 [N, G].
+        scales: [N, G] of a type in ``runtime/formats/scale_types``.
         zero_points: int8 [N, G], or None.
-        table: int8 [2**bits], or None where code c stands for ``c - 2**(bits - 1)``.
+        table: int8 or float32 [2**bits], or None where code c stands for ``c - 2**(bits - 1)``.
         bits: bits of a code.
         group_size: input channels that share a scale; the last group may be shorter.
     """
@@ -32,8 +42,13 @@ class NeutralWeight:
     bits: int
     group_size: int
 
+    @property
+    def integral(self) -> bool:
+        """Whether every level is an integer of 8 bits."""
+        return self.table is None or self.table.dtype == np.int8
+
     def levels(self) -> np.ndarray:
-        """The integers int8 [N, K] that the codes stand for."""
+        """The integers int8 [N, K] that the codes stand for, where no level is a float."""
         if self.table is not None:
             return self.table[self.codes]
         # In uint8 the difference wraps around, to the bytes of a negative int8.
@@ -59,6 +74,30 @@ def weight_of(site: Site) -> NeutralWeight:
     return NeutralWeight(
         codes, scales, zeros, table, node.attributes.get_int("bits", 8), group_size
     )
+
+
+def stock_weight_of(site: Site) -> NeutralWeight:
+    """The quantized weight of a site with scales that stock operators read: floats.
+
+    They are float16 where that holds each of them exactly.
+    """
+    weight, node = weight_of(site), site.quantized
+    assert node is not None, "only quantized sites are lowered"
+    if weight.scales.dtype in (np.float16, np.float32):
+        return weight
+    scales = scale_values(weight.scales, node.attributes.get_float("scale_factor", 1.0))
+    with np.errstate(over="ignore"):
+        half = scales.astype(np.float16)
+    exact = np.array_equal(half.astype(np.float32), scales)
+    return replace(weight, scales=half if exact else scales)
+
+
+def scale_options(dequantize: ir.Node) -> ScaleOptions:
+    """How a DequantizeWeight reads its scales, for the operator that takes its place."""
+    scales = array_of(input_at(dequantize, 1))
+    assert scales is not None, "a DequantizeWeight has scales"
+    factor = dequantize.attributes.get_float("scale_factor", 1.0)
+    return {"scale_kind": kind_of(scales), "scale_factor": factor}
 
 
 @dataclass(frozen=True)

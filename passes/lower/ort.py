@@ -15,7 +15,7 @@ from bitfold.passes.core.rewire import shared_initializer
 from bitfold.passes.core.targets import ORT_DOMAIN
 from bitfold.passes.lower.blocks import blocked
 from bitfold.passes.lower.epilogue import is_op, only_consumer
-from bitfold.passes.lower.neutral import rounding_of, weight_of, width_of
+from bitfold.passes.lower.neutral import rounding_of, stock_weight_of, weight_of, width_of
 from bitfold.passes.lower.stored_blocks import StoredBlocks
 from bitfold.passes.lower.surgery import Builder, remove_dead
 from bitfold.passes.lower.targets import matmul_block, rounding_block, stored_width
@@ -50,7 +50,7 @@ class OrtLowering:
     def lower(self, sites: Sequence[Site], blocks: Sequence[int]) -> None:
         """Replace ``sites``, which share one weight, each in its block size."""
         stored: dict[int, StoredBlocks] = {}
-        weight = weight_of(sites[0])
+        weight = stock_weight_of(sites[0])
         width = width_of(weight.bits, weight.table)
         bits = stored_width("ort", width)
         stem = (sites[0].source.name or sites[0].name).removesuffix(".dequantized")

@@ -25,7 +25,7 @@ import onnx_ir as ir
 from bitfold.passes.analysis.sites import Site
 from bitfold.passes.core.context import Context
 from bitfold.passes.lower.dequantized import DequantizedWeight
-from bitfold.passes.lower.neutral import rounding_of, weight_of, width_of
+from bitfold.passes.lower.neutral import rounding_of, stock_weight_of, width_of
 from bitfold.passes.lower.opset import require_opset
 from bitfold.passes.lower.round_input import round_input
 from bitfold.passes.lower.stored import IR_VERSIONS, OPSETS, TYPES, runs_int2
@@ -51,7 +51,7 @@ class PortableLowering:
         Raises:
             UnsupportedError: the graph's opset is too old.
         """
-        weight = weight_of(sites[0])
+        weight = stock_weight_of(sites[0])
         width = width_of(weight.bits, weight.table)
         gathered = any(site.kind == "gather" for site in sites)
         bits = 8 if gathered else stored_width("portable", width)

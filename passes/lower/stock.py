@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import Site, find_sites
 from bitfold.passes.core.context import Context
+from bitfold.passes.lower.neutral import weight_of
 from bitfold.passes.lower.ort import OrtLowering, is_pointwise, ort_block
 from bitfold.passes.lower.portable import PortableLowering
 from bitfold.passes.lower.targets import HINT
@@ -33,12 +34,14 @@ def lower_to_stock(
         Whether there was any.
 
     Raises:
-        UnsupportedError: ``ort`` has no operator for a site, and ``emulate`` is off.
+        UnsupportedError: ``ort`` has no operator for a site, and ``emulate`` is off; or a weight's
+            levels are no integers.
     """
     by_source: dict[ir.Value, list[Site]] = {}
     for site in find_sites(model):
         if site.quantized is not None and (globs is None or site.matches(globs)):
             by_source.setdefault(site.source, []).append(site)
+    _expect_integers(by_source, target)
     blocks: dict[ir.Node, int | str] = {}
     if target == "ort":
         every = [site for sites in by_source.values() for site in sites]
@@ -63,6 +66,17 @@ def lower_to_stock(
             emulated = any(site.node in blocks for site in rest)
             portable.lower(rest, EMULATED if emulated else "")
     return bool(by_source)
+
+
+def _expect_integers(by_source: dict[ir.Value, list[Site]], target: str) -> None:
+    """Refuse weights whose levels are no integers: stock runtimes store them as these."""
+    floats = [sites[0] for sites in by_source.values() if not weight_of(sites[0]).integral]
+    if floats:
+        raise UnsupportedError(
+            f"target {target} stores weights as integers, and {len(floats)} of {len(by_source)} "
+            f"weights have levels that are none; the first is that of {floats[0].name!r}",
+            "use the target native, or quantize{weights=int8|fp6_e2m3|fp4|nf4|pot4|apot5}",
+        )
 
 
 def _refuse(reasons: list[tuple[str, str]], total: int) -> None:

@@ -15,6 +15,7 @@ from bitfold.passes.quantize.rounding import QuantizedWeight
 from bitfold.runtime.ops.body import call
 from bitfold.runtime.ops.dequantize_weight import dequantize_attributes, dequantize_weight
 from bitfold.runtime.ops.quantize_activation import activation_attributes, quantize_activation
+from bitfold.runtime.ops.scale_floats import kind_of
 
 
 class SiteInserter:
@@ -70,7 +71,7 @@ class SiteInserter:
     def _dequantize(self, stem: str, quantized: QuantizedWeight) -> ir.Value:
         n, k = quantized.codes.shape
         number = quantized.scheme.number
-        table = number.table()
+        table, kind = number.table(), kind_of(quantized.scales)
         inputs = [
             self._initializer(f"{stem}.codes", quantized.codes),
             self._initializer(f"{stem}.scales", quantized.scales),
@@ -83,8 +84,10 @@ class SiteInserter:
             number.bits,
             quantized.zero_points is not None,
             table is not None,
+            kind,
         )
-        attributes = dequantize_attributes(quantized.group_size, number.bits)
+        size, factor = quantized.group_size, quantized.scale_factor
+        attributes = dequantize_attributes(size, number.bits, kind, factor)
         node = call(self.model, function, inputs, attributes, f"{stem}.dequantize")
         return self._first(node, f"{stem}.dequantized", [n, k])
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from bitfold.passes.quantize.rounding import QuantizedWeight
+from bitfold.runtime.formats.scale_types import scale_values
 
 
 def keep_sums(weight: np.ndarray, quantized: QuantizedWeight) -> QuantizedWeight:
@@ -25,7 +26,7 @@ def keep_sums(weight: np.ndarray, quantized: QuantizedWeight) -> QuantizedWeight
         raise ValueError("only symmetric codes of linear formats can be moved a step")
     number = quantized.scheme.number
     codes = quantized.codes.copy()
-    scale = quantized.scales.astype(np.float32)
+    scale = scale_values(quantized.scales, quantized.scale_factor)
     steps = np.divide(weight, scale, out=np.zeros_like(weight, np.float32), where=scale != 0)
     error = number.decode(codes) - steps
     total = error.sum(1)

@@ -29,6 +29,6 @@ def packed_nbytes(
         layout = ConvLayout(conv.n, conv.groups, conv.taps, conv.cg, scheme.group)
         rows, k, groups = layout.banks * layout.bank_rows, layout.k, layout.scales
     if scale_nbytes is None:
-        scale_nbytes = 2 if scheme.scale == "f16" else 4
+        scale_nbytes = scheme.scale_nbytes
     zero_nbytes = 0 if scheme.symmetric else 1
     return packed_size(rows, k, scheme.number.bits) + rows * groups * (scale_nbytes + zero_nbytes)

@@ -30,6 +30,7 @@ from bitfold.passes.quantize.packed_size import packed_nbytes
 from bitfold.passes.quantize.rounding import QuantizedWeight, round_to_nearest
 from bitfold.runtime.errors import ModelError
 from bitfold.runtime.formats import format_named
+from bitfold.runtime.formats.scale_types import ScaleType
 from bitfold.runtime.formats.scheme import QuantScheme, WeightScheme
 
 SMALLEST, SMALLEST_DEPTHWISE = 1024, 512
@@ -60,12 +61,13 @@ class Quantize(Pass):
        that padding would make no smaller, tables of short rows, and tables of rotary angles.
 
     Attributes:
-        weights: number format of the weights: int2 to int8, binary, ternary, fp4, nf4, fp6_e2m3,
-            pot3, pot4 or apot5.
+        weights: number format of the weights: int2 to int8, binary, ternary, nf4, fp4, fp6_e2m3,
+            pot3, pot4 or apot5; with float inputs also fp6_e3m2, fp8_e4m3, fp8_e5m2 and pot5.
         group: input channels that share a scale; 0 for one scale per output channel.
         symmetric: leave out zero points.
         ranges: ``mse`` for the least squared error, ``minmax`` to cover every value.
-        scales: type that scales are stored in.
+        scales: type that scales are stored in: f16, f32, bf16, e8m0 (powers of two: MX formats,
+            with group=32) or e4m3 (with a factor for each weight: NVFP4, with group=16).
         acts: ``int8`` to quantize inputs on the fly, ``none`` to keep them float.
         act_granularity: an activation scale per row and weight group, or per row (token).
         embeddings: number format of embedding tables; empty for the weights' format.
@@ -89,7 +91,7 @@ class Quantize(Pass):
     group: int = 32
     symmetric: bool = False
     ranges: Literal["mse", "minmax"] = "mse"
-    scales: Literal["f16", "f32"] = "f16"
+    scales: ScaleType = "f16"
     acts: Literal["int8", "none"] = "int8"
     act_granularity: Literal["group", "token"] = "group"
     embeddings: str = ""

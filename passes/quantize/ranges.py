@@ -66,7 +66,7 @@ def least_squares_ranges(grouped: np.ndarray, number: Format, symmetric: bool) -
     best_error = np.full(low.shape, np.inf, np.float32)
     for clip in clips(number):
         for tried in _candidates(low * clip, high * clip, number, symmetric):
-            levels = _levels(grouped, number, tried)
+            levels = levels_in(grouped, number, tried)
             fitted = _fit(grouped, levels, tried.scale)
             error = ((grouped - levels * fitted[..., None]) ** 2).sum(-1)
             better = error < best_error
@@ -100,7 +100,7 @@ def _asymmetric(low: np.ndarray, high: np.ndarray, number: Format) -> Range:
     return Range(scale, zero)
 
 
-def _levels(grouped: np.ndarray, number: Format, tried: Range) -> np.ndarray:
+def levels_in(grouped: np.ndarray, number: Format, tried: Range) -> np.ndarray:
     """Levels relative to the zero point, float32 [N, G, size]."""
     scale = tried.scale[..., None]
     zero = tried.zero[..., None]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bitfold.passes.quantize.power_ranges import covering_powers, least_squares_powers
 from bitfold.passes.quantize.ranges import (
     Range,
     inverse_of,
@@ -13,10 +14,20 @@ from bitfold.passes.quantize.ranges import (
     min_max_ranges,
 )
 from bitfold.runtime.formats import Format
+from bitfold.runtime.formats.scale_types import scale_values, store_scales
 from bitfold.runtime.formats.scheme import WeightScheme
 
 ELEMENTS_AT_ONCE = 1 << 16
 """Weights that are worked on at a time: few enough to stay in the cache."""
+
+
+FINDERS = {
+    (False, True): min_max_ranges,
+    (False, False): least_squares_ranges,
+    (True, True): covering_powers,
+    (True, False): least_squares_powers,
+}
+"""How ranges are found: for scales that are powers of two, to cover every value."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +35,12 @@ class QuantizedWeight:
     """A weight W[N, K] as codes and scales: ``scales * (table[codes] - zero_points)``.
 
     Attributes:
-        scheme: how it was quantized; scales that float16 cannot hold are float32 all the same.
+        scheme: how it was quantized; scales that its type cannot hold are float32 all the same.
         codes: uint8 [N, K].
-        scales: float16 or float32 [N, G].
+        scales: [N, G] of a type in ``runtime/formats/scale_types``.
         zero_points: int8 [N, G], or None when symmetric.
         group_size: columns a group.
+        scale_factor: what ``e4m3`` scales are multiplied by.
     """
 
     scheme: WeightScheme
@@ -36,12 +48,14 @@ class QuantizedWeight:
     scales: np.ndarray
     zero_points: np.ndarray | None
     group_size: int
+    scale_factor: float = 1.0
 
     def with_rows(self, n: int) -> QuantizedWeight:
         """The same weight as [n, N * K / n]: rows side by side, whose groups must be whole."""
         zeros = None if self.zero_points is None else self.zero_points.reshape(n, -1)
         codes, scales = self.codes.reshape(n, -1), self.scales.reshape(n, -1)
-        return QuantizedWeight(self.scheme, codes, scales, zeros, self.group_size)
+        size, factor = self.group_size, self.scale_factor
+        return QuantizedWeight(self.scheme, codes, scales, zeros, size, factor)
 
     @property
     def nbytes(self) -> int:
@@ -55,7 +69,8 @@ class QuantizedWeight:
         levels = self.scheme.number.decode(self.codes).astype(np.float32)
         if self.zero_points is not None:
             levels -= np.repeat(self.zero_points.astype(np.float32), self.group_size, 1)[:, :k]
-        levels *= np.repeat(self.scales.astype(np.float32), self.group_size, 1)[:, :k]
+        scales = scale_values(self.scales, self.scale_factor)
+        levels *= np.repeat(scales, self.group_size, 1)[:, :k]
         return levels
 
 
@@ -72,7 +87,7 @@ def round_to_nearest(
     n, k = weight.shape
     size = scheme.group_size(k)
     number = scheme.number
-    find = min_max_ranges if ranges == "minmax" else least_squares_ranges
+    find = FINDERS[scheme.scale == "e8m0", ranges == "minmax"]
     step = max(1, ELEMENTS_AT_ONCE // k)
     blocks = [slice(start, start + step) for start in range(0, n, step)]
     found = [
@@ -81,7 +96,8 @@ def round_to_nearest(
     ]
     scales = np.concatenate([each.scale for each in found])
     zeros = np.concatenate([each.zero for each in found])
-    scales = scales.astype(scale_type(scales, scheme))
+    stored = store_scales(scales, scheme.scale)
+    scales = stored.values()
     codes = np.empty((n, k), np.uint8)
     for rows in blocks:
         # Codes are chosen after the scales' rounding, and make up for it.
@@ -89,22 +105,7 @@ def round_to_nearest(
         levels = encode_groups(grouped, number, Range(scales[rows], zeros[rows]))
         codes[rows] = levels.reshape(len(grouped), -1)[:, :k]
     zero_points = None if scheme.symmetric else zeros.astype(np.int8)
-    return QuantizedWeight(scheme, codes, scales, zero_points, size)
-
-
-def scale_type(scales: np.ndarray, scheme: WeightScheme) -> type[np.floating]:
-    """The type to store ``scales`` in: float32 where the scheme's float16 does not hold them.
-
-    That is where a scale overflows, or one that matters (a thousandth of the largest or more)
-    is so small that float16 has fewer than six bits left for it.
-    """
-    if scheme.scale == "f32":
-        return np.float32
-    magnitude = np.abs(scales)
-    largest = magnitude.max(initial=0.0)
-    matter = magnitude[magnitude > largest / 1000]
-    held = largest <= np.finfo(np.float16).max and (matter >= 2.0**-18).all()
-    return np.float16 if held else np.float32
+    return QuantizedWeight(scheme, codes, stored.array, zero_points, size, stored.factor)
 
 
 def grouped_rows(weight: np.ndarray, size: int) -> np.ndarray:

@@ -6,7 +6,7 @@ from bitfold.runtime.errors import RecipeError
 from bitfold.runtime.formats.binary import BINARY
 from bitfold.runtime.formats.format import Format
 from bitfold.runtime.formats.integer import integer
-from bitfold.runtime.formats.minifloat import FP4, FP6_E2M3
+from bitfold.runtime.formats.minifloat import FP4, FP6_E2M3, FP6_E3M2, FP8_E4M3, FP8_E5M2
 from bitfold.runtime.formats.nf4 import NF4
 from bitfold.runtime.formats.powers import APOT5, power_of_two
 from bitfold.runtime.formats.ternary import TERNARY
@@ -26,8 +26,12 @@ FORMATS: dict[str, Format] = {
         NF4,
         FP4,
         FP6_E2M3,
+        FP6_E3M2,
+        FP8_E4M3,
+        FP8_E5M2,
         power_of_two(3),
         power_of_two(4),
+        power_of_two(5),
         APOT5,
     )
 }

@@ -1,10 +1,10 @@
 """Small floating-point numbers: a sign, a few bits of exponent and a few of mantissa.
 
 A code has the bits sign, exponent, mantissa from its top.  With exponent field e and mantissa
-field m it is ``2**(e - bias) * (1 + m / 2**M)``, or ``2**(1 - bias) * m / 2**M`` where e is 0; the
-bias is ``2**(E - 1) - 1``.  E2M1, E2M3 and E3M2 have no infinities and no NaN (OCP Microscaling Formats
-v1.0, section 5.3), E4M3 has a NaN in place of its largest magnitude, and E5M2 infinities and NaN
-in its largest exponent (OCP 8-bit Floating Point Specification v1.0, table 1).
+field m it is ``2**(e - bias) * (1 + m / 2**M)``, or ``2**(1 - bias) * m / 2**M`` where e is 0;
+the bias is ``2**(E - 1) - 1``.  E2M1, E2M3 and E3M2 have no infinities and no NaN (OCP
+Microscaling Formats v1.0, section 5.3), E4M3 has a NaN in place of its largest magnitude, and
+E5M2 infinities and NaN in its largest exponent (OCP 8-bit Floating Point Specification v1.0).
 
 Where whole multiples of the smallest magnitude fit in int8, the levels are these; else they are the
 numbers themselves, which takes a float32 table.

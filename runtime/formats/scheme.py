@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from bitfold.runtime.errors import RecipeError
+from bitfold.runtime.errors import RecipeError, UnsupportedError
 from bitfold.runtime.formats import Format, format_named
+from bitfold.runtime.formats.scale_types import DTYPES, ScaleType
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class WeightScheme:
     format: str
     group: int = 0
     symmetric: bool = True
-    scale: Literal["f16", "f32"] = "f16"
+    scale: ScaleType = "f16"
 
     def __post_init__(self) -> None:
         format_named(self.format)
@@ -47,16 +48,22 @@ class WeightScheme:
         """Input channels a group of a weight with ``k`` of them: at most ``k``."""
         return min(self.group, k) if self.group else k
 
+    @property
+    def scale_nbytes(self) -> int:
+        """Bytes of a scale."""
+        return DTYPES[self.scale].itemsize
+
     def bits_per_weight(self) -> float:
         """Bits a weight takes with its share of the group's scale and zero point."""
         if not self.group:
             return float(self.number.bits)
-        overhead = (16 if self.scale == "f16" else 32) + (0 if self.symmetric else 8)
+        overhead = 8 * self.scale_nbytes + (0 if self.symmetric else 8)
         return self.number.bits + overhead / self.group
 
     def __str__(self) -> str:
         where = f"g{self.group}" if self.group else "per channel"
-        return f"{self.format} {where} {'symmetric' if self.symmetric else 'asymmetric'}"
+        scales = f" {self.scale} scales" if self.scale in ("bf16", "e8m0", "e4m3") else ""
+        return f"{self.format} {where} {'symmetric' if self.symmetric else 'asymmetric'}{scales}"
 
 
 @dataclass(frozen=True)
@@ -67,11 +74,22 @@ class QuantScheme:
         weight: the weight's scheme.
         acts: ``int8`` for inputs quantized at run time, ``none`` for float ones.
         act_granularity: one activation scale a row (``token``) or a row and weight group.
+
+    Raises:
+        UnsupportedError: int8 inputs beside levels that are no integers of 8 bits.
     """
 
     weight: WeightScheme
     acts: Literal["int8", "none"] = "int8"
     act_granularity: Literal["group", "token"] = "group"
+
+    def __post_init__(self) -> None:
+        if self.acts != "none" and not self.weight.number.integral:
+            raise UnsupportedError(
+                f"{self.acts} inputs multiply integers, and the levels of {self.weight.format} "
+                "are none that fit in 8 bits",
+                "keep inputs float with acts=none, or take int8, fp6_e2m3, fp4 or pot4 weights",
+            )
 
     def act_group_size(self, k: int) -> int:
         """Inputs that share an activation scale, for a site with ``k`` inputs."""

@@ -13,9 +13,9 @@ Every operator here has a kernel in ``runtime/cpp/ops`` and an oracle in
 ====  ============  =====================  ==================================================
  0    X             f32 [..., K]
  1    packed        u8  [packed_size]      codes c, in the layout of ``runtime/layouts/tiles``
- 2    scales        f16 or f32 [T, G, 16]  s_w, one per output channel and group
+ 2    scales        [T, G, 16]             s_w, one per output channel and group; see below
  3    zero_points   i8  [T, G, 16]         z; optional, 0 when absent
- 4    table         i8  [2**bits]          t; optional, ``t[c] = c - 2**(bits-1)`` when absent
+ 4    table         i8 or f32 [2**bits]    t; optional, ``t[c] = c - 2**(bits-1)`` when absent
  5    bias          f32 [N]                optional
  6    residual      f32, the shape of Y    optional
 ====  ============  =====================  ==================================================
@@ -25,6 +25,14 @@ multiple of 16, or K for one group a row; the last group may be shorter; ``G = c
 group_size)``), ``layout`` (1); (strings): ``acts`` (``int8`` or ``none``), ``activation``
 (``none``, ``swiglu``, ``relu``, ``gelu`` or ``gelu_tanh``); (int) ``act_group_size`` (K for one
 scale a row, or ``group_size``); (list of ints, optional) ``splits``.
+
+The type of ``scales`` says what they are: f16, bf16 and f32 themselves; u8 exponents, a code e
+standing for ``2**(e - 127)`` (OCP's E8M0, which operators cannot be given as such; 255, its NaN,
+means nothing); and f8e4m3fn numbers that the attribute ``scale_factor`` (float, 1e-30 to 1e30, 1
+where it is missing) multiplies in f32, whose NaN mean nothing.  Other types take no
+``scale_factor``.
+
+An f32 table is for levels that are no integers of 8 bits (fp8, say).  It takes ``acts=none``.
 
 With ``splits``, Y's columns go to several outputs, one for each size: what a Split behind it
 would make.  The sizes add up to Y's columns, and all but the last are multiples of 16.  There is
@@ -46,8 +54,8 @@ it.
 
 ``LowBitGather`` (version 1) looks rows up: inputs ``packed``, ``scales``, ``zero_points``
 (optional), ``table`` (optional), ``indices`` (i64 or i32 [...]; negative counts from the end,
-out of range is an error); attributes N, K, bits, group_size, layout; output f32 [..., K] of
-``s_w * (t[c] - z)``.
+out of range is an error); attributes N, K, bits, group_size, layout, scale_factor; output f32
+[..., K] of ``s_w * (t[c] - z)``.
 
 ``LowBitConv`` (version 1) convolves a float image or signal with a packed low-bit weight: what
 the standard ``Conv`` computes from X, W and bias.  Its inputs are those of ``LowBitMatMul``, with
@@ -59,7 +67,8 @@ Attributes (ints): ``N``, ``C``, ``groups`` (conv groups; divides both), ``bits`
 ``layout``, ``act_group_size``; (lists of ints, as in ``Conv``): ``kernel_shape``, ``strides``,
 ``pads`` (begins, then ends; none negative), ``dilations``; (strings): ``acts``, ``activation``
 (``none``, ``relu``, ``clip`` or ``hardswish``); (floats): ``clip_min``, ``clip_max`` (read for
-``clip`` alone), ``out_scale`` (1 where it is missing), ``out_shift`` (0 where it is missing).
+``clip`` alone), ``out_scale`` (1 where it is missing), ``out_shift`` (0 where it is missing),
+``scale_factor``.
 
 ``hardswish`` is ``y * max(0, min(1, y/6 + 1/2))``.
 
@@ -75,8 +84,9 @@ scale for each run of ``act_group_size`` channels: Cg or ``group_size``.  Paddin
 or infinity makes the outputs whose windows hold it NaN.  With ``acts=none`` (``act_group_size`` is
 not read) it does so too, but for the depthwise case.
 
-The depthwise case, ``Cg = 1``, takes ``acts=none`` alone, has one scale per output channel
-(``group_size = K' = taps``), and its rows are tiled in plain order: ``T = ceil(N / 16)``.
+The depthwise case, ``Cg = 1``, takes ``acts=none`` alone and no f32 table, has one scale per
+output channel (``group_size = K' = taps``), and its rows are tiled in plain order: ``T =
+ceil(N / 16)``.
 
 ``Hadamard`` (version 1) multiplies runs of ``size`` inputs by an orthonormal matrix: inputs X
 f32 [..., K] and ``base`` int8 [m, m] (constant; optional, m = 1 when absent); attribute ``size``

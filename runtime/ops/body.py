@@ -40,6 +40,10 @@ class Body(ir.tape.Tape):
         """A constant float32 scalar."""
         return self("Constant", value_float=value)
 
+    def float_attribute(self, name: str) -> ir.Value:
+        """A float32 scalar: the attribute ``name`` of the node that calls the function."""
+        return self("Constant", value_float=ir.RefAttr("value_float", name, ir.AttributeType.FLOAT))
+
     def bytes(self, values: np.ndarray) -> ir.Value:
         """A constant uint8 array."""
         return self("Constant", value=ir.tensor(values.astype(np.uint8)))
@@ -74,7 +78,7 @@ class Body(ir.tape.Tape):
         """Close the body: a function of the ``bitfold`` domain that returns ``outputs``.
 
         ``attributes`` names what nodes that call it carry for the kernels; the body itself is
-        written for one overload and reads none of them.
+        written for one overload and reads none of them but by :meth:`float_attribute`.
         """
         values = [each for node in self.nodes for each in node.outputs]
         for index, value in enumerate(values):

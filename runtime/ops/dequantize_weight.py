@@ -1,8 +1,8 @@
 """``DequantizeWeight``: a weight from its codes, kept apart from any packed layout.
 
 The neutral form in which a quantized weight travels until a target's lowering packs it.
-Inputs: ``codes`` u8 [N, K], ``scales`` f16 or f32 [N, G], optional ``zero_points`` i8 [N, G],
-optional ``table`` i8 [2**bits].  Output: the float weight [N, K].
+Inputs: ``codes`` u8 [N, K], ``scales`` [N, G] of any type that the operators take, optional
+``zero_points`` i8 [N, G], optional ``table`` i8 or f32 [2**bits].  Output: the float weight [N, K].
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from bitfold.runtime.ops.body import Body
+from bitfold.runtime.ops.scale_floats import ScaleKind, factor_attribute, scale_floats
 
 
 def dequantized(
@@ -21,6 +22,7 @@ def dequantized(
     k: int,
     group_size: int,
     bits: int,
+    scale_kind: ScaleKind = "float",
 ) -> ir.Value:
     """Add the nodes that turn ``codes`` [N, K], as u8 or f32, into a float weight [N, K]."""
     groups = -(-k // group_size)
@@ -32,13 +34,19 @@ def dequantized(
     levels = body.reshape(body.pad_last(levels, groups * group_size - k), -1, groups, group_size)
     if zeros is not None:
         levels = body("Sub", levels, body.reshape(body.to_float(zeros), -1, groups, 1))
-    scaled = body("Mul", levels, body.reshape(body.to_float(scales), -1, groups, 1))
+    factors = scale_floats(body, scales, scale_kind)
+    scaled = body("Mul", levels, body.reshape(factors, -1, groups, 1))
     flat = body.reshape(scaled, -1, groups * group_size)
     return flat if k == groups * group_size else body.slice(flat, 1, 0, k)
 
 
 def dequantize_weight(
-    k: int, group_size: int, bits: int, zero_points: bool, table: bool
+    k: int,
+    group_size: int,
+    bits: int,
+    zero_points: bool,
+    table: bool,
+    scale_kind: ScaleKind = "float",
 ) -> ir.Function:
     """The function for weights of ``k`` input channels in groups of ``group_size``."""
     body = Body(["codes", "scales", "zero_points", "table"])
@@ -52,12 +60,20 @@ def dequantize_weight(
         k,
         group_size,
         bits,
+        scale_kind,
     )
     overload = f"k{k}_g{group_size}_b{bits}{'_z' if zero_points else ''}{'_t' if table else ''}"
-    attributes = dequantize_attributes(group_size, bits)
+    overload += f"_{scale_kind}" * (scale_kind != "float")
+    attributes = dequantize_attributes(group_size, bits, scale_kind)
     return body.function("DequantizeWeight", overload, output, attributes)
 
 
-def dequantize_attributes(group_size: int, bits: int) -> dict[str, int | str]:
+def dequantize_attributes(
+    group_size: int, bits: int, scale_kind: ScaleKind = "float", scale_factor: float = 1.0
+) -> dict[str, int | float]:
     """The attributes of a ``DequantizeWeight`` node."""
-    return {"group_size": group_size, "bits": bits}
+    return {
+        "group_size": group_size,
+        "bits": bits,
+        **factor_attribute(scale_kind, scale_factor),
+    }

@@ -12,6 +12,7 @@ from bitfold.runtime.layouts.tiles import LAYOUT_VERSION
 from bitfold.runtime.ops.body import Body
 from bitfold.runtime.ops.packed import PackedWeight
 from bitfold.runtime.ops.quantize_activation import quantized
+from bitfold.runtime.ops.scale_floats import ScaleKind, factor_attribute
 
 INPUTS = ["X", "packed", "scales", "zero_points", "table", "bias", "residual"]
 
@@ -42,6 +43,8 @@ class LowBitConv:
         out_scale: what the activation's output is multiplied by.
         out_shift: what is added to it then.
         residual: whether the residual input is there, which is added last.
+        scale_kind: how the weight's scales are read.
+        scale_factor: what ``e4m3`` scales are multiplied by.
     """
 
     n: int
@@ -64,6 +67,8 @@ class LowBitConv:
     out_scale: float = 1.0
     out_shift: float = 0.0
     residual: bool = False
+    scale_kind: ScaleKind = "float"
+    scale_factor: float = 1.0
 
     @property
     def layout(self) -> ConvLayout:
@@ -96,6 +101,7 @@ class LowBitConv:
             "clip_max": float(self.clip_max),
             **({"out_scale": float(self.out_scale)} if self.out_scale != 1 else {}),
             **({"out_shift": float(self.out_shift)} if self.out_shift != 0 else {}),
+            **factor_attribute(self.scale_kind, self.scale_factor),
         }
 
     def function(self) -> ir.Function:
@@ -140,6 +146,7 @@ class LowBitConv:
         parts += [f"k{axes(self.kernel_shape)}_s{axes(self.strides)}_p{axes(self.pads)}"]
         parts += [f"d{axes(self.dilations)}"] * (set(self.dilations) != {1})
         parts += ["z"] * self.zero_points + ["t"] * self.table
+        parts += [self.scale_kind] * (self.scale_kind != "float")
         parts += [f"a{self.pixel_group}" if self.acts == "int8" else "float"]
         parts += ["bias"] * self.bias + [self.activation] * (self.activation != "none")
         if self.activation == "clip":
@@ -160,6 +167,7 @@ class LowBitConv:
             layout.packed_group_size,
             self.zero_points,
             self.table,
+            scale_kind=self.scale_kind,
         ).unpacked(body, inputs)
         if layout.bank_rows * layout.banks != self.n:
             rows = body.reshape(rows, layout.banks, layout.bank_rows, layout.k)

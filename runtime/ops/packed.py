@@ -10,6 +10,7 @@ import onnx_ir as ir
 from bitfold.runtime.layouts.tiles import CHUNK, LAYOUT_VERSION, TILE, planes
 from bitfold.runtime.ops.body import Body
 from bitfold.runtime.ops.dequantize_weight import dequantized
+from bitfold.runtime.ops.scale_floats import ScaleKind, factor_attribute
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class PackedWeight:
 
     Attributes:
         paired: gate and up rows tiled apart and interleaved, for the SwiGLU epilogue.
+        scale_kind: how scales are read.
+        scale_factor: what ``e4m3`` scales are multiplied by.
     """
 
     n: int
@@ -27,6 +30,8 @@ class PackedWeight:
     zero_points: bool = False
     table: bool = False
     paired: bool = False
+    scale_kind: ScaleKind = "float"
+    scale_factor: float = 1.0
 
     @property
     def groups(self) -> int:
@@ -38,7 +43,7 @@ class PackedWeight:
         """Tiles of 16 output channels."""
         return 2 * -(-(self.n // 2) // TILE) if self.paired else -(-self.n // TILE)
 
-    def attributes(self) -> dict[str, int | str]:
+    def attributes(self) -> dict[str, int | float | str]:
         """The attributes that every operator on a packed weight carries."""
         return {
             "N": self.n,
@@ -46,12 +51,15 @@ class PackedWeight:
             "bits": self.bits,
             "group_size": self.group_size,
             "layout": LAYOUT_VERSION,
+            **factor_attribute(self.scale_kind, self.scale_factor),
         }
 
     def overload(self) -> str:
         """A name for the function body written for this weight."""
         flags = ("z" if self.zero_points else "") + ("t" if self.table else "")
-        return f"n{self.n}_k{self.k}_b{self.bits}_g{self.group_size}{'_' + flags if flags else ''}"
+        parts = [f"n{self.n}_k{self.k}_b{self.bits}_g{self.group_size}"] + [flags] * bool(flags)
+        parts += [self.scale_kind] * (self.scale_kind != "float")
+        return "_".join(parts)
 
     def unpacked(self, body: Body, inputs: list[ir.Value]) -> ir.Value:
         """Add the nodes that give the float weight [N, K].
@@ -68,6 +76,7 @@ class PackedWeight:
             self.k,
             self.group_size,
             self.bits,
+            self.scale_kind,
         )
 
     def _codes(self, body: Body, packed: ir.Value) -> ir.Value:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bitfold.runtime.formats.scale_types import scale_values
 from bitfold.runtime.layouts.conv import ConvLayout
 from bitfold.runtime.layouts.tiles import unpack_codes, untile_groups
 from bitfold.runtime.reference.lowbit_matmul import levels, quantize_activations
@@ -37,6 +38,7 @@ def lowbit_conv(
     clip_max: float = 0.0,
     out_scale: float = 1.0,
     out_shift: float = 0.0,
+    scale_factor: float = 1.0,
 ) -> np.ndarray:
     """Y of ``LowBitConv`` [n, N, *out] in float64, for x float32 [n, C, *spatial].
 
@@ -45,6 +47,7 @@ def lowbit_conv(
     images, channels = x.shape[:2]
     cg = channels // groups
     layout = ConvLayout(n, groups, math.prod(kernel_shape), cg, group_size)
+    scales = scale_values(scales, scale_factor)
     weight = weight_of(layout, packed, scales, zero_points, table, bits)
     broken = ~np.isfinite(x)
     finite = np.where(broken, np.float32(0), x)
@@ -97,12 +100,12 @@ def weight_of(
     table: np.ndarray | None,
     bits: int,
 ) -> np.ndarray:
-    """The weight float64 [N, taps, cg] from the operator's inputs."""
+    """The weight float64 [N, taps, cg] from the operator's inputs, scales as floats."""
     rows = layout.banks * layout.bank_rows
     codes = unpack_codes(packed.reshape(-1), rows, layout.k, bits)
     zeros = untile_groups(zero_points, rows) if zero_points is not None else None
-    integers = levels(codes.reshape(rows, layout.scales, -1), bits, table, zeros)
-    weight = integers * untile_groups(scales, rows).astype(np.float64)[:, :, None]
+    level = levels(codes.reshape(rows, layout.scales, -1), bits, table, zeros)
+    weight = level * untile_groups(scales, rows).astype(np.float64)[:, :, None]
     banks = weight.reshape(layout.banks, layout.bank_rows, layout.taps, layout.padded_cg)
     real = banks[:, : layout.n // layout.banks, :, : layout.cg]
     return real.reshape(layout.n, layout.taps, layout.cg)

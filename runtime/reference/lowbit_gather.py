@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from bitfold.runtime.formats.scale_types import scale_values
 from bitfold.runtime.layouts.tiles import unpack_codes, untile_groups
 from bitfold.runtime.reference.lowbit_matmul import levels
 
@@ -19,6 +20,7 @@ def lowbit_gather(
     k: int,
     bits: int,
     group_size: int,
+    scale_factor: float = 1.0,
 ) -> np.ndarray:
     """Rows of the weight, float32 [..., K], by indices [...] of which negative ones count back.
 
@@ -32,5 +34,5 @@ def lowbit_gather(
     codes[:, :k] = unpack_codes(packed.reshape(-1), n, k, bits)
     zeros = untile_groups(zero_points, n) if zero_points is not None else None
     weight = levels(codes.reshape(n, groups, group_size), bits, table, zeros).astype(np.float32)
-    weight *= untile_groups(scales, n).astype(np.float32)[:, :, None]
+    weight *= untile_groups(scale_values(scales, scale_factor), n)[:, :, None]
     return weight.reshape(n, -1)[:, :k][indices]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import erfc
 
+from bitfold.runtime.formats.scale_types import scale_values
 from bitfold.runtime.layouts.tiles import TILE, unpack_codes, untile_groups
 
 TINY = np.float32(1e-30)
@@ -38,15 +39,18 @@ def quantize_activations(x: np.ndarray, group_size: int) -> tuple[np.ndarray, np
 def levels(
     codes: np.ndarray, bits: int, table: np.ndarray | None, zero_points: np.ndarray | None
 ) -> np.ndarray:
-    """What codes stand for before scaling: int64 [N, G, group] of ``t[c] - z``.
+    """What codes stand for before scaling: [N, G, group] of ``t[c] - z``, int64 or float32.
 
     Args:
         codes: uint8 [N, G, group].
-        table: int8 [2**bits] or None.
+        table: int8 or float32 [2**bits], or None.
         zero_points: int8 [N, G] or None.
     """
-    plain = table[codes].astype(np.int64) if table is not None else codes - np.int64(1 << bits - 1)
-    return plain if zero_points is None else plain - zero_points[:, :, None].astype(np.int64)
+    if table is None:
+        plain = codes - np.int64(1 << bits - 1)
+    else:
+        plain = table[codes] if table.dtype == np.float32 else table[codes].astype(np.int64)
+    return plain if zero_points is None else plain - zero_points[:, :, None].astype(plain.dtype)
 
 
 def unpaired(rows: np.ndarray, n: int) -> np.ndarray:
@@ -87,6 +91,7 @@ def lowbit_matmul(
     acts: str = "int8",
     act_group_size: int = 0,
     activation: str = "none",
+    scale_factor: float = 1.0,
 ) -> np.ndarray:
     """Y of ``LowBitMatMul`` in float64, for x float32 [..., K] and the inputs as the op has them.
 
@@ -96,7 +101,7 @@ def lowbit_matmul(
     paired = activation == "swiglu"
     tiled_rows = len(scales) * TILE
     codes = unpack_codes(packed.reshape(-1), tiled_rows, k, bits)
-    parts = [codes, untile_groups(scales, tiled_rows)]
+    parts = [codes, untile_groups(scale_values(scales, scale_factor), tiled_rows)]
     if zero_points is not None:
         parts.append(untile_groups(zero_points, tiled_rows))
     parts = [unpaired(part, n) if paired else part[:n] for part in parts]

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from bitfold.runtime.errors import RecipeError
+from bitfold.runtime.errors import RecipeError, UnsupportedError
 from bitfold.runtime.formats import FORMATS, Format, format_named
 from bitfold.runtime.formats.nf4 import QUANTILES
-from bitfold.runtime.formats.scheme import WeightScheme
+from bitfold.runtime.formats.scheme import QuantScheme, WeightScheme
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -56,12 +56,19 @@ def test_ties_go_to_the_even_code(name):
 
 @pytest.mark.parametrize(
     ("name", "scale", "standard"),
-    [("fp4", 2, ml_dtypes.float4_e2m1fn), ("fp6_e2m3", 8, ml_dtypes.float6_e2m3fn)],
+    [
+        ("fp4", 2, ml_dtypes.float4_e2m1fn),
+        ("fp6_e2m3", 8, ml_dtypes.float6_e2m3fn),
+        ("fp6_e3m2", 1, ml_dtypes.float6_e3m2fn),
+        ("fp8_e4m3", 1, ml_dtypes.float8_e4m3fn),
+        ("fp8_e5m2", 1, ml_dtypes.float8_e5m2),
+    ],
 )
 def test_minifloats_have_the_codes_of_their_standard(name, scale, standard):
     number = format_named(name)
     codes = np.arange(1 << number.bits, dtype=np.uint8)
     expected = codes.view(standard).astype(np.float32)
+    expected[~np.isfinite(expected)] = 0  # no levels
     assert np.array_equal(number.decode(codes), expected * scale)
     values = np.random.default_rng(1).normal(size=5000).astype(np.float32) * 2
     rounded = values.astype(standard).astype(np.float32)
@@ -91,8 +98,17 @@ def test_powers_of_two_and_their_sums():
     assert format_named("pot4").levels[7:] == (0, 1, 2, 4, 8, 16, 32, 64)
     apot5 = format_named("apot5").levels
     assert apot5[15:] == (0, 1, 2, 3, 4, 6, 8, 9, 12, 16, 18, 24, 32, 33, 36, 48)
+    assert format_named("pot5").levels[15:] == (0, *(2**power for power in range(15)))
     assert apot5[:15] == tuple(-each for each in apot5[:15:-1])
     assert format_named("binary").table().tolist() == [-1, 1]
+
+
+def test_int8_inputs_take_integers():
+    with pytest.raises(UnsupportedError, match="multiply integers") as error:
+        QuantScheme(WeightScheme("fp8_e4m3"), "int8")
+    assert "acts=none" in error.value.hint
+    QuantScheme(WeightScheme("fp8_e4m3"), "none")
+    QuantScheme(WeightScheme("fp6_e2m3"), "int8")
 
 
 def test_zero_points_of_uneven_levels_are_refused():
@@ -117,3 +133,5 @@ def test_unknown_formats_and_odd_groups_are_refused():
 def test_bits_per_weight_count_scales_and_zero_points():
     assert WeightScheme("int4", 32).bits_per_weight() == 4.5
     assert WeightScheme("int4", 32, symmetric=False).bits_per_weight() == 4.75
+    assert WeightScheme("fp4", 32, scale="e8m0").bits_per_weight() == 4.25
+    assert WeightScheme("fp4", 16, scale="e4m3").bits_per_weight() == 4.5

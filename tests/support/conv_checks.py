@@ -47,6 +47,11 @@ def conv_formats() -> Iterator[str]:
             yield from checked(replace(base, zero_points=True, f16=False, bias=True), x)
             yield from checked(replace(base, table=True, activation="relu"), x)
             yield from checked(replace(base, zero_points=True, table=True, acts="none"), x)
+            for kind in ("bf16", "e8m0", "e4m3"):
+                yield from checked(replace(base, scales=kind, zero_points=kind == "e8m0"), x)
+            if base.groups == 1:
+                floats = replace(base, float_table=True, acts="none")
+                yield from checked(replace(floats, zero_points=True, scales="e4m3"), x)
             # Zero points so large that levels less them do not fit in a byte.
             yield from checked(replace(base, zero_points=True, zero_range=127), x)
 

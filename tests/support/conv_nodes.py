@@ -11,11 +11,12 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
-from support.lowbit_nodes import session
+from support.lowbit_nodes import FACTOR, session, stored
 
 from bitfold.runtime.layouts.conv import pack_conv_weight
 from bitfold.runtime.ops.body import call
 from bitfold.runtime.ops.lowbit_conv import INPUTS, LowBitConv
+from bitfold.runtime.ops.scale_floats import kind_of
 from bitfold.runtime.reference.lowbit_conv import lowbit_conv
 
 
@@ -45,6 +46,8 @@ class ConvCase:
     zero_range: int = 7
     out_scale: float = 1.0
     out_shift: float = 0.0
+    scales: str = ""
+    float_table: bool = False
 
     @property
     def operator(self) -> LowBitConv:
@@ -61,7 +64,7 @@ class ConvCase:
             self.bits,
             self.group or self.c // self.groups,
             self.zero_points,
-            self.table,
+            self.table or self.float_table,
             self.acts,
             self.act_group,
             self.bias,
@@ -69,6 +72,8 @@ class ConvCase:
             *(self.clip if self.activation == "clip" else (0.0, 0.0)),
             self.out_scale,
             self.out_shift,
+            scale_kind=kind_of(stored(np.ones(1), self.scales or "f32")),
+            scale_factor=FACTOR,
         )
 
     def attributes(self) -> dict[str, Any]:
@@ -81,7 +86,7 @@ class ConvCase:
         layout = self.operator.layout
         codes = rng.integers(0, 1 << self.bits, (self.n, layout.taps * layout.cg)).astype(np.uint8)
         scales = rng.uniform(0.005, 0.02, (self.n, layout.scales))
-        scales = scales.astype(np.float16 if self.f16 else np.float32)
+        scales = stored(scales, self.scales or ("f16" if self.f16 else "f32"))
         zeros = rng.integers(-self.zero_range, self.zero_range + 1, scales.shape).astype(np.int8)
         packed = pack_conv_weight(
             codes,
@@ -98,6 +103,8 @@ class ConvCase:
             inputs["zero_points"] = packed.zero_points
         if self.table:
             inputs["table"] = rng.integers(-128, 128, 1 << self.bits).astype(np.int8)
+        if self.float_table:
+            inputs["table"] = 5 * rng.standard_normal(1 << self.bits, np.float32)
         if self.bias:
             inputs["bias"] = rng.standard_normal(self.n).astype(np.float32)
         return inputs

@@ -6,6 +6,7 @@ failures, then the ISA that was active.
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -28,7 +29,9 @@ from support.lowbit_nodes import (
     session,
 )
 
-from bitfold.runtime.layouts.tiles import pack_codes
+from bitfold.runtime.formats import FORMATS
+from bitfold.runtime.formats.scale_types import DTYPES, scale_values
+from bitfold.runtime.layouts.tiles import pack_codes, tile_groups
 from bitfold.runtime.op_library import isa
 
 TOLERANCE = 3e-6
@@ -76,6 +79,82 @@ def every_format() -> Iterator[str]:
                 wrong = mismatch(run.run(None, {"X": x[:m]})[0], expected[:m])
                 if wrong:
                     yield f"{case} M={m}: {wrong}"
+
+
+def number_formats() -> Iterator[str]:
+    """Every number format, group size and kind of inputs, in each type of scales."""
+    kinds = itertools.cycle(DTYPES)
+    for number in FORMATS.values():
+        for group in (16, 32, 64, 128, 256, 0):
+            for acts in ("int8", "none") if number.integral else ("none",):
+                case = Case(37, 272, number.bits, group, acts, group, scales=next(kinds))
+                inputs = case.weights()
+                values = number.highest * np.random.default_rng(group).standard_normal((37, 272))
+                inputs["packed"] = pack_codes(number.encode(values.astype(np.float32)), case.bits)
+                table = number.table()
+                if table is not None:
+                    inputs["table"] = table
+                run = session(matmul_model(case.attributes(), inputs))
+                x = case.rows(14)
+                expected = case.expected(x, inputs)
+                for m in (1, 3, 14):
+                    wrong = mismatch(run.run(None, {"X": x[:m]})[0], expected[:m])
+                    if wrong:
+                        yield f"{number.name} {case} M={m}: {wrong}"
+
+
+def float_tables() -> Iterator[str]:
+    """Float levels of every width, with zero points, epilogues and several threads."""
+    for bits in range(1, 9):
+        for index, (n, k, group) in enumerate(SHAPES):
+            base = Case(n, k, bits, group, "none", float_table=True, seed=index, f16=False)
+            for case in (
+                base,
+                replace(base, zero_points=True, scales="bf16", bias=True, residual=True),
+                replace(base, n=2 * n, activation="swiglu", zero_points=index % 2 == 0),
+            ):
+                inputs = case.weights()
+                model = matmul_model(case.attributes(), inputs, residual=case.residual)
+                runs = [session(model, count) for count in (1, 3)]
+                for m in ROWS:
+                    feeds = case.feeds(m)
+                    expected = case.expected(feeds["X"], inputs, feeds.get("residual"))
+                    y, other = (run.run(None, feeds)[0] for run in runs)
+                    wrong = mismatch(y, expected)
+                    if wrong:
+                        yield f"{case} M={m}: {wrong}"
+                    if y.tobytes() != other.tobytes():
+                        yield f"{case} M={m}: bits depend on the number of threads"
+
+
+def scale_codes() -> Iterator[str]:
+    """Every finite scale of 8 bits, and many of 16, read as exactly what it stands for."""
+    for kind, dtype in DTYPES.items():
+        if kind == "f32":
+            scales = np.geomspace(1e-40, 1e36, 999).astype(np.float32)
+        else:
+            bits = np.arange(1 << 8 * dtype.itemsize, dtype=f"u{dtype.itemsize}")
+            scales = bits[: 255 if kind == "e8m0" else None].view(dtype)
+            scales = scales[np.isfinite(scale_values(scales))]
+        for acts, k in (("none", 1), ("int8", 16)):
+            case = Case(len(scales), k, 8, acts=acts, scales=kind)
+            inputs = case.weights()
+            inputs["packed"] = pack_codes(np.full((case.n, k), 129, np.uint8), 8)
+            inputs["scales"] = tile_groups(scales[:, None])
+            x = np.zeros((1, k), np.float32)
+            x[0, 0] = 127
+            y = session(matmul_model(case.attributes(), inputs)).run(None, {"X": x})[0][0]
+            with np.errstate(over="ignore"):
+                expected = 127 * scale_values(scales, case.factor.get("scale_factor", 1))
+            wrong = y != expected
+            if wrong.any():
+                yield f"{kind} {acts}: {wrong.sum()}, first {scales[wrong][0]}: {y[wrong][0]}"
+            rows = np.arange(case.n)
+            found = session(gather_model(gather_attributes(case), inputs)).run(
+                None, {"indices": rows}
+            )[0]
+            if not np.array_equal(found, gather_expected(case, inputs, rows)):
+                yield f"{kind}: rows looked up"
 
 
 def odd_shapes() -> Iterator[str]:
@@ -188,6 +267,8 @@ def guard_pages() -> Iterator[str]:
             Case(34, 100, bits, 48, acts="none", zero_points=True),
             Case(36, 64, bits, 16, act_group=16, activation="swiglu", zero_points=True),
             Case(37, 64, bits, 16, act_group=16, activation="gelu", residual=True),
+            Case(33, 70, bits, 32, act_group=32, scales="e8m0"),
+            Case(20, 41, bits, acts="none", scales="e8m0", float_table=True),
         ):
             inputs = case.weights()
             run = session(
@@ -214,7 +295,12 @@ def gather() -> Iterator[str]:
     for bits in range(1, 9):
         for n, k, group in SHAPES:
             base = Case(n, k, bits, group)
-            for case in (base, replace(base, zero_points=True, f16=False, table=bits % 2 == 0)):
+            for case in (
+                base,
+                replace(base, zero_points=True, f16=False, table=bits % 2 == 0),
+                replace(base, zero_points=True, scales="e4m3", float_table=bits % 2 == 0),
+                replace(base, scales="e8m0" if bits % 2 else "bf16"),
+            ):
                 inputs = case.weights()
                 for index_type, dtype in (
                     (TensorProto.INT64, np.int64),
@@ -274,6 +360,9 @@ CHECKS: dict[str, Callable[[], Iterator[str]]] = {
     check.__name__: check
     for check in (
         every_format,
+        number_formats,
+        float_tables,
+        scale_codes,
         odd_shapes,
         broken_rows,
         threads,

@@ -10,10 +10,14 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
+from bitfold.runtime.formats.scale_types import DTYPES, store_scales
 from bitfold.runtime.layouts.tiles import TILE, pack_codes, tile_groups
 from bitfold.runtime.op_library import op_library_path
 from bitfold.runtime.reference.lowbit_gather import lowbit_gather
 from bitfold.runtime.reference.lowbit_matmul import lowbit_matmul
+
+FACTOR = float(np.float32(1 / 19000))
+"""What ``e4m3`` scales are multiplied by."""
 
 MATMUL_INPUTS = ("packed", "scales", "zero_points", "table", "bias")
 GATHER_INPUTS = ("packed", "scales", "zero_points", "table")
@@ -21,7 +25,10 @@ GATHER_INPUTS = ("packed", "scales", "zero_points", "table")
 
 @dataclass(frozen=True)
 class Case:
-    """One configuration of ``LowBitMatMul``; ``group`` and ``act_group`` 0 stand for K."""
+    """One configuration of ``LowBitMatMul``; ``group`` and ``act_group`` 0 stand for K.
+
+    ``scales`` is their type; "" for what ``f16`` says.
+    """
 
     n: int
     k: int
@@ -38,6 +45,8 @@ class Case:
     zero_range: int = 7
     residual: bool = False
     splits: tuple[int, ...] = ()
+    scales: str = ""
+    float_table: bool = False
 
     @property
     def group_size(self) -> int:
@@ -56,6 +65,7 @@ class Case:
             "act_group_size": self.act_group or self.k,
             "activation": self.activation,
             **({"splits": list(self.splits)} if self.splits else {}),
+            **self.factor,
         }
 
     def weights(self) -> dict[str, np.ndarray]:
@@ -64,7 +74,7 @@ class Case:
         groups = -(-self.k // self.group_size)
         codes = rng.integers(0, 1 << self.bits, (self.n, self.k)).astype(np.uint8)
         scales = rng.uniform(0.005, 0.02, (self.n, groups))
-        scales = scales.astype(np.float16 if self.f16 else np.float32)
+        scales = stored(scales, self.scales or ("f16" if self.f16 else "f32"))
         zeros = rng.integers(-self.zero_range, self.zero_range + 1, scales.shape).astype(np.int8)
         if self.activation == "swiglu":
             codes, scales, zeros = (interleaved(each) for each in (codes, scales, zeros))
@@ -73,6 +83,8 @@ class Case:
             inputs["zero_points"] = tile_groups(zeros)
         if self.table:
             inputs["table"] = rng.integers(-128, 128, 1 << self.bits).astype(np.int8)
+        if self.float_table:
+            inputs["table"] = 5 * rng.standard_normal(1 << self.bits, np.float32)
         if self.bias:
             inputs["bias"] = rng.standard_normal(self.n).astype(np.float32)
         return inputs
@@ -108,7 +120,20 @@ class Case:
             acts=self.acts,
             act_group_size=self.act_group,
             activation=self.activation,
+            **self.factor,
         )
+
+    @property
+    def factor(self) -> dict[str, float]:
+        """The attribute that ``e4m3`` scales have besides."""
+        return {"scale_factor": FACTOR} if self.scales == "e4m3" else {}
+
+
+def stored(scales: np.ndarray, kind: str) -> np.ndarray:
+    """Scales of about 0.01 in a type, those of ``e4m3`` to be multiplied by ``FACTOR``."""
+    if kind == "e4m3":
+        scales = scales / FACTOR
+    return scales.astype(DTYPES[kind]) if kind != "e8m0" else store_scales(scales, kind).array
 
 
 def interleaved(rows: np.ndarray) -> np.ndarray:
@@ -206,9 +231,11 @@ def gather_expected(case: Case, inputs: dict[str, np.ndarray], indices: np.ndarr
         k=case.k,
         bits=case.bits,
         group_size=case.group_size,
+        **case.factor,
     )
 
 
 def gather_attributes(case: Case) -> dict[str, Any]:
     """A ``LowBitGather`` node's attributes."""
-    return {key: case.attributes()[key] for key in ("N", "K", "bits", "group_size", "layout")}
+    shared = {key: case.attributes()[key] for key in ("N", "K", "bits", "group_size", "layout")}
+    return {**shared, **case.factor}

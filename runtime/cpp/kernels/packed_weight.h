@@ -10,6 +10,9 @@ namespace bitfold {
 
 enum { kTile = 16, kChunk = 32, kLine = 64 };
 
+// How scales are stored; see runtime/ops/__init__.py.
+enum ScaleType { kScaleF32, kScaleF16, kScaleBf16, kScaleE8m0, kScaleE4m3 };
+
 struct PackedWeight {
   int64_t n, k;
   int32_t bits;
@@ -20,13 +23,20 @@ struct PackedWeight {
   int32_t offset;        // what `operand` adds to a level to make it a byte
   int32_t least, most;   // smallest and largest level
   const uint8_t* packed; // [T][C][bits][64]
-  const void* scales;    // [T][G][16], f16 or f32
+  const void* scales;    // [T][G][16], of scale_type
   const int8_t* zero_points;  // [T][G][16] or null
-  bool scales_f16;
+  ScaleType scale_type;
+  float e4m3_unit;  // of an E4M3 scale whose bits, sign apart, are put 7 places up in a half
   bool has_table;
+  bool has_values;  // codes stand for `values`, float inputs alone are multiplied by these
   // operand[c] = t[c] + offset, an unsigned byte; c itself where there is no table.
   uint8_t operand[256];
+  float values[256];  // zeros behind the last code
 };
+
+static inline int64_t scale_bytes(const PackedWeight* w) {
+  return w->scale_type == kScaleF32 ? 4 : w->scale_type <= kScaleBf16 ? 2 : 1;
+}
 
 // Bytes of one tile.
 static inline int64_t tile_bytes(const PackedWeight* w) {

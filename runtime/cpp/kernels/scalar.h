@@ -1,6 +1,7 @@
 // Scalar access to packed weights, for the reference kernels.
 #pragma once
 
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -35,10 +36,36 @@ static inline float half_to_float(uint16_t half) {
   return value;
 }
 
+static inline float float_of_bits(uint32_t bits) {
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
 // The scale at one index of [T][G][16].
 static inline float scale_at(const PackedWeight* w, int64_t index) {
-  if (w->scales_f16) return half_to_float(((const uint16_t*)w->scales)[index]);
-  return ((const float*)w->scales)[index];
+  switch (w->scale_type) {
+    case kScaleF32:
+      return ((const float*)w->scales)[index];
+    case kScaleF16:
+      return half_to_float(((const uint16_t*)w->scales)[index]);
+    case kScaleBf16:
+      return float_of_bits((uint32_t)((const uint16_t*)w->scales)[index] << 16);
+    case kScaleE8m0: {
+      const uint32_t exponent = ((const uint8_t*)w->scales)[index];
+      return float_of_bits(exponent ? exponent << 23 : 1u << 22);
+    }
+    case kScaleE4m3: {
+      const uint32_t bits = ((const uint8_t*)w->scales)[index];
+      return half_to_float((uint16_t)((bits & 0x80) << 8 | (bits & 0x7f) << 7)) * w->e4m3_unit;
+    }
+  }
+  return NAN;
+}
+
+// What an operand byte stands for, less any zero point.
+static inline float level_of(const PackedWeight* w, uint8_t operand) {
+  return w->has_values ? w->values[operand] : (float)(operand - w->offset);
 }
 
 }  // namespace bitfold

@@ -166,6 +166,7 @@ class ConvKernel {
     conv.weight = &weight_.value();
     if (!weight_.complete()) {
       own = weight_.at(api_, context);
+      if (takes_integers()) expect_integers(own);
       conv.weight = &own;
     }
     if (!bias_complete_) {
@@ -204,6 +205,7 @@ class ConvKernel {
     Conv& conv = geometry_.conv;
     conv.int8 = acts == "int8";
     conv.act_group_size = int_attribute(api_, info, "act_group_size");
+    if (takes_integers()) expect_integers(weight_.value());
     if (!conv.int8) return;
     const int64_t depth = geometry_.depth();
     const int64_t run = std::min<int64_t>(weight_.value().group_size, depth);
@@ -217,6 +219,8 @@ class ConvKernel {
       refuse("attribute 'group_size': expected at most " + std::to_string(kMostPerGroup) +
              " with int8 activations, found " + std::to_string(weight_.value().group_size));
   }
+
+  bool takes_integers() const { return geometry_.conv.int8 || geometry_.depthwise(); }
 
   const float* checked_bias(const Tensor& bias) const {
     const std::vector<int64_t> shape = {geometry_.conv.outputs};
@@ -242,9 +246,9 @@ ONNXTensorElementDataType BITFOLD_ORT_CALL input_type(const OrtCustomOp*, size_t
     case kPacked:
       return ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
     case kScales:
-      return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;  // f16 or f32: checked at creation
-    case kZeroPoints:
     case kTable:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;  // one of several: checked at creation
+    case kZeroPoints:
       return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
     default:
       return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;

@@ -91,10 +91,9 @@ ONNXTensorElementDataType BITFOLD_ORT_CALL input_type(const OrtCustomOp*, size_t
     case kPacked:
       return ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
     case kZeroPoints:
-    case kTable:
       return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
     default:
-      return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;  // f16 or f32, i64 or i32: checked later
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;  // one of several: checked later
   }
 }
 

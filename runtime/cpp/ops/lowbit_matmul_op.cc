@@ -34,6 +34,7 @@ class MatMulKernel {
     if (op_.int8 && w.group_size > kMostPerGroup)
       refuse("attribute 'group_size': expected at most " + std::to_string(kMostPerGroup) +
              " with int8 activations, found " + std::to_string(w.group_size));
+    if (op_.int8) expect_integers(w);
     op_.columns = is_paired(&op_) ? w.n / 2 : w.n;
     if (splits_.empty()) splits_ = {op_.columns};
     check_splits();
@@ -51,6 +52,7 @@ class MatMulKernel {
     op.weight = &weight_.value();
     if (!weight_.complete()) {
       own = weight_.at(api_, context);
+      if (op.int8) expect_integers(own);
       op.weight = &own;
     }
     if (!bias_complete_) {
@@ -147,9 +149,9 @@ ONNXTensorElementDataType BITFOLD_ORT_CALL input_type(const OrtCustomOp*, size_t
     case kPacked:
       return ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
     case kScales:
-      return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;  // f16 or f32: checked at creation
-    case kZeroPoints:
     case kTable:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;  // one of several: checked at creation
+    case kZeroPoints:
       return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
     default:
       return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;

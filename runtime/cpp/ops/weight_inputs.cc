@@ -6,6 +6,7 @@ namespace bitfold::ops {
 namespace {
 
 constexpr int64_t kLayoutVersion = 1;
+constexpr float kLeastFactor = 1e-30f, kMostFactor = 1e30f;
 
 void expect_count(const char* name, const Tensor& tensor, int64_t count) {
   if (tensor.count != count)
@@ -77,6 +78,12 @@ Weight::Weight(const OrtApi* api, const OrtKernelInfo* info, WeightInputs where,
   w.most = w.offset - 1;
   for (int c = 0; c < 256; c++) w.operand[c] = static_cast<uint8_t>(c);
 
+  const float factor = float_attribute(api, info, "scale_factor", 1);
+  if (!(factor >= kLeastFactor && factor <= kMostFactor))
+    refuse("attribute 'scale_factor': expected 1e-30 to 1e30, found " + std::to_string(factor));
+  w.e4m3_unit = 256 * factor;
+  has_factor_ = factor != 1;
+
   const Tensor packed = constant_input(api, info, where.packed);
   const Tensor scales = constant_input(api, info, where.scales);
   const Tensor zeros = constant_input(api, info, where.zero_points);
@@ -113,9 +120,27 @@ void Weight::set_packed(PackedWeight& w, const Tensor& tensor) const {
 }
 
 void Weight::set_scales(PackedWeight& w, const Tensor& tensor) const {
-  w.scales_f16 = tensor.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
-  if (!w.scales_f16)
-    expect_type("scales", tensor, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, "float16 or float32");
+  switch (tensor.type) {
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16:
+      w.scale_type = kScaleF16;
+      break;
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16:
+      w.scale_type = kScaleBf16;
+      break;
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8:
+      w.scale_type = kScaleE8m0;
+      break;
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E4M3FN:
+      w.scale_type = kScaleE4m3;
+      break;
+    default:
+      expect_type("scales", tensor, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
+                  "float16, float32, bfloat16, float8e4m3fn or uint8");
+      w.scale_type = kScaleF32;
+  }
+  if (has_factor_ && w.scale_type != kScaleE4m3)
+    refuse("attribute 'scale_factor': expected scales of type float8e4m3fn, found ONNX element "
+           "type " + std::to_string(static_cast<int>(tensor.type)));
   expect_count("scales", tensor, static_cast<int64_t>(w.tiles) * w.groups * kTile);
   w.scales = tensor.data;
 }
@@ -127,14 +152,25 @@ void Weight::set_zero_points(PackedWeight& w, const Tensor& tensor) const {
 }
 
 void Weight::set_table(PackedWeight& w, const Tensor& tensor) const {
-  expect_type("table", tensor, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8, "int8");
   expect_count("table", tensor, int64_t{1} << w.bits);
+  if (tensor.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT) {
+    const float* values = static_cast<const float*>(tensor.data);
+    w.has_values = true;
+    w.offset = 0;
+    std::copy(values, values + tensor.count, w.values);
+    return;
+  }
+  expect_type("table", tensor, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8, "int8 or float32");
   const int8_t* levels = static_cast<const int8_t*>(tensor.data);
   w.has_table = true;
   w.offset = 128;
   w.least = *std::min_element(levels, levels + tensor.count);
   w.most = *std::max_element(levels, levels + tensor.count);
   for (int c = 0; c < 1 << w.bits; c++) w.operand[c] = static_cast<uint8_t>(levels[c] + 128);
+}
+
+void expect_integers(const PackedWeight& w) {
+  if (w.has_values) refuse("table: expected type int8 with int8 inputs or one channel a conv group, found float32");
 }
 
 }  // namespace bitfold::ops

@@ -22,7 +22,7 @@ struct WeightShape {
 
 class Weight {
  public:
-  // Reads the attributes N, K, bits, group_size and layout, and those inputs that are constant.
+  // Reads the attributes N, K, bits, group_size, layout and scale_factor, and those inputs that are constant.
   // `paired`: gate and up rows are tiled apart.  Throws Refusal.
   Weight(const OrtApi* api, const OrtKernelInfo* info, WeightInputs where, bool paired);
 
@@ -45,6 +45,10 @@ class Weight {
   WeightInputs where_;
   PackedWeight weight_{};
   bool complete_ = false;
+  bool has_factor_ = false;
 };
+
+// Refuse a weight whose levels are floats.
+void expect_integers(const PackedWeight& w);
 
 }  // namespace bitfold::ops

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitfold.passes.quantize.rounding import round_to_nearest
+from bitfold.runtime.formats.scale_types import scale_values
 from bitfold.runtime.formats.scheme import WeightScheme
 
 SCHEMES = [
@@ -17,7 +18,15 @@ SCHEMES = [
 ]
 SCHEMES += [
     WeightScheme(name, group)
-    for name, group in (("binary", 0), ("nf4", 32), ("fp4", 16), ("fp6_e2m3", 0), ("apot5", 64))
+    for name, group in (("binary", 0), ("nf4", 32), ("fp4", 16), ("fp6_e2m3", 0), ("fp8_e4m3", 64))
+]
+SCALED = [
+    WeightScheme("int4", 32, False, "bf16"),
+    WeightScheme("fp4", 32, scale="e8m0"),
+    WeightScheme("int4", 32, scale="e8m0"),
+    WeightScheme("int4", 16, False, "e8m0"),
+    WeightScheme("fp4", 16, scale="e4m3"),
+    WeightScheme("int3", 0, scale="e4m3"),
 ]
 
 
@@ -25,21 +34,22 @@ def squared_error(weight, quantized):
     return float(np.square(quantized.dequantize() - weight, dtype=np.float64).sum())
 
 
-@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+@pytest.mark.parametrize("scheme", SCHEMES + SCALED, ids=str)
 @pytest.mark.parametrize("ranges", ["minmax", "mse"])
 def test_codes_are_the_best_for_their_scales(scheme, ranges):
     weight = np.random.default_rng(1).normal(size=(9, 70)).astype(np.float32)
     found = round_to_nearest(weight, scheme, ranges)
     number, size = scheme.number, found.group_size
     zeros = 0 if found.zero_points is None else np.repeat(found.zero_points, size, 1)[:, :70]
-    scales = np.repeat(found.scales, size, 1)[:, :70].astype(np.float32)
+    scales = scale_values(found.scales, found.scale_factor)
+    scales = np.repeat(scales, size, 1)[:, :70]
     every = np.array(number.levels, np.float32)
     reachable = scales[..., None] * (every - np.asarray(zeros, np.float32)[..., None])
     best = np.abs(reachable - weight[..., None]).min(-1)
     assert np.allclose(np.abs(found.dequantize() - weight), best, atol=1e-6)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+@pytest.mark.parametrize("scheme", SCHEMES + SCALED, ids=str)
 def test_least_squares_never_loses_to_min_max(scheme):
     weight = np.random.default_rng(2).standard_t(4, (32, 96)).astype(np.float32)
     covering = squared_error(weight, round_to_nearest(weight, scheme, "minmax"))
@@ -69,6 +79,31 @@ def test_weights_on_the_grid_come_back(seed, scheme):
     weight = levels * np.float32(0.25)
     found = round_to_nearest(weight, scheme, "minmax")
     assert np.allclose(found.dequantize(), weight, atol=1e-3 * abs(number.lowest) * 0.25)
+
+
+@pytest.mark.parametrize("name", ["fp4", "int4", "int8"])
+def test_powers_of_two_cover_every_value_or_lose_the_least(name):
+    weight = np.random.default_rng(8).normal(size=(64, 32)).astype(np.float32)
+    weight[5] = 0
+    covering = round_to_nearest(weight, WeightScheme(name, 32, scale="e8m0"), "minmax")
+    scales, number = scale_values(covering.scales), covering.scheme.number
+    assert (scales * number.highest >= weight.max(1, keepdims=True)).all()
+    assert (scales * number.lowest <= weight.min(1, keepdims=True)).all()
+    found = round_to_nearest(weight, WeightScheme(name, 32, scale="e8m0"))
+    error = np.square(found.dequantize() - weight).sum(1)
+    powers = 2.0 ** np.arange(-9, 3, dtype=np.float32)[:, None, None]
+    best = np.square(number.nearest(weight / powers) * powers - weight).sum(2).min(0)
+    assert np.allclose(error, best, rtol=1e-4)
+
+
+def test_mx_weights_on_the_grid_come_back_exactly():
+    rng = np.random.default_rng(9)
+    levels = rng.choice(np.array(WeightScheme("fp4").number.levels, np.float32), (16, 128))
+    levels[:, ::32] = 12
+    scales = np.float32(2) ** rng.integers(-20, 20, (16, 4)).repeat(32, 1)
+    weight = (levels * scales).astype(np.float32)
+    found = round_to_nearest(weight, WeightScheme("fp4", 32, scale="e8m0"))
+    assert np.array_equal(found.dequantize(), weight)
 
 
 def test_binary_weights_get_the_mean_magnitude_as_their_scale():

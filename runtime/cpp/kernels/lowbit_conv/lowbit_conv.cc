@@ -73,7 +73,7 @@ PackedWeight bank_of(const Conv* c, int64_t group) {
   w.tiles = static_cast<int32_t>(w.tiles / c->groups);
   const int64_t tile = group * w.tiles, scales = tile * w.groups * kTile;
   w.packed += tile * tile_bytes(&w);
-  w.scales = static_cast<const uint8_t*>(w.scales) + scales * (w.scales_f16 ? 2 : 4);
+  w.scales = static_cast<const uint8_t*>(w.scales) + scales * scale_bytes(&w);
   if (w.zero_points) w.zero_points += scales;
   return w;
 }

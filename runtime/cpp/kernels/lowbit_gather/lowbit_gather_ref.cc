@@ -37,8 +37,8 @@ void gather_row_ref(const PackedWeight* w, int64_t row, float* out) {
       const int64_t stop = (group + 1) * w->group_size < end ? (group + 1) * w->group_size : end;
       const int64_t at = (tile * w->groups + group) * kTile + lane;
       const float scale = scale_at(w, at);
-      const int32_t shift = w->offset + (w->zero_points ? w->zero_points[at] : 0);
-      for (; k < stop; k++) out[k] = scale * (float)(w->operand[codes[k - k0]] - shift);
+      const float zero = w->zero_points ? w->zero_points[at] : 0;
+      for (; k < stop; k++) out[k] = scale * (level_of(w, w->operand[codes[k - k0]]) - zero);
     }
   }
 }

@@ -13,6 +13,9 @@ namespace bitfold {
 
 void quantize_avx2(const MatMul* op, int32_t block);
 void interleave_avx2(const MatMul* op, int32_t block);
+// Float levels.
+void multiply_values_avx2(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0,
+                          int32_t block1, uint8_t* scratch);
 
 namespace {
 
@@ -92,8 +95,28 @@ inline Decode decoder(const PackedWeight* w) {
 
 // Scales of 8 lanes at index `at` (in units of 8).
 inline __m256 scales_at(const PackedWeight* w, int64_t at) {
-  if (w->scales_f16) return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)w->scales + at));
-  return _mm256_loadu_ps((const float*)w->scales + at * 8);
+  switch (w->scale_type) {  // as in avx512.h
+    case kScaleF16:
+      return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)w->scales + at));
+    case kScaleBf16: {
+      const __m128i bits = _mm_loadu_si128((const __m128i*)w->scales + at);
+      return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+    }
+    case kScaleE8m0: {
+      const __m128i bits = _mm_loadl_epi64((const __m128i*)((const uint8_t*)w->scales + at * 8));
+      return _mm256_castsi256_ps(_mm256_max_epi32(
+          _mm256_slli_epi32(_mm256_cvtepu8_epi32(bits), 23), _mm256_set1_epi32(1 << 22)));
+    }
+    case kScaleE4m3: {
+      const __m128i codes = _mm_loadl_epi64((const __m128i*)((const uint8_t*)w->scales + at * 8));
+      const __m128i bits =
+          _mm_and_si128(_mm_srai_epi16(_mm_slli_epi16(_mm_cvtepu8_epi16(codes), 8), 1),
+                        _mm_set1_epi16((short)0xBF80));
+      return _mm256_mul_ps(_mm256_cvtph_ps(bits), _mm256_set1_ps(w->e4m3_unit));
+    }
+    default:
+      return _mm256_loadu_ps((const float*)w->scales + at * 8);
+  }
 }
 
 inline __m256 zeros_at(const PackedWeight* w, int64_t at) {

@@ -66,9 +66,27 @@ inline __m512i operands(const uint8_t* chunk, const uint8_t* table) {
 
 // Scales [16] at index `at` (in units of 16).
 inline __m512 scales_at(const PackedWeight* w, int64_t at) {
-  if (w->scales_f16)
-    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)w->scales + at));
-  return _mm512_loadu_ps((const float*)w->scales + at * kTile);
+  switch (w->scale_type) {
+    case kScaleF16:
+      return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)w->scales + at));
+    case kScaleBf16: {
+      const __m256i bits = _mm256_loadu_si256((const __m256i*)w->scales + at);
+      return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+    }
+    case kScaleE8m0: {  // an exponent field; 0 stands for 2**-127, which is below the normal ones
+      const __m512i bits = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)w->scales + at));
+      return _mm512_castsi512_ps(
+          _mm512_max_epi32(_mm512_slli_epi32(bits, 23), _mm512_set1_epi32(1 << 22)));
+    }
+    case kScaleE4m3: {  // sign, exponent and mantissa in their places in a half
+      __m256i bits = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)w->scales + at));
+      bits = _mm256_and_si256(_mm256_srai_epi16(_mm256_slli_epi16(bits, 8), 1),
+                              _mm256_set1_epi16((short)0xBF80));
+      return _mm512_mul_ps(_mm512_cvtph_ps(bits), _mm512_set1_ps(w->e4m3_unit));
+    }
+    default:
+      return _mm512_loadu_ps((const float*)w->scales + at * kTile);
+  }
 }
 
 inline __m512 zeros_at(const int8_t* zero_points, int64_t at) {

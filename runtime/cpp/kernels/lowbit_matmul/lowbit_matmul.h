@@ -99,6 +99,11 @@ static inline Block block_at(const MatMul* op, int32_t index) {
   return b;
 }
 
+// Scratch bytes for weights of float levels: the levels and the codes of one tile, or two.
+static inline int64_t values_scratch(const MatMul* op) {
+  return ((is_paired(op) ? 2 : 1) * (int64_t)sizeof(float) + 1) * padded_k(op->weight) * kTile;
+}
+
 // One ISA's kernels.
 struct MatMulKernels {
   const char* isa;

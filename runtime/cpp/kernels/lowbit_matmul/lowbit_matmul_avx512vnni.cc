@@ -153,7 +153,10 @@ void multiply(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0, in
 
 int32_t offset(const MatMul* op) { return folds(op) ? 128 : op->weight->offset; }
 
-int64_t scratch(const MatMul* op) { return 2 * padded_k(op->weight) * kTile; }
+int64_t scratch(const MatMul* op) {
+  if (op->weight->has_values) return values_scratch(op);
+  return 2 * padded_k(op->weight) * kTile;
+}
 
 }  // namespace
 

@@ -118,6 +118,8 @@ const Dot* fused(const PackedWeight* w) {
 
 void multiply_float_avx512(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0,
                            int32_t block1, uint8_t* scratch) {
+  if (op->weight->has_values)
+    return multiply_values_avx512(op, tile0, tile1, block0, block1, scratch);
   const Dots dots = {fused(op->weight), kOne, kTwo};
   multiply_tiles(op, tile0, tile1, block0, block1, scratch, &dots);
 }

@@ -95,7 +95,7 @@ float dot(const MatMul* op, const Block* b, int32_t tile, int32_t lane, const ui
       part = ((float)exact - zero * b->sum[g]) * scale_at(w, at) * b->scale[g];
     } else {
       float inexact = 0;
-      for (int64_t k = k0; k < k1; k++) inexact += (float)(operands[k] - w->offset) * b->x[k];
+      for (int64_t k = k0; k < k1; k++) inexact += level_of(w, operands[k]) * b->x[k];
       part = (inexact - zero * b->sum[g]) * scale_at(w, at);
     }
     total += part;

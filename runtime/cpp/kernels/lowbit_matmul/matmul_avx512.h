@@ -17,6 +17,9 @@ void quantize_avx512(const MatMul* op, int32_t block);
 void interleave_avx512(const MatMul* op, int32_t block);
 void multiply_float_avx512(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0,
                            int32_t block1, uint8_t* scratch);
+// The same for float levels.
+void multiply_values_avx512(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0,
+                            int32_t block1, uint8_t* scratch);
 
 namespace {
 
