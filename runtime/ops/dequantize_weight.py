@@ -22,9 +22,11 @@ def dequantized(
     k: int,
     group_size: int,
     bits: int,
-    scale_kind: ScaleKind = "float",
 ) -> ir.Value:
-    """Add the nodes that turn ``codes`` [N, K], as u8 or f32, into a float weight [N, K]."""
+    """Add the nodes that turn ``codes`` [N, K], as u8 or f32, into a float weight [N, K].
+
+    ``scales`` are float32 already.
+    """
     groups = -(-k // group_size)
     if table is not None:
         index = body("Cast", codes, to=ir.DataType.INT32)
@@ -34,8 +36,7 @@ def dequantized(
     levels = body.reshape(body.pad_last(levels, groups * group_size - k), -1, groups, group_size)
     if zeros is not None:
         levels = body("Sub", levels, body.reshape(body.to_float(zeros), -1, groups, 1))
-    factors = scale_floats(body, scales, scale_kind)
-    scaled = body("Mul", levels, body.reshape(factors, -1, groups, 1))
+    scaled = body("Mul", levels, body.reshape(scales, -1, groups, 1))
     flat = body.reshape(scaled, -1, groups * group_size)
     return flat if k == groups * group_size else body.slice(flat, 1, 0, k)
 
@@ -54,13 +55,12 @@ def dequantize_weight(
     output = dequantized(
         body,
         codes,
-        scales,
+        scale_floats(body, scales, scale_kind),
         zeros if zero_points else None,
         looked_up if table else None,
         k,
         group_size,
         bits,
-        scale_kind,
     )
     overload = f"k{k}_g{group_size}_b{bits}{'_z' if zero_points else ''}{'_t' if table else ''}"
     overload += f"_{scale_kind}" * (scale_kind != "float")

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from bitfold.runtime.layouts.tiles import CHUNK, LAYOUT_VERSION, TILE, planes
 from bitfold.runtime.ops.body import Body
 from bitfold.runtime.ops.dequantize_weight import dequantized
-from bitfold.runtime.ops.scale_floats import ScaleKind, factor_attribute
+from bitfold.runtime.ops.scale_floats import ScaleKind, factor_attribute, scale_floats
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,12 @@ class PackedWeight:
         return dequantized(
             body,
             self._codes(body, packed),
-            self._per_row(body, scales),
+            self._per_row(body, scale_floats(body, scales, self.scale_kind)),
             self._per_row(body, zeros) if self.zero_points else None,
             table if self.table else None,
             self.k,
             self.group_size,
             self.bits,
-            self.scale_kind,
         )
 
     def _codes(self, body: Body, packed: ir.Value) -> ir.Value:
