@@ -116,7 +116,7 @@ def test_truncated_weight(name: str, keep: int) -> None:
 def test_scales_of_another_type() -> None:
     weights = CASE.weights()
     weights["scales"] = weights["scales"].astype(np.float64)
-    with pytest.raises(Exception, match="scales: expected type float16 or float32"):
+    with pytest.raises(Exception, match="scales: expected type float16, float32, bfloat16"):
         session(conv_model(CASE.attributes(), weights))
 
 

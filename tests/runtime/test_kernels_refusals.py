@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -76,10 +77,34 @@ def test_truncated_weight(name: str, keep: int) -> None:
         fed.run(None, {"X": CASE.rows(2), **weights})
 
 
+@pytest.mark.parametrize("factor", [0.0, -1.0, 1e31, float("nan"), float("inf")])
+def test_factors_of_scales_out_of_range(factor: float) -> None:
+    case = replace(CASE, scales="e4m3")
+    attributes = {**case.attributes(), "scale_factor": factor}
+    with pytest.raises(Exception, match="attribute 'scale_factor': expected 1e-30 to 1e30"):
+        session(matmul_model(attributes, case.weights()))
+
+
+def test_a_factor_beside_scales_that_take_none() -> None:
+    attributes = {**CASE.attributes(), "scale_factor": 2.0}
+    with pytest.raises(Exception, match="'scale_factor': expected scales of type float8e4m3fn"):
+        session(matmul_model(attributes, CASE.weights()))
+
+
+def test_int8_inputs_beside_float_levels() -> None:
+    case = replace(CASE, float_table=True, acts="int8")
+    inputs = case.weights()
+    with pytest.raises(Exception, match="table: expected type int8 with int8 inputs"):
+        session(matmul_model(case.attributes(), inputs))
+    fed = session(matmul_model(case.attributes(), inputs, constant=False))
+    with pytest.raises(Exception, match="table: expected type int8 with int8 inputs"):
+        fed.run(None, {"X": case.rows(1), **inputs})
+
+
 def test_scales_of_another_type() -> None:
     weights = CASE.weights()
     weights["scales"] = weights["scales"].astype(np.float64)
-    with pytest.raises(Exception, match="scales: expected type float16 or float32"):
+    with pytest.raises(Exception, match="scales: expected type float16, float32, bfloat16"):
         session(matmul_model(CASE.attributes(), weights))
 
 
