@@ -223,15 +223,17 @@ inline void decode_half(const uint8_t* chunk, const uint8_t* table, __m512i shif
   _mm512_store_si512(out + 3 * kLine, _mm512_add_epi8(u, shift));
 }
 
-// Decode one tile into operand bytes in the layout of 8-bit codes: [C][8][64].
+// Decode the chunks [first, last) of one tile into operand bytes in the layout of 8-bit codes:
+// [chunk][8][64].  A group begins at the first of them.
 template <int BITS, bool TABLE>
-void decode(const PackedWeight* w, int32_t tile, const Shift* shift, uint8_t* out) {
-  const uint8_t* chunk = w->packed + tile * tile_bytes(w);
+void decode(const PackedWeight* w, int32_t tile, int32_t first, int32_t last, const Shift* shift,
+            uint8_t* out) {
+  const uint8_t* chunk = w->packed + tile * tile_bytes(w) + first * BITS * kLine;
   const int64_t group_halves = (w->group_size + 15) / 16;
   int64_t left = group_halves;  // 16-channel halves until the next group
-  int32_t group = 0;
-  __m512i now = shift_bytes(shift, 0);
-  for (int32_t c = 0; c < w->chunks; c++, chunk += BITS * kLine, out += 8 * kLine) {
+  int32_t group = (int32_t)(2 * first / group_halves);
+  __m512i now = shift_bytes(shift, group);
+  for (int32_t c = first; c < last; c++, chunk += BITS * kLine, out += 8 * kLine) {
     decode_half<BITS, TABLE, 0>(chunk, w->operand, now, out);
     if (--left == 0 && group + 1 < w->groups) now = shift_bytes(shift, ++group), left = group_halves;
     decode_half<BITS, TABLE, 1>(chunk, w->operand, now, out);
@@ -239,7 +241,8 @@ void decode(const PackedWeight* w, int32_t tile, const Shift* shift, uint8_t* ou
   }
 }
 
-typedef void (*Decode)(const PackedWeight* w, int32_t tile, const Shift* shift, uint8_t* out);
+typedef void (*Decode)(const PackedWeight* w, int32_t tile, int32_t first, int32_t last,
+                       const Shift* shift, uint8_t* out);
 
 inline Decode decoder(const PackedWeight* w) {
   static const Decode plain[] = {decode<1, false>, decode<2, false>, decode<3, false>,

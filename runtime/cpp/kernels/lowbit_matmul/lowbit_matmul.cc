@@ -14,16 +14,18 @@ namespace {
 // by the calling thread: waking another one costs as much.
 constexpr int64_t kWorthAThread = 384 << 10;
 // Rows of prepared activations that a task goes over should stay in a core's L2.
-constexpr int64_t kActBytes = 384 << 10;
+constexpr int64_t kActBytes = 768 << 10;
 constexpr int64_t kMaxTasks = 32;
 
 struct Call {
   const MatMulKernels* kernels;
   const MatMul* op;
-  int32_t tile_unit;  // tiles that must stay together
   int32_t tile_parts, block_parts;
   std::atomic<bool>* starved;  // a thread found no memory
 };
+
+// Tiles stay together in twos: kernels multiply two at a time, and SwiGLU needs both.
+int64_t pairs_of(const PackedWeight* w) { return (w->tiles + 1) / 2; }
 
 int64_t split(int64_t total, int64_t parts, int64_t index) { return total * index / parts; }
 
@@ -39,7 +41,7 @@ void prepare(void* data, size_t index) {
 void multiply(void* data, size_t index) {
   const Call* call = static_cast<const Call*>(data);
   const MatMul* op = call->op;
-  int64_t units = op->weight->tiles / call->tile_unit;
+  int64_t pairs = pairs_of(op->weight);
   int64_t tile = index % call->tile_parts, block = index / call->tile_parts;
   uint8_t* scratch = thread_scratch(Scratch::kPanel, call->kernels->scratch(op));
   if (scratch == nullptr) {
@@ -47,8 +49,9 @@ void multiply(void* data, size_t index) {
     return;
   }
   call->kernels->multiply(
-      op, static_cast<int32_t>(split(units, call->tile_parts, tile) * call->tile_unit),
-      static_cast<int32_t>(split(units, call->tile_parts, tile + 1) * call->tile_unit),
+      op, static_cast<int32_t>(2 * split(pairs, call->tile_parts, tile)),
+      static_cast<int32_t>(
+          std::min<int64_t>(2 * split(pairs, call->tile_parts, tile + 1), op->weight->tiles)),
       static_cast<int32_t>(split(op->blocks, call->block_parts, block)),
       static_cast<int32_t>(split(op->blocks, call->block_parts, block + 1)), scratch);
 }
@@ -66,7 +69,7 @@ bool run_matmul(const MatMulKernels* kernels, MatMul op, ParallelFor parallel, v
   if (op.acts == nullptr) return false;
 
   std::atomic<bool> starved{false};
-  Call call{kernels, &op, is_paired(&op) ? 2 : 1, 1, 1, &starved};
+  Call call{kernels, &op, 1, 1, &starved};
   int64_t inputs = op.rows * w->k;
   if (inputs < kWorthAThread) {
     prepare(&call, 0);
@@ -78,10 +81,10 @@ bool run_matmul(const MatMulKernels* kernels, MatMul op, ParallelFor parallel, v
   int64_t work = std::max<int64_t>(tile_bytes(w), op.rows * padded_k(w) * kTile / 8) * w->tiles;
   int64_t tasks = std::clamp<int64_t>(work / (kWorthAThread / 2), 1, kMaxTasks);
   if (work < kWorthAThread) tasks = 1;
-  int64_t units = w->tiles / call.tile_unit;
   int64_t bytes = op.block_stride * op.blocks;
   int64_t fewest = std::min<int64_t>(op.blocks, (bytes + kActBytes - 1) / kActBytes);
-  call.tile_parts = static_cast<int32_t>(std::min(units, std::max<int64_t>(tasks / fewest, 1)));
+  call.tile_parts = static_cast<int32_t>(
+      std::min(pairs_of(w), std::max<int64_t>(tasks / fewest, 1)));
   call.block_parts = static_cast<int32_t>(
       std::min<int64_t>(op.blocks, std::max(fewest, tasks / call.tile_parts)));
   int64_t count = static_cast<int64_t>(call.tile_parts) * call.block_parts;

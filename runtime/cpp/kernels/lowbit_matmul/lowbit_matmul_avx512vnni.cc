@@ -125,13 +125,6 @@ struct Fused {
       dot<BITS, TABLE, true, 4, 2>, dot<BITS, TABLE, true, 5, 2>, dot<BITS, TABLE, true, 6, 2>};
 };
 
-template <int NT>
-struct OfPanel {
-  static constexpr Dot kDots[kBlockRows] = {
-      dot<8, false, false, 1, NT>, dot<8, false, false, 2, NT>, dot<8, false, false, 3, NT>,
-      dot<8, false, false, 4, NT>, dot<8, false, false, 5, NT>, dot<8, false, false, 6, NT>};
-};
-
 // Longer tables take several look-ups: they always go by way of a panel.
 const Dot* fused(const PackedWeight* w) {
   static const Dot* const plain[] = {Fused<1, false>::kDots, Fused<2, false>::kDots,
@@ -147,15 +140,18 @@ const Dot* fused(const PackedWeight* w) {
 void multiply(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0, int32_t block1,
               uint8_t* scratch) {
   if (!op->int8) return multiply_float_avx512(op, tile0, tile1, block0, block1, scratch);
-  const Dots dots = {fused(op->weight), OfPanel<1>::kDots, OfPanel<2>::kDots};
-  multiply_tiles(op, tile0, tile1, block0, block1, scratch, &dots);
+  const Dot* const dots = fused(op->weight);
+  if (dots && op->rows <= kFusedRows)
+    tile0 = multiply_packed(op, tile0, tile1, block0, block1, dots);
+  multiply_panels_avx512(op, tile0, tile1, block0, block1, scratch);
 }
 
 int32_t offset(const MatMul* op) { return folds(op) ? 128 : op->weight->offset; }
 
 int64_t scratch(const MatMul* op) {
   if (op->weight->has_values) return values_scratch(op);
-  return 2 * padded_k(op->weight) * kTile;
+  const int64_t panel = panel_scratch_avx512(op), whole = 2 * padded_k(op->weight) * kTile;
+  return op->int8 || panel > whole ? panel : whole;
 }
 
 }  // namespace

@@ -114,14 +114,57 @@ const Dot* fused(const PackedWeight* w) {
   return w->has_table ? nullptr : plain[w->bits - 1];
 }
 
+// A pair of tiles, or one: their bytes and zero points.
+struct Panel {
+  const uint8_t* bytes;
+  const int8_t* zero_points;
+};
+
+// Decode `tiles` tiles into `scratch`, or point at them where they need no decoding.
+Panel decode_panel(const MatMul* op, Decode decode_tile, int32_t tile, int32_t tiles,
+                          uint8_t* scratch) {
+  const PackedWeight* w = op->weight;
+  if (is_decoded(w)) return {w->packed + tile * tile_bytes(w), w->zero_points};
+  const int64_t zeros = (int64_t)w->groups * kTile;
+  bool folded = folds(op);
+  for (int32_t t = 0; t < tiles && folded; t++)
+    folded = tile_folds(w, w->zero_points + (tile + t) * zeros);
+  for (int32_t t = 0; t < tiles; t++) {
+    const Shift shift = {folded ? w->zero_points + (tile + t) * zeros : nullptr,
+                         op->offset - w->offset};
+    decode_tile(w, tile + t, 0, w->chunks, &shift, scratch + t * padded_k(w) * kTile);
+  }
+  return {scratch, folded ? nullptr : w->zero_points};
+}
+
+// Multiply by way of panels of whole tiles.
+void multiply_whole(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0,
+                           int32_t block1, uint8_t* scratch) {
+  const PackedWeight* w = op->weight;
+  alignas(64) float sums[2 * kBlockRows * kTile];
+  const Decode decode_tile = decoder(w);
+  for (int32_t tile = tile0; tile < tile1; tile += 2) {
+    const int32_t tiles = tile1 - tile < 2 ? 1 : 2;
+    const Panel panel = decode_panel(op, decode_tile, tile, tiles, scratch);
+    for (int32_t index = block0; index < block1; index++) {
+      const Block b = block_at(op, index);
+      (tiles == 2 ? kTwo : kOne)[b.rows - 1](op, &b, tile, panel.bytes,
+                                                       panel.zero_points, sums);
+      write_all(op, &b, tile, tiles, sums);
+    }
+  }
+}
+
 }  // namespace
 
 void multiply_float_avx512(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0,
                            int32_t block1, uint8_t* scratch) {
   if (op->weight->has_values)
     return multiply_values_avx512(op, tile0, tile1, block0, block1, scratch);
-  const Dots dots = {fused(op->weight), kOne, kTwo};
-  multiply_tiles(op, tile0, tile1, block0, block1, scratch, &dots);
+  const Dot* const dots = fused(op->weight);
+  if (dots && op->rows <= kFusedRows)
+    tile0 = multiply_packed(op, tile0, tile1, block0, block1, dots);
+  multiply_whole(op, tile0, tile1, block0, block1, scratch);
 }
 
 }  // namespace bitfold

@@ -58,7 +58,7 @@ struct V {
     if (is_decoded(w)) {
       from = w->packed + tile * tile_bytes(w);
     } else {
-      decoder(w)(w, tile, &none, codes);
+      decoder(w)(w, tile, 0, w->chunks, &none, codes);
     }
     switch (w->bits) {
       case 8:

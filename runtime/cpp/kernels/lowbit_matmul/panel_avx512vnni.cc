@@ -1,0 +1,313 @@
+// int8 activations on AVX-512 VNNI, many rows: products at the speed at which they can start.
+//
+// Tiles go two at a time, and input channels in segments: a segment of both tiles is decoded
+// into a panel of operand bytes that stays in L1 while the rows of `kGroupBlocks` blocks pass by.
+// Between segments the blocks' sums wait in L2.
+
+#include "avx512.h"
+#include "matmul_avx512.h"
+
+namespace bitfold {
+namespace {
+
+constexpr int kTiles = 2;
+constexpr int64_t kSegment = 768;   // input channels: 24 KiB of operands and up to 6 KiB of scales
+constexpr int kGroupBlocks = 32;
+
+// Rows of 16 floats for each of a few tiles, of one block after the other.
+struct Rows {
+  float* at[kTiles];        // row 0 of the first block
+  int64_t stride[kTiles];   // floats between rows
+  int64_t block[kTiles];    // floats between blocks
+};
+
+// A segment of one or two tiles.
+struct Panel {
+  const uint8_t* bytes;  // [tile][chunk][8][64]
+  int64_t stride;        // bytes between tiles
+  const float* scales;   // [tile][group][16]
+  const float* zeros;    // the same, or null
+  int64_t groups;        // in the segment
+  int64_t halves, group_halves;  // runs of 16 input channels
+  const uint8_t* ahead;          // packed bytes that are needed next
+  int64_t ahead_lines;           // of them, to be fetched beside each block
+};
+
+// The activations of a few blocks of equally many rows in a segment.
+struct Acts {
+  const int32_t *q, *start;
+  const float *scale, *sum;
+  int64_t block;  // int32 or floats between blocks
+  int32_t count;  // blocks
+};
+
+// vpdpbusd in place.  Given the intrinsic, GCC moves every sum to another register and back in
+// each round of a loop, runs out of registers and spills.
+inline __attribute__((always_inline)) void add_products(__m512i& sum, __m512i u, __m512i a) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(u), "v"(a));
+}
+
+// Keep the loads of a step behind this line: moved up, they would push sums out to memory.
+inline __attribute__((always_inline)) void fence() { asm volatile("" ::: "memory"); }
+
+// Add a segment's products to the biases and the rows of `from`, if any, and write them to `to`.
+//
+// All there is to a step are R * NT products, R broadcasts and NT loads, and two products may
+// start in each cycle: with twelve sums the loop runs at the speed of the products.
+template <bool ZEROS, int R, int NT>
+void panel_dot(const Panel* panel, Acts acts, const __m512* bias, const Rows* from, Rows to) {
+  const int64_t stride = panel->stride, next = panel->groups * kTile;
+  const int64_t group_halves = panel->group_halves;
+  const uint8_t* ahead = panel->ahead;
+  Rows add = from ? *from : to;
+  for (int32_t block = 0; block < acts.count; block++) {
+    __m512 total[NT][R];
+    BITFOLD_UNROLL
+    for (int t = 0; t < NT; t++)
+      BITFOLD_UNROLL
+      for (int r = 0; r < R; r++) {
+        // The rows of Y are far apart: waiting for them at the end would take as long as the sums.
+        _mm_prefetch((const char*)(to.at[t] + r * to.stride[t]), _MM_HINT_T0);
+        total[t][r] = bias[t];
+        if (from)
+          total[t][r] =
+              _mm512_add_ps(_mm512_loadu_ps(add.at[t] + r * add.stride[t]), total[t][r]);
+      }
+    for (int64_t line = 0; line < panel->ahead_lines; line++, ahead += kLine)
+      _mm_prefetch((const char*)ahead, _MM_HINT_T1);
+    const uint8_t* bytes = panel->bytes;
+    const float *scales = panel->scales, *zeros = panel->zeros;
+    const int32_t *q = acts.q, *start = acts.start;
+    const float *scale_a = acts.scale, *sum_a = acts.sum;
+    for (int64_t left = panel->halves; left > 0; left -= group_halves) {
+      __m512i acc[NT][R];
+      BITFOLD_UNROLL
+      for (int r = 0; r < R; r++) {
+        const __m512i begin = _mm512_set1_epi32(start[r]);
+        BITFOLD_UNROLL
+        for (int t = 0; t < NT; t++) acc[t][r] = begin;
+      }
+      int64_t half = left < group_halves ? left : group_halves;
+      do {
+        BITFOLD_UNROLL
+        for (int s = 0; s < 4; s++, q += R, bytes += kLine) {
+          __m512i u[NT];
+          BITFOLD_UNROLL
+          for (int t = 0; t < NT; t++) u[t] = _mm512_loadu_si512(bytes + t * stride);
+          BITFOLD_UNROLL
+          for (int r = 0; r < R; r++) {
+            const __m512i a = _mm512_set1_epi32(q[r]);
+            BITFOLD_UNROLL
+            for (int t = 0; t < NT; t++) add_products(acc[t][r], u[t], a);
+          }
+          fence();
+        }
+      } while (--half);
+      BITFOLD_UNROLL
+      for (int t = 0; t < NT; t++) {
+        const __m512 scale = _mm512_loadu_ps(scales + t * next);
+        const __m512 zero = ZEROS ? _mm512_loadu_ps(zeros + t * next) : _mm512_setzero_ps();
+        BITFOLD_UNROLL
+        for (int r = 0; r < R; r++) {
+          __m512 part = _mm512_cvtepi32_ps(acc[t][r]);
+          if (ZEROS) part = _mm512_fnmadd_ps(zero, _mm512_set1_ps(sum_a[r]), part);
+          total[t][r] =
+              _mm512_fmadd_ps(_mm512_mul_ps(part, scale), _mm512_set1_ps(scale_a[r]), total[t][r]);
+        }
+        fence();
+      }
+      scales += kTile, start += R, scale_a += R;
+      if (ZEROS) zeros += kTile, sum_a += R;
+    }
+    BITFOLD_UNROLL
+    for (int t = 0; t < NT; t++) {
+      BITFOLD_UNROLL
+      for (int r = 0; r < R; r++) _mm512_storeu_ps(to.at[t] + r * to.stride[t], total[t][r]);
+      to.at[t] += to.block[t], add.at[t] += add.block[t];
+    }
+    acts.q += acts.block, acts.start += acts.block;
+    acts.scale += acts.block, acts.sum += acts.block;
+  }
+}
+
+typedef void (*PanelDot)(const Panel* panel, Acts acts, const __m512* bias, const Rows* from,
+                         Rows to);
+
+template <bool ZEROS, int NT>
+constexpr PanelDot kPanelDots[kBlockRows] = {
+    panel_dot<ZEROS, 1, NT>, panel_dot<ZEROS, 2, NT>, panel_dot<ZEROS, 3, NT>,
+    panel_dot<ZEROS, 4, NT>, panel_dot<ZEROS, 5, NT>, panel_dot<ZEROS, 6, NT>};
+
+PanelDot panel_dot_for(const Panel* panel, int32_t rows, int32_t tiles) {
+  if (panel->zeros) return (tiles == 2 ? kPanelDots<true, 2> : kPanelDots<true, 1>)[rows - 1];
+  return (tiles == 2 ? kPanelDots<false, 2> : kPanelDots<false, 1>)[rows - 1];
+}
+
+// Chunks of a segment: whole groups, or all there are.
+int32_t segment_chunks(const PackedWeight* w) {
+  int64_t unit = w->group_size;
+  while (unit % kChunk && unit <= kSegment) unit += w->group_size;
+  if (unit > kSegment) return w->chunks;
+  const int64_t chunks = kSegment / unit * unit / kChunk;
+  return (int32_t)(chunks < w->chunks ? chunks : w->chunks);
+}
+
+int64_t segment_groups(const PackedWeight* w) {
+  return (int64_t)segment_chunks(w) * kChunk / w->group_size + 1;
+}
+
+// All segments of one or two tiles, for the blocks [block0, block1).
+class Walk {
+ public:
+  Walk(const MatMul* op, uint8_t* scratch)
+      : op_(op),
+        w_(op->weight),
+        decode_(decoder(w_)),
+        chunks_(segment_chunks(w_)),
+        bytes_(scratch),
+        scales_((float*)(scratch + kTiles * chunks_ * kChunk * kTile)),
+        zeros_(scales_ + kTiles * segment_groups(w_) * kTile),
+        sums_(zeros_ + kTiles * segment_groups(w_) * kTile) {}
+
+  // Y of one or two tiles for a few blocks of equally many rows.
+  void run(int32_t tile, int32_t tiles, int32_t block0, int32_t block1) {
+    const Block b = block_at(op_, block0);
+    const bool direct = is_direct(tile, tiles);
+    const Rows own = sums_of(b.rows), residual = residual_rows(&b, tile);
+    for (int32_t first = 0; first < w_->chunks; first += chunks_) {
+      const int32_t last = first + chunks_ < w_->chunks ? first + chunks_ : w_->chunks;
+      Panel panel = panel_of(tile, tiles, first, last);
+      fetch_ahead(&panel, tile, tiles, last, block1 - block0);
+      const int64_t group = (int64_t)first * kChunk / w_->group_size * b.rows;
+      const Acts acts = {b.q + (int64_t)first * kChunk / 4 * b.rows,
+                         b.start + group,
+                         b.scale + group,
+                         b.sum + group,
+                         op_->block_stride / 4,
+                         block1 - block0};
+      const bool adds = direct && first == 0;
+      __m512 bias[kTiles] = {};
+      for (int32_t t = 0; t < tiles && adds && op_->bias; t++)
+        bias[t] = _mm512_loadu_ps(op_->bias + (int64_t)(tile + t) * kTile);
+      const Rows* from = first ? &own : adds && op_->residual ? &residual : nullptr;
+      const Rows to = direct && last == w_->chunks ? rows_of_y(&b, tile, tiles) : own;
+      panel_dot_for(&panel, b.rows, tiles)(&panel, acts, bias, from, to);
+    }
+    for (int32_t index = block0; index < block1 && !direct; index++)
+      write_sums(index, index - block0, tile, tiles);
+  }
+
+ private:
+  // Whether sums go to Y as they are: whole tiles without an activation.
+  bool is_direct(int32_t tile, int32_t tiles) const {
+    return op_->activation == kIdentity && (int64_t)(tile + tiles) * kTile <= op_->columns;
+  }
+
+  Panel panel_of(int32_t tile, int32_t tiles, int32_t first, int32_t last) {
+    Panel panel;
+    panel.group_halves = (w_->group_size + 15) / 16;
+    const int64_t halves = (w_->k + 15) / 16;
+    panel.halves = (last * 2 < halves ? last * 2 : halves) - first * 2;
+    panel.groups = (panel.halves + panel.group_halves - 1) / panel.group_halves;
+    const int64_t group = first * 2 / panel.group_halves;
+    bool folded = false;
+    if (is_decoded(w_)) {
+      panel.stride = tile_bytes(w_);
+      panel.bytes = w_->packed + tile * panel.stride + first * 8 * kLine;
+    } else {
+      panel.stride = (int64_t)chunks_ * 8 * kLine;
+      panel.bytes = bytes_;
+      folded = folds(op_);
+      const int64_t all = (int64_t)w_->groups * kTile;
+      for (int32_t t = 0; t < tiles && folded; t++)
+        folded = tile_folds(w_, w_->zero_points + (tile + t) * all);
+      for (int32_t t = 0; t < tiles; t++) {
+        const Shift shift = {folded ? w_->zero_points + (tile + t) * all : nullptr,
+                             op_->offset - w_->offset};
+        decode_(w_, tile + t, first, last, &shift, bytes_ + t * panel.stride);
+      }
+    }
+    panel.scales = scales_;
+    panel.zeros = w_->zero_points && !folded ? zeros_ : nullptr;
+    for (int32_t t = 0; t < tiles; t++)
+      for (int64_t g = 0; g < panel.groups; g++) {
+        const int64_t at = (int64_t)(tile + t) * w_->groups + group + g;
+        _mm512_storeu_ps(scales_ + (t * panel.groups + g) * kTile, scales_at(w_, at));
+        if (panel.zeros)
+          _mm512_storeu_ps(zeros_ + (t * panel.groups + g) * kTile, zeros_at(w_->zero_points, at));
+      }
+    return panel;
+  }
+
+  // Name the bytes that follow this segment of the tiles, or the next tiles' first ones.
+  void fetch_ahead(Panel* panel, int32_t tile, int32_t tiles, int32_t last, int32_t blocks) {
+    const int64_t bytes = (int64_t)chunks_ * w_->bits * kLine * tiles;
+    const bool more = last < w_->chunks;
+    panel->ahead_lines = (bytes / kLine + blocks - 1) / blocks;
+    panel->ahead = w_->packed + (tile + (more ? 0 : tiles)) * tile_bytes(w_) +
+                   (more ? last * w_->bits * kLine : 0);
+  }
+
+  Rows sums_of(int32_t rows) const {
+    const int64_t block = kTiles * kBlockRows * kTile;
+    return {{sums_, sums_ + rows * kTile}, {kTile, kTile}, {block, block}};
+  }
+
+  Rows residual_rows(const Block* b, int32_t tile) const {
+    float* at = (float*)op_->residual + b->first * op_->columns + (int64_t)tile * kTile;
+    const int64_t block = b->rows * op_->columns;
+    return {{at, at + kTile}, {op_->columns, op_->columns}, {block, block}};
+  }
+
+  Rows rows_of_y(const Block* b, int32_t tile, int32_t tiles) const {
+    Rows rows = {};
+    for (int32_t t = 0; t < tiles; t++) {
+      const int64_t n = (int64_t)(tile + t) * kTile;
+      const Part* part = part_of(op_, n);
+      rows.at[t] = part->y + b->first * part->columns + n - part->first;
+      rows.stride[t] = part->columns;
+      rows.block[t] = b->rows * part->columns;
+    }
+    return rows;
+  }
+
+  void write_sums(int32_t index, int32_t place, int32_t tile, int32_t tiles) const {
+    const Block b = block_at(op_, index);
+    const Rows sums = sums_of(b.rows);
+    const int32_t by = is_paired(op_) ? 2 : 1;
+    for (int32_t t = 0; t < tiles; t += by)
+      write(op_, &b, tile + t, sums.at[t] + place * sums.block[t],
+            sums.at[t + by - 1] + place * sums.block[t]);
+  }
+
+  const MatMul* op_;
+  const PackedWeight* w_;
+  Decode decode_;
+  int32_t chunks_;  // of a whole segment
+  uint8_t* bytes_;
+  float *scales_, *zeros_, *sums_;
+};
+
+}  // namespace
+
+void multiply_panels_avx512(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0,
+                            int32_t block1, uint8_t* scratch) {
+  Walk walk(op, scratch);
+  // Blocks before this one have a row more than the others.
+  const auto more = (int32_t)(op->rows % op->blocks);
+  for (int32_t first = block0, last; first < block1; first = last) {
+    last = first + kGroupBlocks < block1 ? first + kGroupBlocks : block1;
+    if (first < more && last > more) last = more;
+    for (int32_t tile = tile0; tile < tile1; tile += kTiles)
+      walk.run(tile, tile1 - tile < kTiles ? 1 : kTiles, first, last);
+  }
+}
+
+int64_t panel_scratch_avx512(const MatMul* op) {
+  const PackedWeight* w = op->weight;
+  const int64_t bytes = (int64_t)kTiles * segment_chunks(w) * kChunk * kTile;
+  const int64_t floats = 2 * kTiles * segment_groups(w) * kTile;
+  return bytes + 4 * (floats + kGroupBlocks * kTiles * kBlockRows * kTile);
+}
+
+}  // namespace bitfold
