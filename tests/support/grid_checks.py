@@ -46,6 +46,18 @@ def weights(case: Case, number: Format) -> dict[str, np.ndarray]:
     return inputs
 
 
+def magnitude(case: Case, inputs: dict[str, np.ndarray], feeds: dict[str, np.ndarray]) -> float:
+    """How large sums are where their terms do not cancel, as those of a single output may."""
+    plain = {name: array for name, array in inputs.items() if name != "bias"}
+    linear = replace(case, acts="none", activation="none")
+    w = linear.expected(np.eye(case.k, dtype=np.float32), plain)
+    product = np.sqrt(np.mean(np.square(feeds["X"]), 1).max() * np.square(w).sum(0).max())
+    product += np.abs(inputs.get("bias", np.zeros(1))).max()
+    if case.activation == "swiglu":
+        product = max(product, product**2)
+    return float(product + np.abs(feeds.get("residual", np.zeros(1))).max())
+
+
 def wrong(case: Case, number: Format, m: int, threads: int) -> str:
     """What is wrong with the answer, or an empty string."""
     inputs = weights(case, number)
@@ -53,7 +65,7 @@ def wrong(case: Case, number: Format, m: int, threads: int) -> str:
     model = matmul_model(case.attributes(), inputs, residual=case.residual)
     found = session(model, threads).run(None, feeds)
     expected = case.expected(feeds["X"], inputs, feeds.get("residual"))
-    error = mismatch(np.concatenate(found, 1), expected)
+    error = mismatch(np.concatenate(found, 1), expected, magnitude(case, inputs, feeds))
     if not error and threads > 1 and joined(session(model).run(None, feeds)) != joined(found):
         error = "bits depend on the number of threads"
     return f"{number.name} M={m} {threads} thread(s) {case}: {error}" if error else ""

@@ -56,14 +56,14 @@ def cases(bits: int) -> Iterator[Case]:
         yield replace(base, zero_points=True, zero_range=127, f16=False)
 
 
-def mismatch(y: np.ndarray, expected: np.ndarray) -> str:
-    """What is wrong with ``y``, or an empty string."""
+def mismatch(y: np.ndarray, expected: np.ndarray, least: float = 1e-3) -> str:
+    """What is wrong with ``y``, or an empty string; its terms come to ``least`` at least."""
     if y.shape != expected.shape:
         return f"shape {y.shape}, expected {expected.shape}"
     if (np.isnan(y) != np.isnan(expected)).any():
         return "NaN where none is expected, or none where one is"
     error = np.nanmax(np.abs(y - expected), initial=0)
-    limit = TOLERANCE * np.nanmax(np.abs(expected), initial=1e-3)
+    limit = TOLERANCE * np.nanmax(np.abs(expected), initial=least)
     return f"error {error:.3g}, limit {limit:.3g}" if error > limit else ""
 
 
