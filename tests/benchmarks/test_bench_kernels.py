@@ -57,6 +57,15 @@ def test_every_row_is_verified(tmp_path: Path) -> None:
     assert all(("x 1 thread" in row) == (row["threads"] == 2) for row in threads)
 
 
+def test_convolutions(tmp_path: Path) -> None:
+    command = Path(__file__).with_name("bench_conv.py")
+    options = ["--only", "1x1 1152", "--seconds", "0.01", "--json", tmp_path / "conv.json"]
+    subprocess.run([sys.executable, command, *options], check=True, cwd=tmp_path)
+    (row,) = json.loads((tmp_path / "conv.json").read_text())["results"]
+    assert row["us"] > 0
+    assert row["float us"] > 0
+
+
 def test_a_wrong_result_is_not_timed() -> None:
     right = float_matmul(32, 16)
     wrong = Subject(

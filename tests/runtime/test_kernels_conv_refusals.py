@@ -93,6 +93,21 @@ def test_missing_attribute(name: str) -> None:
         session(conv_model(attributes, CASE.weights()))
 
 
+@pytest.mark.parametrize("value", ["", "1", 2, [1.0], [1]])
+@pytest.mark.parametrize("name", ["out_scale", "out_shift"])
+def test_optional_attribute_of_another_type(name: str, value: Any) -> None:
+    """It is not taken for one that is left out."""
+    with pytest.raises(Exception, match=f"'{name}': expected a float, found another type"):
+        session(conv_model({**CASE.attributes(), name: value}, CASE.weights()))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["out_scale", "out_shift"])
+def test_outputs_cannot_be_moved_to_infinity(name: str, value: float) -> None:
+    with pytest.raises(Exception, match="'out_scale' and 'out_shift': expected finite numbers"):
+        session(conv_model({**CASE.attributes(), name: value}, CASE.weights()))
+
+
 def test_clip_needs_its_bounds() -> None:
     attributes = {**CASE.attributes(), "activation": "clip"}
     del attributes["clip_max"]

@@ -40,6 +40,7 @@ CASE = Case(40, 96, 4, 32, act_group=32, zero_points=True, table=True, bias=True
             {"activation": "silu"},
             "'activation': expected 'none', 'swiglu', 'relu', 'gelu' or 'gelu_t",
         ),
+        ({"splits": [40.0]}, "'splits': expected a list of ints, found another type"),
         ({"splits": [16, 16]}, "'splits': expected sizes that add up to 40, found [16, 16]"),
         ({"splits": [8, 32]}, "'splits': expected multiples of 16, found [8, 32]"),
         ({"splits": [48, -8]}, "'splits': expected sizes that add up to 40"),

@@ -31,6 +31,21 @@ struct ShapeInfo {
   }
 };
 
+// To ORT an attribute of another type than the one asked for is not there.  Where it may be left
+// out, that would pass over it in silence.
+void refuse_another_type(const OrtApi* api, const OrtKernelInfo* info, const char* name,
+                         const char* type) {
+  int64_t integer = 0;
+  float number = 0;
+  size_t size[3] = {};
+  if (answered(api, api->KernelInfoGetAttribute_int64(info, name, &integer)) ||
+      answered(api, api->KernelInfoGetAttribute_float(info, name, &number)) ||
+      answered(api, api->KernelInfoGetAttribute_string(info, name, nullptr, &size[0])) ||
+      answered(api, api->KernelInfoGetAttributeArray_int64(info, name, nullptr, &size[1])) ||
+      answered(api, api->KernelInfoGetAttributeArray_float(info, name, nullptr, &size[2])))
+    refuse(std::string("attribute '") + name + "': expected " + type + ", found another type");
+}
+
 }  // namespace
 
 int64_t int_attribute(const OrtApi* api, const OrtKernelInfo* info, const char* name) {
@@ -58,8 +73,10 @@ float float_attribute(const OrtApi* api, const OrtKernelInfo* info, const char* 
 
 float float_attribute(const OrtApi* api, const OrtKernelInfo* info, const char* name,
                       float missing) {
-  float value = missing;
-  return answered(api, api->KernelInfoGetAttribute_float(info, name, &value)) ? value : missing;
+  float value = 0;
+  if (answered(api, api->KernelInfoGetAttribute_float(info, name, &value))) return value;
+  refuse_another_type(api, info, name, "a float");
+  return missing;
 }
 
 std::string string_attribute(const OrtApi* api, const OrtKernelInfo* info, const char* name) {
@@ -76,7 +93,10 @@ std::string string_attribute(const OrtApi* api, const OrtKernelInfo* info, const
 std::vector<int64_t> ints_attribute(const OrtApi* api, const OrtKernelInfo* info,
                                     const char* name) {
   size_t size = 0;
-  if (!answered(api, api->KernelInfoGetAttributeArray_int64(info, name, nullptr, &size))) return {};
+  if (!answered(api, api->KernelInfoGetAttributeArray_int64(info, name, nullptr, &size))) {
+    refuse_another_type(api, info, name, "a list of ints");
+    return {};
+  }
   std::vector<int64_t> values(size);
   if (size) check(api, api->KernelInfoGetAttributeArray_int64(info, name, values.data(), &size));
   return values;

@@ -113,7 +113,10 @@ struct OrtApi {
   void(BITFOLD_ORT_CALL* ReleaseStatus)(OrtStatus* status);  // 93
   BITFOLD_GAP(94, 99);
   void(BITFOLD_ORT_CALL* ReleaseTensorTypeAndShapeInfo)(OrtTensorTypeAndShapeInfo* info);  // 99
-  BITFOLD_GAP(100, 163);
+  BITFOLD_GAP(100, 162);
+  OrtStatus*(BITFOLD_ORT_CALL* KernelInfoGetAttributeArray_float)(const OrtKernelInfo* info,
+                                                                  const char* name, float* out,
+                                                                  size_t* size);
   OrtStatus*(BITFOLD_ORT_CALL* KernelInfoGetAttributeArray_int64)(const OrtKernelInfo* info,
                                                                   const char* name, int64_t* out,
                                                                   size_t* size);  // 163

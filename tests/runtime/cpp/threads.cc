@@ -99,7 +99,8 @@ void check(const std::string& name, size_t outputs, Call call) {
 void check_matmul(std::mt19937& random, int64_t m, int bits, bool int8, Activation activation,
                   bool zero_points, bool table) {
   const int64_t n = 496, k = 544, group = 32;
-  const Weight weight(random, n, k, bits, group, n / kTile, zero_points, table);
+  const int64_t tiles = activation == kSwiGlu ? 2 * ((n / 2 + kTile - 1) / kTile) : n / kTile;
+  const Weight weight(random, n, k, bits, group, tiles, zero_points, table);
   const std::vector<float> x = floats(random, m * k), bias = floats(random, n);
   MatMul op{};
   op.weight = &weight.packed;
