@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import helper
 from support.lowbit_nodes import (
     Case,
     gather_attributes,
@@ -140,6 +141,15 @@ def test_residual_of_another_shape(shape: tuple[int, ...]) -> None:
     run = session(matmul_model(CASE.attributes(), CASE.weights(), residual=True))
     with pytest.raises(Exception, match=r"residual: expected float32 of Y's shape, \[3, 40\]"):
         run.run(None, {"X": CASE.rows(3), "residual": np.zeros(shape, np.float32)})
+
+
+@pytest.mark.parametrize("value", [40, 40.0, "40"])
+def test_splits_of_another_type(value: Any) -> None:
+    """They are not taken for ones that are left out."""
+    model = matmul_model(CASE.attributes(), CASE.weights())
+    model.graph.node[0].attribute.append(helper.make_attribute("splits", value))
+    with pytest.raises(Exception, match="'splits': expected a list of ints, found another type"):
+        session(model)
 
 
 def test_residual_beside_splits() -> None:

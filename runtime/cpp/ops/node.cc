@@ -31,18 +31,21 @@ struct ShapeInfo {
   }
 };
 
-// To ORT an attribute of another type than the one asked for is not there.  Where it may be left
-// out, that would pass over it in silence.
+// To ORT an attribute of another type than the one asked for is not there, or an empty list.
+// Where it may be left out, that would pass over it in silence.
 void refuse_another_type(const OrtApi* api, const OrtKernelInfo* info, const char* name,
                          const char* type) {
   int64_t integer = 0;
   float number = 0;
-  size_t size[3] = {};
-  if (answered(api, api->KernelInfoGetAttribute_int64(info, name, &integer)) ||
-      answered(api, api->KernelInfoGetAttribute_float(info, name, &number)) ||
-      answered(api, api->KernelInfoGetAttribute_string(info, name, nullptr, &size[0])) ||
-      answered(api, api->KernelInfoGetAttributeArray_int64(info, name, nullptr, &size[1])) ||
-      answered(api, api->KernelInfoGetAttributeArray_float(info, name, nullptr, &size[2])))
+  size_t text = 0, integers = 0, numbers = 0;
+  bool other = answered(api, api->KernelInfoGetAttribute_int64(info, name, &integer)) ||
+               answered(api, api->KernelInfoGetAttribute_float(info, name, &number)) ||
+               answered(api, api->KernelInfoGetAttribute_string(info, name, nullptr, &text));
+  if (answered(api, api->KernelInfoGetAttributeArray_int64(info, name, nullptr, &integers)))
+    other = other || integers > 0;
+  if (answered(api, api->KernelInfoGetAttributeArray_float(info, name, nullptr, &numbers)))
+    other = other || numbers > 0;
+  if (other)
     refuse(std::string("attribute '") + name + "': expected " + type + ", found another type");
 }
 
@@ -93,12 +96,13 @@ std::string string_attribute(const OrtApi* api, const OrtKernelInfo* info, const
 std::vector<int64_t> ints_attribute(const OrtApi* api, const OrtKernelInfo* info,
                                     const char* name) {
   size_t size = 0;
-  if (!answered(api, api->KernelInfoGetAttributeArray_int64(info, name, nullptr, &size))) {
+  if (!answered(api, api->KernelInfoGetAttributeArray_int64(info, name, nullptr, &size)) ||
+      size == 0) {
     refuse_another_type(api, info, name, "a list of ints");
     return {};
   }
   std::vector<int64_t> values(size);
-  if (size) check(api, api->KernelInfoGetAttributeArray_int64(info, name, values.data(), &size));
+  check(api, api->KernelInfoGetAttributeArray_int64(info, name, values.data(), &size));
   return values;
 }
 
