@@ -1,4 +1,4 @@
-// Float levels on AVX-512: tables of up to 256 floats are looked up 32 entries at a time.
+// Float levels on AVX-512: tables of up to 256 floats are looked up in registers.
 
 #include "matmul_avx512.h"
 #include "matmul_values.h"
@@ -6,33 +6,71 @@
 namespace bitfold {
 namespace {
 
-// Look up 16 indices in a table of 16 * 2**DOUBLINGS floats, 16 at least.
+// Look up 16 indices in a table of 2**DOUBLINGS vectors; bit[d] has the lanes whose index has bit
+// 3 + d.
 template <int DOUBLINGS>
-inline __m512 look_up_values(__m512i index, const float* table) {
-  if (DOUBLINGS == 0) return _mm512_permutexvar_ps(index, _mm512_loadu_ps(table));
-  __m512 found = _mm512_permutex2var_ps(_mm512_loadu_ps(table), index, _mm512_loadu_ps(table + 16));
-  const __m512i part = _mm512_srli_epi32(index, 5);
-  BITFOLD_UNROLL
-  for (int high = 1; high < 1 << DOUBLINGS >> 1; high++) {
-    const float* at = table + 32 * high;
-    const __m512 other =
-        _mm512_permutex2var_ps(_mm512_loadu_ps(at), index, _mm512_loadu_ps(at + 16));
-    found = _mm512_mask_mov_ps(found, _mm512_cmpeq_epi32_mask(part, _mm512_set1_epi32(high)), other);
+inline __attribute__((always_inline)) __m512 look_up_values(__m512i index, const __mmask16* bit,
+                                                            const __m512* table) {
+  if constexpr (DOUBLINGS == 0) {
+    return _mm512_permutexvar_ps(index, table[0]);
+  } else if constexpr (DOUBLINGS == 1) {
+    return _mm512_permutex2var_ps(table[0], index, table[1]);
+  } else {
+    const __m512 low = look_up_values<DOUBLINGS - 1>(index, bit, table);
+    const __m512 high =
+        look_up_values<DOUBLINGS - 1>(index, bit, table + (1 << (DOUBLINGS - 1)));
+    return _mm512_mask_mov_ps(low, bit[DOUBLINGS], high);
   }
-  return found;
 }
 
-template <int DOUBLINGS>
+// Look a tile up in a table of 16 * 2**DOUBLINGS floats.  MIRRORED: codes have a sign bit above
+// the index, as small floats do.
+template <int DOUBLINGS, bool MIRRORED>
 void look_up_tile(const PackedWeight* w, const uint8_t* codes, float* levels) {
-  const __m512i byte = _mm512_set1_epi32(255);
+  __m512 table[1 << DOUBLINGS];  // copied: levels could be a part of it, for all C++ knows
+  BITFOLD_UNROLL
+  for (int i = 0; i < 1 << DOUBLINGS; i++) table[i] = _mm512_loadu_ps(w->values + 16 * i);
+  const __m512i byte = _mm512_set1_epi32(255), top = _mm512_set1_epi32(INT32_MIN);
   for (int64_t k = 0; k < padded_k(w); k += 4, codes += kLine, levels += 4 * kTile) {
     const __m512i line = _mm512_loadu_si512(codes);
     BITFOLD_UNROLL
     for (int j = 0; j < 4; j++) {
       const __m512i index = _mm512_and_si512(_mm512_srli_epi32(line, 8 * j), byte);
-      _mm512_storeu_ps(levels + j * kTile, look_up_values<DOUBLINGS>(index, w->values));
+      __mmask16 bit[5] = {};
+      BITFOLD_UNROLL
+      for (int d = 2; d <= DOUBLINGS; d++)
+        bit[d] = _mm512_movepi32_mask(_mm512_slli_epi32(index, 28 - d));
+      __m512 value = look_up_values<DOUBLINGS>(index, bit, table);
+      if (MIRRORED) {
+        const __m512i sign = _mm512_and_si512(_mm512_slli_epi32(index, 27 - DOUBLINGS), top);
+        value = _mm512_xor_ps(value, _mm512_castsi512_ps(sign));
+      }
+      _mm512_storeu_ps(levels + j * kTile, value);
     }
   }
+}
+
+// Whether the upper half of a table of 32 floats or more is the lower one's negative.
+inline bool is_mirrored(const PackedWeight* w) {
+  const int half = 1 << w->bits >> 1;
+  __mmask16 same = half < 16 ? 0 : 0xFFFF;
+  for (int i = 0; i < half; i += 16) {
+    const __m512 sum = _mm512_add_ps(_mm512_loadu_ps(w->values + i),
+                                     _mm512_loadu_ps(w->values + (half < 16 ? 0 : half) + i));
+    same &= _mm512_cmp_ps_mask(sum, _mm512_setzero_ps(), _CMP_EQ_OQ);
+  }
+  return same == 0xFFFF;
+}
+
+typedef void (*LookUp)(const PackedWeight* w, const uint8_t* codes, float* levels);
+
+inline LookUp look_up_of(const PackedWeight* w) {
+  static const LookUp plain[] = {look_up_tile<1, false>, look_up_tile<2, false>,
+                                 look_up_tile<3, false>, look_up_tile<4, false>};
+  static const LookUp mirrored[] = {look_up_tile<0, true>, look_up_tile<1, true>,
+                                    look_up_tile<2, true>, look_up_tile<3, true>};
+  if (w->bits <= 4) return look_up_tile<0, false>;
+  return (is_mirrored(w) ? mirrored : plain)[w->bits - 5];
 }
 
 struct V {
@@ -60,18 +98,7 @@ struct V {
     } else {
       decoder(w)(w, tile, 0, w->chunks, &none, codes);
     }
-    switch (w->bits) {
-      case 8:
-        return look_up_tile<4>(w, from, levels);
-      case 7:
-        return look_up_tile<3>(w, from, levels);
-      case 6:
-        return look_up_tile<2>(w, from, levels);
-      case 5:
-        return look_up_tile<1>(w, from, levels);
-      default:
-        return look_up_tile<0>(w, from, levels);
-    }
+    look_up_of(w)(w, from, levels);
   }
 };
 
