@@ -22,8 +22,9 @@ Every operator here has a kernel in ``runtime/cpp/ops`` and an oracle in
 
 Attributes (ints): ``N``, ``K``, ``bits`` (1..8), ``group_size`` (input channels a group: a
 multiple of 16, or K for one group a row; the last group may be shorter; ``G = ceil(K /
-group_size)``), ``layout`` (1); (strings): ``acts`` (``int8`` or ``none``), ``activation``
-(``none``, ``swiglu``, ``relu``, ``gelu`` or ``gelu_tanh``); (int) ``act_group_size`` (K for one
+group_size)``), ``layout`` (1); (strings): ``acts`` (``int8``, ``int4``,
+``int3``, ``int2``, ``int1`` or ``none``), ``activation`` (``none``, ``swiglu``, ``relu``, ``gelu`` or
+``gelu_tanh``); (int) ``act_group_size`` (K for one
 scale a row, or ``group_size``); (list of ints, optional) ``splits``.
 
 The type of ``scales`` says what they are: f16, bf16 and f32 themselves; u8 exponents, a code e
@@ -38,11 +39,16 @@ With ``splits``, Y's columns go to several outputs, one for each size: what a Sp
 would make.  The sizes add up to Y's columns, and all but the last are multiples of 16.  There is
 no residual then.
 
-With ``acts=int8`` each row is quantized on the fly, for each run of ``act_group_size``
-inputs: ``amax = max |x|``; ``inv = 127 / amax`` and ``s_a = amax / 127`` (both 0 when
-``amax < 1e-30``); ``q = round_half_to_even(x * inv)``, an int8 in [-127, 127].  All of it in
-f32, so that kernel and body agree on every code.  With ``acts=none``, q is X and s_a is 1.
-A NaN or infinity in a row makes that row's whole output NaN.
+With ``acts=intB`` (B of 8, 4, 3 or 2) each row is quantized on the fly, for each run of
+``act_group_size`` inputs: ``top = 2**(B-1) - 1``; ``amax = max |x|``; ``inv = top / amax`` and
+``s_a = amax / top`` (both 0 when ``amax < 1e-30``); ``q = round_half_to_even(x * inv)``, an integer
+in [-top, top].  All of it in f32, so that kernel and body agree on every code.  With ``acts=int1``,
+q is -1 where ``x < 0`` and 1 elsewhere, and s_a is the mean of ``|x|`` (0 when it is below 1e-30;
+XNOR-Net, arXiv 1603.05279).  With ``acts=none``, q is X and s_a is 1.  A NaN or infinity in a row
+makes that row's whole output NaN.
+
+Where q and the codes have few bits between them, kernels multiply planes of bits (and, popcount):
+they read the planes out of the same packed bytes, and give the same sums.
 
 With ``activation=swiglu``, N is even, W's first N/2 rows are the gate and the others the up
 projection; ``Y[m, f] = silu(gate[m, f]) * up[m, f]`` has N/2 columns.  Gate and up rows are

@@ -21,7 +21,7 @@ class LowBitMatMul:
 
     Attributes:
         weight: the packed weight's shape and format.
-        acts: ``int8`` or ``none``.
+        acts: ``int8``, ``int4``, ``int3``, ``int2``, ``int1`` or ``none``.
         act_group_size: inputs that share an activation scale.
         bias: whether the bias input is there.
         activation: ``none``, ``swiglu``, ``relu``, ``gelu`` or ``gelu_tanh``.
@@ -52,8 +52,9 @@ class LowBitMatMul:
         body = Body(INPUTS)
         x, packed, scales, zeros, table, bias, residual = body.inputs
         weight = self.weight.unpacked(body, [packed, scales, zeros, table])
-        if self.acts == "int8":
-            x = quantized(body, x, self.weight.k, self.act_group_size)
+        bits = 0 if self.acts == "none" else int(self.acts.removeprefix("int"))
+        if bits:
+            x = quantized(body, x, self.weight.k, self.act_group_size, bits)
         y = body("MatMul", x, body.transpose(weight, 1, 0))
         if self.bias:
             y = body("Add", y, bias)
@@ -66,7 +67,8 @@ class LowBitMatMul:
             outputs = list(
                 body.op_multi_out("Split", [y, sizes], {"axis": -1}, num_outputs=len(self.splits))
             )
-        acts = f"a{self.act_group_size}" if self.acts == "int8" else "float"
+        acts = f"a{self.act_group_size}" if bits else "float"
+        acts += f"_{self.acts}" if 0 < bits < 8 else ""
         parts = [self.weight.overload(), acts]
         parts += ["bias"] * self.bias + [self.activation] * (self.activation != "none")
         parts += ["residual"] * self.residual

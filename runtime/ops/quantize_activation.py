@@ -7,6 +7,7 @@ the pixels of [n, C, ...].
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from bitfold.runtime.ops.body import Body
@@ -20,7 +21,8 @@ def quantized(
 ) -> ir.Value:
     """Add the nodes that round ``x`` per run of ``group_size`` of the ``k`` elements of ``axis``.
 
-    Every step is done in float32 just as the kernels do it, so that both find the same codes.
+    Every step is done in float32 just as the kernels do it, so that both find the same codes.  One
+    bit stands for signs, times the mean magnitude.
 
     Raises:
         ValueError: ``axis`` is neither -1 nor 1, or is 1 and ``group_size`` does not divide ``k``.
@@ -35,7 +37,8 @@ def quantized(
     shape = body("Concat", lead, body.ints(groups, group_size), axis=0)
     grouped = body("Reshape", padded, shape)
     flat = body("Concat", lead, body.ints(groups * group_size), axis=0)
-    rounded = body("Reshape", _rounded(body, grouped, -1, bits), flat)
+    counts = np.minimum(group_size, k - group_size * np.arange(groups))
+    rounded = body("Reshape", _rounded(body, grouped, -1, bits, counts), flat)
     return rounded if k == groups * group_size else body.slice(rounded, -1, 0, k)
 
 
@@ -49,11 +52,17 @@ def _quantized_pixels(body: Body, x: ir.Value, k: int, group_size: int, bits: in
         body("Shape", x, start=2),
     )
     grouped = body("Reshape", x, body("Concat", *sizes, axis=0), allowzero=1)
-    return body("Reshape", _rounded(body, grouped, 2, bits), body("Shape", x), allowzero=1)
+    counts = np.full(k // group_size, group_size)
+    rounded = _rounded(body, grouped, 2, bits, counts)
+    return body("Reshape", rounded, body("Shape", x), allowzero=1)
 
 
-def _rounded(body: Body, grouped: ir.Value, axis: int, bits: int) -> ir.Value:
-    """Round to levels of the largest magnitude along ``axis``."""
+def _rounded(
+    body: Body, grouped: ir.Value, axis: int, bits: int, counts: np.ndarray
+) -> ir.Value:
+    """Round to levels of the largest magnitude along ``axis``, which holds ``counts`` elements."""
+    if bits == 1:
+        return _signs(body, grouped, axis, counts)
     top = float((1 << (bits - 1)) - 1)
     reach = body("ReduceMax", body("Abs", grouped), body.ints(axis), keepdims=1)
     dead = body("Less", reach, body.floats(TINY))
@@ -61,6 +70,19 @@ def _rounded(body: Body, grouped: ir.Value, axis: int, bits: int) -> ir.Value:
     inverse = body("Where", dead, zero, body("Div", body.floats(top), reach))
     scale = body("Where", dead, zero, body("Div", reach, body.floats(top)))
     return body("Mul", body("Round", body("Mul", grouped, inverse)), scale)
+
+
+def _signs(body: Body, grouped: ir.Value, axis: int, counts: np.ndarray) -> ir.Value:
+    """Signs times mean magnitudes along ``axis`` (XNOR-Net, arXiv 1603.05279)."""
+    zero = body.floats(0.0)
+    total = body("ReduceSum", body("Abs", grouped), body.ints(axis), keepdims=1)
+    if len(set(counts)) == 1:
+        divisor = body.floats(float(counts[0]))
+    else:  # a shorter last group of a row: [groups, 1]
+        divisor = body("Constant", value=ir.tensor(counts.astype(np.float32).reshape(-1, 1)))
+    mean = body("Div", total, divisor)
+    scale = body("Where", body("Less", mean, body.floats(TINY)), zero, mean)
+    return body("Where", body("Less", grouped, zero), body("Neg", scale), scale)
 
 
 def quantize_activation(k: int, group_size: int, bits: int = 8, axis: int = -1) -> ir.Function:

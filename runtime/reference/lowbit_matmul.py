@@ -12,26 +12,35 @@ TINY = np.float32(1e-30)
 """Runs of activations whose largest magnitude is below this become zeros."""
 
 
-def quantize_activations(x: np.ndarray, group_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Round rows to int8, one scale for each run of ``group_size`` inputs.
+def quantize_activations(
+    x: np.ndarray, group_size: int, bits: int = 8
+) -> tuple[np.ndarray, np.ndarray]:
+    """Round rows to integers of ``bits`` bits, one scale for each run of ``group_size`` inputs.
 
     Args:
         x: float32 [M, K], finite.
         group_size: inputs that share a scale; the last run may be shorter.
+        bits: 8, 4, 3, 2, or 1 for signs and mean magnitudes.
 
     Returns:
-        q int8 [M, K] in [-127, 127] and s_a float32 [M, ceil(K / group_size)].
+        q int8 [M, K] and s_a float32 [M, ceil(K / group_size)].
     """
     m, k = x.shape
     groups = -(-k // group_size)
     padded = np.zeros((m, groups * group_size), np.float32)
     padded[:, :k] = x
     grouped = padded.reshape(m, groups, group_size)
+    if bits == 1:
+        counts = np.minimum(group_size, k - group_size * np.arange(groups))
+        mean = (np.abs(grouped).sum(axis=2, dtype=np.float64) / counts).astype(np.float32)
+        q = np.where(x < 0, -1, 1).astype(np.int8)
+        return q, np.where(mean < TINY, np.float32(0), mean)
+    top = np.float32((1 << (bits - 1)) - 1)
     reach = np.abs(grouped).max(axis=2)
     dead = reach < TINY
     safe = np.where(dead, np.float32(1), reach)
-    inverse = np.where(dead, np.float32(0), np.float32(127) / safe)
-    scale = np.where(dead, np.float32(0), reach / np.float32(127))
+    inverse = np.where(dead, np.float32(0), top / safe)
+    scale = np.where(dead, np.float32(0), reach / top)
     q = np.rint(grouped * inverse[:, :, None]).astype(np.int8)
     return q.reshape(m, -1)[:, :k], scale.astype(np.float32)
 
@@ -95,7 +104,7 @@ def lowbit_matmul(
 ) -> np.ndarray:
     """Y of ``LowBitMatMul`` in float64, for x float32 [..., K] and the inputs as the op has them.
 
-    ``act_group_size`` 0 stands for K.  Sums are exact for int8 activations up to the scales.  Y is
+    ``act_group_size`` 0 stands for K.  Sums are exact for integer activations up to the scales.  Y is
     whole: ``splits`` cut it into the operator's outputs.
     """
     paired = activation == "swiglu"
@@ -119,8 +128,9 @@ def lowbit_matmul(
     rows = x.reshape(-1, k)
     broken = ~np.isfinite(rows).all(axis=1)
     finite = np.where(broken[:, None], np.float32(0), rows)
-    if acts == "int8":
-        q, s = quantize_activations(finite, act_group_size or k)
+    if acts != "none":
+        bits_of_q = int(acts.removeprefix("int"))
+        q, s = quantize_activations(finite, act_group_size or k, bits_of_q)
         operand, act_scale = q.astype(np.float64), s.astype(np.float64)
         if act_scale.shape[1] != groups:
             act_scale = np.repeat(act_scale, groups, axis=1)

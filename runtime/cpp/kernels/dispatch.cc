@@ -11,12 +11,15 @@
 namespace bitfold {
 namespace {
 
-const Kernels kRef = {"ref", &kMatMulRef, gather_row_ref, &kConvRef, hadamard_ref};
+const Kernels kRef = {"ref", &kMatMulRef, gather_row_ref, &kConvRef, hadamard_ref, &kPlanesRef};
 
 #if defined(BITFOLD_X86)
-const Kernels kAvx2 = {"avx2", &kMatMulAvx2, gather_row_ref, &kConvAvx2, hadamard_avx2};
-const Kernels kAvx512Vnni = {"avx512vnni", &kMatMulAvx512Vnni, gather_row_ref, &kConvAvx512Vnni,
-                             hadamard_avx512};
+const Kernels kAvx2 = {"avx2",    &kMatMulAvx2,  gather_row_ref,
+                       &kConvAvx2, hadamard_avx2, &kPlanesAvx2};
+const Kernels kAvx512Vnni = {"avx512vnni",     &kMatMulAvx512Vnni, gather_row_ref,
+                             &kConvAvx512Vnni, hadamard_avx512,    &kPlanesAvx512};
+const Kernels kAvx512Bitalg = {"avx512bitalg",   &kMatMulAvx512Vnni, gather_row_ref,
+                               &kConvAvx512Vnni, hadamard_avx512,    &kPlanesBitalg};
 
 // Whether the operating system saves these parts of the register state (XCR0).
 bool state_enabled(unsigned mask) {
@@ -41,6 +44,11 @@ bool has_avx512vnni() {
   const unsigned wanted = bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ;
   return (b & wanted) == wanted && (c & bit_AVX512VNNI);
 }
+
+bool has_avx512bitalg() {
+  unsigned a, b, c, d;
+  return has_avx512vnni() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & bit_AVX512BITALG);
+}
 #endif
 
 // One more ISA (NEON, say) is one more entry here, in CMakeLists.txt, and its files.
@@ -59,6 +67,7 @@ struct Choice {
 #if defined(BITFOLD_X86)
         {&kAvx2, has_avx2()},
         {&kAvx512Vnni, has_avx512vnni()},
+        {&kAvx512Bitalg, has_avx512bitalg()},
 #endif
     };
     const char* wanted = std::getenv("BITFOLD_ISA");

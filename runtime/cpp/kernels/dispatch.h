@@ -5,6 +5,7 @@
 #include "lowbit_conv/lowbit_conv.h"
 #include "lowbit_gather/lowbit_gather.h"
 #include "lowbit_matmul/lowbit_matmul.h"
+#include "lowbit_matmul/planes.h"
 
 namespace bitfold {
 
@@ -14,6 +15,7 @@ struct Kernels {
   GatherRow gather_row;
   const ConvKernels* conv;
   HadamardBlocks hadamard;
+  const PlaneKernels* planes;
 };
 
 // Chosen at the first call; BITFOLD_ISA overrides it.  Null when BITFOLD_ISA names an ISA that

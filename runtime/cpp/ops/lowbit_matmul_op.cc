@@ -12,7 +12,8 @@ enum Input : size_t { kX, kPacked, kScales, kZeroPoints, kTable, kBias, kResidua
 constexpr const char* kActivations[] = {"none", "swiglu", "relu", "gelu", "gelu_tanh"};
 static_assert(kIdentity == 0 && kSwiGlu == 1 && kRelu == 2 && kGelu == 3 && kGeluTanh == 4,
               "the names are in the order of the enum");
-constexpr const char* kActs[] = {"none", "int8"};
+constexpr const char* kActs[] = {"none", "int8", "int4", "int3", "int2", "int1"};
+constexpr int32_t kActBits[] = {0, 8, 4, 3, 2, 1};
 // Beyond this many inputs a group's int32 sum could overflow: 65536 * 127 * 255 < 2^31.
 constexpr int64_t kMostPerGroup = 65536;
 
@@ -25,7 +26,8 @@ class MatMulKernel {
         splits_(ints_attribute(api, info, "splits")) {
     const PackedWeight& w = weight_.value();
     op_.activation = activation_;
-    op_.int8 = choice(api, info, "acts", kActs) == 1;
+    op_.act_bits = kActBits[choice(api, info, "acts", kActs)];
+    op_.int8 = op_.act_bits != 0;
     op_.act_group_size = int_attribute(api, info, "act_group_size");
     if (op_.int8 && op_.act_group_size != w.k && op_.act_group_size != w.group_size)
       refuse("attribute 'act_group_size': expected K = " + std::to_string(w.k) +
@@ -33,7 +35,7 @@ class MatMulKernel {
              std::to_string(op_.act_group_size));
     if (op_.int8 && w.group_size > kMostPerGroup)
       refuse("attribute 'group_size': expected at most " + std::to_string(kMostPerGroup) +
-             " with int8 activations, found " + std::to_string(w.group_size));
+             " with integer activations, found " + std::to_string(w.group_size));
     if (op_.int8) expect_integers(w);
     op_.columns = is_paired(&op_) ? w.n / 2 : w.n;
     if (splits_.empty()) splits_ = {op_.columns};
@@ -88,7 +90,8 @@ class MatMulKernel {
     op.parts = parts.data();
     op.part_count = static_cast<int32_t>(parts.size());
     Threads threads{api_, context};
-    if (!run_matmul(kernels()->matmul, op, parallel_for, &threads))
+    const MatMulKernels chosen = kernels_for(kernels()->matmul, kernels()->planes, &op);
+    if (!run_matmul(&chosen, op, parallel_for, &threads))
       refuse("no memory for " + std::to_string(op.rows) + " rows");
   }
 

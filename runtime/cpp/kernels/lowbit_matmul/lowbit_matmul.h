@@ -3,7 +3,7 @@
 // X is prepared once a call, in blocks of at most `block_rows` rows.  A block holds its rows
 // interleaved, so that one pointer reaches every row of a step:
 //
-//   acts=int8:  q     int32 [Kpad / 4][rows]  four int8 activations each
+//   acts=intN:  q     int32 [Kpad / 4][rows]  four int8 activations each
 //               scale float [groups][rows]    s_a, NaN for a row that holds a NaN or infinity
 //               start int32 [groups][rows]    -op->offset * sum of q over the group
 //               sum   float [groups][rows]    sum of q over the group
@@ -40,7 +40,8 @@ struct MatMul {
   const float* bias;      // [n] or null
   const float* residual;  // [rows][columns], added last, or null
   Activation activation;
-  bool int8;               // acts=int8
+  bool int8;               // acts of eight bits or less
+  int32_t act_bits;        // their bits: 8, 4, 3, 2 or 1
   int64_t act_group_size;  // k, or the weight's group size
   int64_t rows;            // M
   const float* x;          // [rows][k]
@@ -72,6 +73,9 @@ static inline int64_t block_bytes(const PackedWeight* w, bool int8, int64_t rows
   int64_t data = padded_k(w) * rows * (int8 ? 1 : 4);
   return round_up(data, 64) + 3 * round_up((int64_t)w->groups * rows * 4, 64);
 }
+
+// The largest level of activations of two bits or more.
+static inline float act_top(const MatMul* op) { return (float)((1 << (op->act_bits - 1)) - 1); }
 
 static inline bool is_paired(const MatMul* op) { return op->activation == kSwiGlu; }
 

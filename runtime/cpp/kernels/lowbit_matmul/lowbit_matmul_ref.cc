@@ -4,8 +4,7 @@
 #include <string.h>
 
 #include "../scalar.h"
-#include "gelu.h"
-#include "lowbit_matmul.h"
+#include "reference.h"
 
 namespace bitfold {
 namespace {
@@ -36,14 +35,15 @@ void quantize(const MatMul* op, int32_t index) {
       int64_t k1 = k0 + w->group_size < w->k ? k0 + w->group_size : w->k;
       bool whole = op->act_group_size >= w->k;
       float amax = broken ? 0 : whole ? reach(x, w->k) : reach(x + k0, k1 - k0);
-      float inverse = amax < kTiny ? 0 : 127.0f / amax;
+      const float top = act_top(op);
+      float inverse = amax < kTiny ? 0 : top / amax;
       int32_t sum = 0;
       for (int64_t k = k0; k < k1; k++) {
         int32_t value = broken ? 0 : (int32_t)nearbyintf(x[k] * inverse);
         q[(k / 4 * b.rows + r) * 4 + k % 4] = (int8_t)value;
         sum += value;
       }
-      b.scale[g * b.rows + r] = broken ? NAN : amax < kTiny ? 0 : amax / 127.0f;
+      b.scale[g * b.rows + r] = broken ? NAN : amax < kTiny ? 0 : amax / top;
       b.start[g * b.rows + r] = -op->offset * sum;
       b.sum[g * b.rows + r] = (float)sum;
     }
@@ -103,22 +103,6 @@ float dot(const MatMul* op, const Block* b, int32_t tile, int32_t lane, const ui
   return op->int8 ? total : total * b->scale[0];
 }
 
-float activated(Activation activation, float value, float up) {
-  switch (activation) {
-    case kIdentity:
-      return value;
-    case kSwiGlu:
-      return value / (1 + expf(-value)) * up;
-    case kRelu:
-      return value < 0 ? 0 : value;  // a NaN stays
-    case kGelu:
-      return value * 0.5f * erfcf(value * -0x1.6a09e6p-1f);
-    case kGeluTanh:
-      return value / (1 + expf(-value * (kGeluLinear + kGeluCubic * value * value)));
-  }
-  return NAN;
-}
-
 void multiply(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0, int32_t block1,
               uint8_t* operands) {
   uint8_t* up_operands = operands + op->weight->k;
@@ -130,16 +114,9 @@ void multiply(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0, in
       if (is_paired(op)) decode_lane(op->weight, tile + 1, lane, up_operands);
       for (int32_t index = block0; index < block1; index++) {
         const Block b = block_at(op, index);
-        float value = dot(op, &b, tile, lane, operands) + (op->bias ? op->bias[n] : 0);
-        float up = 0;
-        if (is_paired(op)) {
-          up = dot(op, &b, tile + 1, lane, up_operands);
-          if (op->bias) up += op->bias[op->columns + n];
-        }
-        value = activated(op->activation, value, up);
-        if (op->residual) value += op->residual[b.first * op->columns + n];
-        const Part* part = part_of(op, n);
-        part->y[b.first * part->columns + n - part->first] = value;
+        const float value = dot(op, &b, tile, lane, operands);
+        const float up = is_paired(op) ? dot(op, &b, tile + 1, lane, up_operands) : 0;
+        write_one(op, &b, tile, lane, value, up);
       }
     }
 }

@@ -72,6 +72,7 @@ void quantize_avx2(const MatMul* op, int32_t index) {
   Block block = block_at(op, index);
   const int32_t rows = block.rows;
   const bool whole = op->act_group_size >= w->k;
+  const float top = act_top(op);
   for (int32_t r = 0; r < rows; r++) {
     const float* x = op->x + (block.first + r) * w->k;
     int32_t* q = block.q + r;
@@ -83,13 +84,13 @@ void quantize_avx2(const MatMul* op, int32_t index) {
       const int32_t bits = whole ? row_reach : reach_bits(x + k0, count);
       broken |= bits >= kInfinity;
       const float amax = as_float(bits);
-      const __m256 inverse = _mm256_set1_ps(amax < kTiny ? 0 : 127.0f / amax);
+      const __m256 inverse = _mm256_set1_ps(amax < kTiny ? 0 : top / amax);
       __m256i sums = _mm256_setzero_si256();
       for (int64_t i = 0; i < count; i += 8)
         sums = _mm256_add_epi32(
             sums, round_8(x + k0 + i, count - i, inverse, q + (k0 + i) / 4 * rows, rows));
       const int32_t sum = sum_lanes(sums);
-      block.scale[g * rows + r] = amax < kTiny ? 0 : amax / 127.0f;
+      block.scale[g * rows + r] = amax < kTiny ? 0 : amax / top;
       block.start[g * rows + r] = -op->offset * sum;
       block.sum[g * rows + r] = (float)sum;
     }

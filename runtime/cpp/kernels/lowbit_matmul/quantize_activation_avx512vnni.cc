@@ -60,8 +60,8 @@ inline __m128i round_16(__m512 x, __m512 inverse, int32_t* q, int64_t rows) {
 
 // Turn the largest magnitudes [count] into scales, in place, and their inverses.  Whole vectors:
 // both arrays are padded to 64 bytes.
-inline void scales_of(float* reach, float* inverses, int64_t count) {
-  const __m512 top = _mm512_set1_ps(127);
+inline void scales_of(float most, float* reach, float* inverses, int64_t count) {
+  const __m512 top = _mm512_set1_ps(most);
   for (int64_t i = 0; i < count; i += 16) {
     const __m512 amax = _mm512_loadu_ps(reach + i);
     const __mmask16 alive = _mm512_cmp_ps_mask(amax, _mm512_set1_ps(kTiny), _CMP_GE_OQ);
@@ -94,7 +94,7 @@ void quantize_avx512(const MatMul* op, int32_t index) {
     }
     broken[r] = most >= kInfinity;
   }
-  scales_of(b.scale, b.sum, groups * rows);
+  scales_of(act_top(op), b.scale, b.sum, groups * rows);
   for (int32_t r = 0; r < rows; r++) {
     const float* x = op->x + (b.first + r) * k;
     int32_t* q = b.q + r;
