@@ -31,6 +31,12 @@ inline __m512i swap_bits(__m512i x, char low) {
   return _mm512_xor_si512(x, _mm512_xor_si512(differ, _mm512_slli_epi32(differ, BY)));
 }
 
+// acc += sums of four products of bytes.  GCC copies the accumulators of the intrinsic around in
+// loops, which takes as many instructions again as there are products.
+inline void add_products(__m512i& acc, __m512i bytes, __m512i factors) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(bytes), "v"(factors));
+}
+
 // The planes of a chunk of packed codes; see channel_of_bit.
 template <int BITS>
 inline void load_planes(const uint8_t* chunk, __m512i* plane) {
@@ -98,7 +104,7 @@ inline __attribute__((always_inline)) void add_chunk(__m512i (&acc)[NT][R], cons
         for (int i = 0; i < BITS; i++) {
           const __m512i both = ACTS == 1 ? _mm512_xor_si512(plane[t][i], act)
                                          : _mm512_and_si512(plane[t][i], act);
-          acc[t][r] = _mm512_dpbusd_epi32(acc[t][r], Count::of_bytes(both), factor[i][j]);
+          add_products(acc[t][r], Count::of_bytes(both), factor[i][j]);
         }
       }
     }
@@ -138,17 +144,17 @@ void dot_planes(const MatMul* op, const Block* b, int32_t tile, const uint8_t* b
     BITFOLD_UNROLL
     for (int part = 1; part < kSplit; part++) acc[part][0][0] = _mm512_setzero_si512();
     const int32_t end = chunk + each < w->chunks ? chunk + each : w->chunks;
-    for (; chunk + kSplit <= end; chunk += kSplit) {
-      BITFOLD_UNROLL
-      for (int part = 0; part < kSplit; part++) {
-        if (R == 1 && !kMadeAhead<BITS>) {
-          BITFOLD_UNROLL
-          for (int line = 0; line < NT * BITS; line++)
-            _mm_prefetch((const char*)(bytes + line % BITS * kLine + line / BITS * stride + kAhead),
-                         _MM_HINT_T1);
+    if constexpr (kSplit > 1) {
+      for (; chunk + kSplit <= end; chunk += kSplit) {
+        BITFOLD_UNROLL
+        for (int part = 0; part < kSplit; part++, bytes += BITS * kLine, a += ACTS) {
+          if (!kMadeAhead<BITS>) {
+            BITFOLD_UNROLL
+            for (int line = 0; line < BITS; line++)
+              _mm_prefetch((const char*)(bytes + line * kLine + kAhead), _MM_HINT_T1);
+          }
+          add_chunk<Count, BITS, ACTS, R, NT>(acc[part], bytes, stride, a, factor);
         }
-        add_chunk<Count, BITS, ACTS, R, NT>(acc[part], bytes, stride, a, factor);
-        bytes += BITS * kLine, a += ACTS * R;
       }
     }
     for (; chunk < end; chunk++, bytes += BITS * kLine, a += ACTS * R)
