@@ -60,7 +60,7 @@ def _folders() -> Iterator[Path]:
 
 
 def isa() -> str:
-    """The instruction set whose kernels run: ``ref``, ``avx2`` or ``avx512vnni``.
+    """The instruction set whose kernels run: ``ref``, ``avx2``, ``avx512vnni``, ``avx512bitalg``.
 
     It is chosen when the library is first used in a process; ``BITFOLD_ISA`` overrides it.
 

@@ -16,7 +16,7 @@ from bitfold.passes.lower.packed_values import packed_values
 from bitfold.passes.lower.packing import pack_weight
 from bitfold.runtime.ops.body import call
 from bitfold.runtime.ops.lowbit_gather import lowbit_gather
-from bitfold.runtime.ops.lowbit_matmul import LowBitMatMul
+from bitfold.runtime.ops.lowbit_matmul import ACT_BITS, LowBitMatMul
 from bitfold.runtime.ops.packed import PackedWeight
 
 
@@ -47,13 +47,13 @@ class NativeLowering:
         """Replace a MatMul or Gemm, its input's quantizer and its tail by a LowBitMatMul."""
         tail = tail_of(site)
         rounding = rounding_of(site)
-        if rounding is not None and rounding.bits != 8:
+        if rounding is not None and rounding.bits not in ACT_BITS:
             rounding = None  # stays a node of its own
         weight = self._weight(site, paired=tail.activation == "swiglu")
         packed = self._packed(site, weight)
         operator = LowBitMatMul(
             weight,
-            "none" if rounding is None else "int8",
+            "none" if rounding is None else f"int{rounding.bits}",
             weight.k if rounding is None else rounding.group_size,
             bias=tail.bias is not None,
             activation=tail.activation,

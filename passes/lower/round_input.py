@@ -15,8 +15,9 @@ from bitfold.runtime.ops.quantize_activation import TINY
 def round_input(graph: ir.Graph, context: Context, rounding: Rounding, channels: int) -> ir.Value:
     """The rounded input, float again: QuantizeLinear and DequantizeLinear with one scale a block.
 
-    The scale is a block's largest magnitude over the largest level, as
-    ``bitfold.QuantizeActivation`` has it; blocks below 1e-30 become next to nothing, not zeros.
+    The scale is a block's largest magnitude over the largest level, or its mean magnitude at one
+    bit, as ``bitfold.QuantizeActivation`` has it; blocks below 1e-30 become next to nothing, not
+    zeros.
 
     Args:
         graph: the model's graph, which takes the constants.
@@ -35,30 +36,41 @@ def round_input(graph: ir.Graph, context: Context, rounding: Rounding, channels:
     axis, source = rounding.axis, rounding.source
     lead = build("Shape", source, start=0, end=axis)
     tail = [] if axis == -1 else [build("Shape", source, start=axis + 1)]
+    signs = rounding.bits == 1
+    reduce = "ReduceSum" if signs else "ReduceMax"
     magnitude = build("Abs", source)
     if groups == 1:
-        reach = build("ReduceMax", magnitude, ints(axis), keepdims=1)
+        reach = build(reduce, magnitude, ints(axis), keepdims=1)
     else:
         if groups * size != channels:
             magnitude = build("Pad", magnitude, ints(0, groups * size - channels), None, ints(-1))
         shape = build("Concat", lead, ints(groups, size), *tail, axis=0)
         grouped = build("Reshape", magnitude, shape, allowzero=1)
-        reach = build("ReduceMax", grouped, ints(-1 if axis == -1 else axis + 1), keepdims=0)
+        reach = build(reduce, grouped, ints(-1 if axis == -1 else axis + 1), keepdims=0)
     # ORT leaves the axes of an empty tensor (no tokens, say) as they are when it reduces one.
     per_block = build("Concat", lead, ints(groups), *tail, axis=0)
     reach = build("Reshape", reach, per_block, allowzero=1)
     # A block of zeros must not be divided by 0.
     reach = build("Max", reach, constant(np.array([TINY], np.float32), "tiny"))
-    top = (1 << (rounding.bits - 1)) - 1
-    scale = build("Div", reach, constant(np.array([top], np.float32), f"top{top}"))
-    levels = build(
-        "QuantizeLinear",
-        rounding.source,
-        scale,
-        axis=rounding.axis,
-        block_size=size,
-        output_dtype=int(ir.DataType.INT8),
-    )
+    if signs:
+        # The last block of a row may be shorter; those of pixels are all alike.
+        counts = np.full(1, size) if axis == 1 else np.diff([*range(0, channels, size), channels])
+        name = f"counts.{channels}_{size}" + "_pixels" * (axis == 1)
+        scale = build("Div", reach, constant(counts.astype(np.float32), name))
+        negative = build("Less", source, constant(np.zeros(1, np.float32), "zero"))
+        minus, plus = (constant(np.array([each], np.int8), f"sign{each}") for each in (-1, 1))
+        levels = build("Where", negative, minus, plus)
+    else:
+        top = (1 << (rounding.bits - 1)) - 1
+        scale = build("Div", reach, constant(np.array([top], np.float32), f"top{top}"))
+        levels = build(
+            "QuantizeLinear",
+            source,
+            scale,
+            axis=rounding.axis,
+            block_size=size,
+            output_dtype=int(ir.DataType.INT8),
+        )
     rounded = build("DequantizeLinear", levels, scale, axis=rounding.axis, block_size=size)
     rounded.type, rounded.shape = rounding.source.type, rounding.source.shape
     build.place(rounding.node)

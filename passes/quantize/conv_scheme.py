@@ -10,7 +10,7 @@ import numpy as np
 from bitfold.passes.analysis.conv_shape import ConvShape
 from bitfold.passes.analysis.sites import Site
 from bitfold.passes.core.targets import Target
-from bitfold.runtime.formats.scheme import QuantScheme, WeightScheme
+from bitfold.runtime.formats.scheme import Acts, QuantScheme, WeightScheme
 
 ConvActs = Literal["auto", "pixel", "none"]
 
@@ -36,7 +36,8 @@ def conv_scheme(
        smaller), else all of those channels.
     2. A depthwise weight gets 8 bits and one scale per channel, and its input stays float: its
        few weights weigh nothing, and no sum is long enough for int8 to pay.
-    3. Inputs are int8, one scale per pixel and group, if the recipe's are and ``acts`` says so;
+    3. Inputs are int8, one scale per pixel and group, if the recipe's are quantized (to fewer
+       bits, too: those are for matmuls) and ``acts`` says so;
        ``auto`` keeps them float where there is one pixel (``one_pixel``, as in
        squeeze-and-excitation): a gate for a whole channel is sensitive, and its product costs
        nothing; and on ORT for all but large 1x1 weights (:func:`_suits_ort`).
@@ -50,7 +51,8 @@ def conv_scheme(
     scheme = WeightScheme(weight.format, group, weight.symmetric, weight.scale)
     fit = not one_pixel and (target != "ort" or _suits_ort(conv, group))
     pixel = acts == "pixel" or (acts == "auto" and fit)
-    return QuantScheme(scheme, recipe.acts if pixel else "none", recipe.act_granularity)
+    inputs: Acts = "int8" if pixel and recipe.acts != "none" else "none"
+    return QuantScheme(scheme, inputs, recipe.act_granularity)
 
 
 def has_one_pixel(site: Site) -> bool:

@@ -24,7 +24,7 @@ class SiteInserter:
     def __init__(self, model: ir.Model, context: Context) -> None:
         self.model = model
         self.context = context
-        self.activations: dict[tuple[ir.Value, int, int], ir.Value] = {}
+        self.activations: dict[tuple[ir.Value, int, int, int], ir.Value] = {}
 
     def insert(
         self,
@@ -32,10 +32,12 @@ class SiteInserter:
         sites: Sequence[Site],
         quantized: QuantizedWeight,
         act_group_size: int | None,
+        act_bits: int = 8,
     ) -> None:
         """Make ``sites``, which share the weight ``source``, use ``quantized`` instead.
 
-        Their inputs are rounded per run of ``act_group_size`` channels, or stay as they are.
+        Their inputs are rounded to ``act_bits`` bits per run of ``act_group_size`` channels, or
+        stay as they are.
         """
         stem = source.name or sites[0].name
         while f"{stem}.codes" in self.model.graph.initializers:
@@ -58,7 +60,7 @@ class SiteInserter:
                 turned = turned or self._transpose(weight, (1, 0))
                 site.node.replace_input_with(1, turned)
             if act_group_size is not None:
-                site.node.replace_input_with(0, self._activation(site, act_group_size))
+                site.node.replace_input_with(0, self._activation(site, act_group_size, act_bits))
         # Sites may share one Transpose; a dictionary keeps their order.
         for transpose in dict.fromkeys(site.transpose for site in sites):
             if transpose is not None and not transpose.outputs[0].uses():
@@ -138,16 +140,17 @@ class SiteInserter:
         graph.insert_before(matmul, lift)
         graph.insert_after(matmul, drop)
 
-    def _activation(self, site: Site, group_size: int) -> ir.Value:
+    def _activation(self, site: Site, group_size: int, bits: int) -> ir.Value:
         # Where the value comes from: branches that read it see its rounded form there too.
         data, owner = site.data, site.data.graph
         assert owner is not None, "sites read what the graph defines"
         axis, k = (-1, site.shape[1]) if site.conv is None else (1, site.conv.channels)
-        key = (data, group_size, axis)
+        key = (data, group_size, bits, axis)
         if key not in self.activations:
-            function = quantize_activation(k, group_size, axis=axis)
-            attributes = activation_attributes(group_size, axis=axis)
-            name = f"{data.name}.quantize_{'pixels_' * (axis == 1)}g{group_size}"
+            function = quantize_activation(k, group_size, bits, axis)
+            attributes = activation_attributes(group_size, bits, axis)
+            what = "pixels_" * (axis == 1) + f"int{bits}_" * (bits < 8)
+            name = f"{data.name}.quantize_{what}g{group_size}"
             node = call(self.model, function, [data], attributes, name)
             value = node.outputs[0]
             value.name, value.type, value.shape = f"{name}d", data.type, data.shape

@@ -31,7 +31,7 @@ from bitfold.passes.quantize.rounding import QuantizedWeight, round_to_nearest
 from bitfold.runtime.errors import ModelError
 from bitfold.runtime.formats import format_named
 from bitfold.runtime.formats.scale_types import ScaleType
-from bitfold.runtime.formats.scheme import QuantScheme, WeightScheme
+from bitfold.runtime.formats.scheme import Acts, QuantScheme, WeightScheme
 
 SMALLEST, SMALLEST_DEPTHWISE = 1024, 512
 """Weights with fewer elements than this are not worth a low-bit operator.
@@ -68,7 +68,8 @@ class Quantize(Pass):
         ranges: ``mse`` for the least squared error, ``minmax`` to cover every value.
         scales: type that scales are stored in: f16, f32, bf16, e8m0 (powers of two: MX formats,
             with group=32) or e4m3 (with a factor for each weight: NVFP4, with group=16).
-        acts: ``int8`` to quantize inputs on the fly, ``none`` to keep them float.
+        acts: ``int8`` to quantize inputs on the fly, ``none`` to keep them float; ``int4``,
+            ``int3`` or ``int2`` for fewer levels, ``int1`` for signs and mean magnitudes.
         act_granularity: an activation scale per row and weight group, or per row (token).
         embeddings: number format of embedding tables; empty for the weights' format.
         embedding_group: group size of embedding tables; ``none`` for the weights' own.
@@ -92,7 +93,7 @@ class Quantize(Pass):
     symmetric: bool = False
     ranges: Literal["mse", "minmax"] = "mse"
     scales: ScaleType = "f16"
-    acts: Literal["int8", "none"] = "int8"
+    acts: Acts = "int8"
     act_granularity: Literal["group", "token"] = "group"
     embeddings: str = ""
     embedding_group: int | None = None
@@ -134,7 +135,7 @@ class Quantize(Pass):
             if conv is not None and conv.depthwise:
                 quantized = keep_sums(weight, quantized)
             quality = signal_to_noise(weight, quantized)
-            acts = scheme.act_group_size(weight.shape[1]) if scheme.acts == "int8" else None
+            acts = scheme.act_group_size(weight.shape[1]) if scheme.act_bits else None
             # Eight bits lose so little that made-up inputs, whose means are not the real ones',
             # may do more harm than good; below that they always help.
             real = bool(context.calibration) or not context.made_up
@@ -144,7 +145,9 @@ class Quantize(Pass):
                 if mean is not None and site.node.graph is model.graph:
                     lost = weight - quantized.dequantize()
                     corrected += correct_bias(site, lost, mean, context)
-            inserter.insert(source, sites, quantized.with_rows(shape[0]), acts)
+            inserter.insert(
+                source, sites, quantized.with_rows(shape[0]), acts, scheme.act_bits or 8
+            )
             packed = packed_nbytes(shape, scheme.weight, conv, quantized.scales.itemsize)
             size = (weight.nbytes, packed)
             for site in sites:

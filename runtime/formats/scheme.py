@@ -9,6 +9,9 @@ from bitfold.runtime.errors import RecipeError, UnsupportedError
 from bitfold.runtime.formats import Format, format_named
 from bitfold.runtime.formats.scale_types import DTYPES, ScaleType
 
+Acts = Literal["int8", "int4", "int3", "int2", "int1", "none"]
+"""What inputs are rounded to at run time: integers, or signs times a scale at one bit."""
+
 
 @dataclass(frozen=True)
 class WeightScheme:
@@ -72,7 +75,7 @@ class QuantScheme:
 
     Attributes:
         weight: the weight's scheme.
-        acts: ``int8`` for inputs quantized at run time, ``none`` for float ones.
+        acts: ``int8`` to ``int1`` for inputs quantized at run time, ``none`` for float ones.
         act_granularity: one activation scale a row (``token``) or a row and weight group.
 
     Raises:
@@ -80,7 +83,7 @@ class QuantScheme:
     """
 
     weight: WeightScheme
-    acts: Literal["int8", "none"] = "int8"
+    acts: Acts = "int8"
     act_granularity: Literal["group", "token"] = "group"
 
     def __post_init__(self) -> None:
@@ -90,6 +93,11 @@ class QuantScheme:
                 "are none that fit in 8 bits",
                 "keep inputs float with acts=none, or take int8, fp6_e2m3, fp4 or pot4 weights",
             )
+
+    @property
+    def act_bits(self) -> int | None:
+        """Bits of a quantized input; None where inputs stay float."""
+        return None if self.acts == "none" else int(self.acts.removeprefix("int"))
 
     def act_group_size(self, k: int) -> int:
         """Inputs that share an activation scale, for a site with ``k`` inputs."""

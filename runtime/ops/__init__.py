@@ -22,10 +22,10 @@ Every operator here has a kernel in ``runtime/cpp/ops`` and an oracle in
 
 Attributes (ints): ``N``, ``K``, ``bits`` (1..8), ``group_size`` (input channels a group: a
 multiple of 16, or K for one group a row; the last group may be shorter; ``G = ceil(K /
-group_size)``), ``layout`` (1); (strings): ``acts`` (``int8``, ``int4``,
-``int3``, ``int2``, ``int1`` or ``none``), ``activation`` (``none``, ``swiglu``, ``relu``, ``gelu`` or
-``gelu_tanh``); (int) ``act_group_size`` (K for one
-scale a row, or ``group_size``); (list of ints, optional) ``splits``.
+group_size)``), ``layout`` (1); (strings): ``acts`` (``int8``, ``int4``, ``int3``, ``int2``,
+``int1`` or ``none``), ``activation`` (``none``, ``swiglu``, ``relu``, ``gelu`` or ``gelu_tanh``);
+(int) ``act_group_size`` (K for one scale a row, or ``group_size``); (list of ints, optional)
+``splits``.
 
 The type of ``scales`` says what they are: f16, bf16 and f32 themselves; u8 exponents, a code e
 standing for ``2**(e - 127)`` (OCP's E8M0, which operators cannot be given as such; 255, its NaN,

@@ -15,6 +15,10 @@ from bitfold.runtime.ops.swiglu import gated
 INPUTS = ["X", "packed", "scales", "zero_points", "table", "bias", "residual"]
 
 
+ACT_BITS = (8, 4, 3, 2, 1)
+"""Bits of the activations that it quantizes on the fly."""
+
+
 @dataclass(frozen=True)
 class LowBitMatMul:
     """One configuration of the operator.

@@ -57,9 +57,7 @@ def _quantized_pixels(body: Body, x: ir.Value, k: int, group_size: int, bits: in
     return body("Reshape", rounded, body("Shape", x), allowzero=1)
 
 
-def _rounded(
-    body: Body, grouped: ir.Value, axis: int, bits: int, counts: np.ndarray
-) -> ir.Value:
+def _rounded(body: Body, grouped: ir.Value, axis: int, bits: int, counts: np.ndarray) -> ir.Value:
     """Round to levels of the largest magnitude along ``axis``, which holds ``counts`` elements."""
     if bits == 1:
         return _signs(body, grouped, axis, counts)

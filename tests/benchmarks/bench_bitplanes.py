@@ -94,9 +94,7 @@ def prepared(case: Case, m: int, threads: int) -> tuple[Callable[[], float], int
     return once, size
 
 
-def bench(
-    case: Case, m: int, options: argparse.Namespace
-) -> dict[str, float | int | str]:
+def bench(case: Case, m: int, options: argparse.Namespace) -> dict[str, float | int | str]:
     """Medians of the case and of int8 activations with 8-bit weights, and with the same weights."""
     rivals = [case, replace(case, acts="int8"), replace(case, acts="int8", bits=8)]
     runs = [prepared(each, m, options.threads) for each in rivals]

@@ -29,6 +29,7 @@ from bitfold.runtime.reference.lowbit_matmul import lowbit_matmul
 
 MATMUL = Case(40, 96, 4, 32, act_group=32, zero_points=True, table=True, bias=True)
 SWIGLU = Case(72, 48, 3, 16, activation="swiglu", zero_points=True)
+PLANES = Case(40, 96, 2, 32, "int1", 32, zero_points=True)
 SPLIT = Case(48, 64, 8, acts="none", splits=(16, 32))
 GATHER = Case(40, 96, 4, 32, zero_points=True, table=True)
 CONV = ConvCase(
@@ -74,7 +75,9 @@ def expect(y: np.ndarray, oracle: Callable[[], np.ndarray]) -> None:
     assert not wrong, wrong
 
 
-@pytest.mark.parametrize("case", [MATMUL, SWIGLU, SPLIT], ids=["plain", "swiglu", "splits"])
+@pytest.mark.parametrize(
+    "case", [MATMUL, SWIGLU, PLANES, SPLIT], ids=["plain", "swiglu", "planes", "splits"]
+)
 @EXAMPLES
 @given(data=st.data())
 def test_matmul_attributes(case: Case, data: st.DataObject) -> None:

@@ -36,7 +36,7 @@ CASE = Case(40, 96, 4, 32, act_group=32, zero_points=True, table=True, bias=True
         ({"group_size": 24}, "'group_size': expected K = 96 or a multiple of 16, found 24"),
         ({"group_size": 112}, "'group_size': expected 1 to 96, found 112"),
         ({"act_group_size": 48}, "'act_group_size': expected K = 96 or group_size = 32"),
-        ({"acts": "int4"}, "'acts': expected 'none' or 'int8', found 'int4'"),
+        ({"acts": "int5"}, "'acts': expected 'none', 'int8', 'int4', 'int3', 'int2' or 'int1', f"),
         (
             {"activation": "silu"},
             "'activation': expected 'none', 'swiglu', 'relu', 'gelu' or 'gelu_t",

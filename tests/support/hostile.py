@@ -30,7 +30,20 @@ INTEGERS = (
 )
 HUGE = (2**31, 2**32, 2**40, 2**61, 2**62, 2**63 - 1, -(2**63))
 FLOATS = (0.0, -0.0, 1e-45, 1e-5, 6.0, 3e38, -3e38, float("inf"), float("-inf"), float("nan"))
-STRINGS = ("", "none", "int8", "int4", "relu", "clip", "swiglu", "gelu", "x" * 5000, "\0", "é")
+STRINGS = (
+    "",
+    "none",
+    "int8",
+    "int4",
+    "int1",
+    "relu",
+    "clip",
+    "swiglu",
+    "gelu",
+    "x" * 5000,
+    "\0",
+    "é",
+)
 DTYPES = (np.float64, np.int64, np.int32)
 """Types that no tensor of a weight has."""
 

@@ -61,6 +61,11 @@ def ops(model: ir.Model) -> list[str]:
         {"weights": "int2", "acts": "none", "ranges": "minmax"},
         {"weights": "ternary", "group": 0, "embeddings": "int8"},
         {"weights": "int5", "scales": "f32"},
+        {"weights": "int2", "acts": "int2"},
+        {"weights": "binary", "acts": "int1", "embeddings": "int8"},
+        {"weights": "int4", "acts": "int3", "act_granularity": "token"},
+        {"weights": "ternary", "acts": "int1", "act_granularity": "token"},
+        {"weights": "int8", "acts": "int4", "group": 0},
     ],
     ids=str,
 )

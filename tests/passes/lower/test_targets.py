@@ -79,6 +79,24 @@ def test_matmul(target, weights, acts, n, k, group):
     assert domains(model) == {"" if target == "portable" else "com.microsoft"}
 
 
+@pytest.mark.parametrize("acts", ["int1", "int2", "int3", "int4"])
+@pytest.mark.parametrize(("k", "group"), [(64, 32), (100, 32), (40, 64), (96, 0)])
+def test_inputs_of_few_bits_are_written_out(acts, k, group):
+    quantize = Quantize(weights="int4", group=group, acts=acts)
+    x = f(2, 5, k)
+    x[1, 2] = 0
+    x[0, 0, ::3] = -0.0
+    lower = Lower(target="portable")
+    neutral, found, _ = before_and_after(matmul(40, k), quantize, lower, {"x": x})
+    assert_same(neutral, found, 1e-5)
+    with pytest.raises(UnsupportedError, match=f"{acts} inputs: MatMulNBits rounds to int8"):
+        before_and_after(matmul(40, k), quantize, Lower(target="ort"), {"x": x})
+    emulated = Lower(target="ort", emulate=True)
+    neutral, found, entry = before_and_after(matmul(40, k), quantize, emulated, {"x": x})
+    assert_same(neutral, found, 1e-5)
+    assert "emulated" in entry.changes[0].text
+
+
 @pytest.mark.parametrize("weights", ["int4", "int8", "int2"])
 def test_one_row_takes_another_kernel_of_ort(weights):
     model = matmul(48, 192)

@@ -128,6 +128,7 @@ RECIPE = QuantScheme(WeightScheme("int4", 32, False))
 def test_inputs_are_rounded_where_the_target_runs_it(acts, target, kernel, expected):
     conv = ConvShape(128, 64, kernel, 1)
     assert conv_scheme(RECIPE, conv, acts, target).acts == expected
+    assert conv_scheme(QuantScheme(RECIPE.weight, "int2"), conv, acts, target).acts == expected
     weight_only = QuantScheme(RECIPE.weight, "none")
     assert conv_scheme(weight_only, conv, acts, target).acts == "none"
 

@@ -96,7 +96,8 @@ void check(const std::string& name, size_t outputs, Call call) {
   for (const std::vector<float>& y : each) same(y, "from callers at once");
 }
 
-void check_matmul(std::mt19937& random, int64_t m, int bits, bool int8, Activation activation,
+// act_bits 0 stands for float activations.
+void check_matmul(std::mt19937& random, int64_t m, int bits, int act_bits, Activation activation,
                   bool zero_points, bool table) {
   const int64_t n = 496, k = 544, group = 32;
   const int64_t tiles = activation == kSwiGlu ? 2 * ((n / 2 + kTile - 1) / kTile) : n / kTile;
@@ -106,20 +107,22 @@ void check_matmul(std::mt19937& random, int64_t m, int bits, bool int8, Activati
   op.weight = &weight.packed;
   op.bias = bias.data();
   op.activation = activation;
-  op.int8 = int8;
+  op.int8 = act_bits != 0;
+  op.act_bits = act_bits;
   op.act_group_size = zero_points ? k : group;
   op.rows = m;
   op.x = x.data();
   op.columns = activation == kSwiGlu ? n / 2 : n;
   const std::string name = "matmul M=" + std::to_string(m) + " " + std::to_string(bits) +
-                           " bits" + (int8 ? "" : " float") + (zero_points ? " zeros" : "") +
+                           " bits, acts " + std::to_string(act_bits) + (zero_points ? " zeros" : "") +
                            (table ? " table" : "") + " activation " + std::to_string(activation);
   check(name, m * op.columns, [&](int threads, float* y) {
     MatMul own = op;
     const Part part{y, 0, op.columns};
     own.parts = &part;
     own.part_count = 1;
-    if (!run_matmul(kernels()->matmul, own, parallel_for, &threads)) std::abort();
+    const MatMulKernels chosen = kernels_for(kernels()->matmul, kernels()->planes, &own);
+    if (!run_matmul(&chosen, own, parallel_for, &threads)) std::abort();
   });
 }
 
@@ -174,9 +177,11 @@ int main(int count, char** values) {
   std::mt19937 random(0);
   for (int64_t m : rows)
     for (int bits = 1; bits <= 8; bits++) {
-      check_matmul(random, m, bits, true, kIdentity, false, bits % 2 == 0);
-      check_matmul(random, m, bits, true, bits % 2 ? kSwiGlu : kGelu, true, false);
-      check_matmul(random, m, bits, false, kRelu, bits % 2 == 0, false);
+      check_matmul(random, m, bits, 8, kIdentity, false, bits % 2 == 0);
+      check_matmul(random, m, bits, 8, bits % 2 ? kSwiGlu : kGelu, true, false);
+      check_matmul(random, m, bits, 0, kRelu, bits % 2 == 0, false);
+      for (int acts = 1; acts <= 4; acts++)
+        check_matmul(random, m, bits, acts, bits % 2 ? kIdentity : kSwiGlu, acts % 2 == 0, false);
     }
   for (const bool int8 : {true, false}) {
     check_conv(random, 96, 64, 1, 3, 15, int8);

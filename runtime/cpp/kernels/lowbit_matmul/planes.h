@@ -6,7 +6,8 @@
 //   sum of level * q = base * sum of q + step * sum over i, j of +-2^(i+j) popcount(w_i & a_j)
 //
 // Activations of one bit are +1 (bit 1) or -1: w_i * q sums up to (sum of q + count) / 2 -
-// popcount(w_i ^ a), so that each plane of the weight takes one product of the two.
+// popcount(w_i ^ a), so that each plane of the weight takes one product of the two.  Padding would
+// count, so K must be whole chunks then.
 //
 // The weight's bytes are those that the other kernels read.  A lane's 32-bit word holds the plane
 // of 32 input channels once the fields of its lines are put together; which bit is which channel

@@ -54,28 +54,18 @@ inline void planes_of_bytes(const MatMul* op, Block* b) {
     }
 }
 
-// Bits of a chunk's word that are channels below `count`.
-inline uint32_t channels_below(const PackedWeight* w, int64_t count) {
-  if (count >= kChunk) return ~0u;
-  uint32_t word = 0;
-  for (int bit = 0; bit < kChunk; bit++)
-    word |= (uint32_t)(channel_of_bit(w->bits, bit) < count) << bit;
-  return word;
-}
-
 inline float sum_of(__m256 v) {
   __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   s = _mm_add_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
 
-// Signs and mean magnitudes: planes [C][1][rows] in the place of q.
+// Signs and mean magnitudes: planes [C][1][rows] in the place of q.  K is whole chunks.
 inline void binarize_block(const MatMul* op, int32_t index) {
   const PackedWeight* w = op->weight;
   Block b = block_at(op, index);
   const int rows = b.rows;
   const bool whole = op->act_group_size >= w->k;
-  const int64_t chunks = w->groups == 1 ? w->chunks : w->group_size / kChunk;
   const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
   // Packing leaves channels 0-3, 8-11, 16-19, 24-27 in the lower half, the others in the upper.
   alignas(32) int32_t from[8];
@@ -84,7 +74,6 @@ inline void binarize_block(const MatMul* op, int32_t index) {
     from[slot] = dword / 2 + dword % 2 * 4;
   }
   const __m256i slots = _mm256_load_si256((const __m256i*)from);
-  const uint32_t last = channels_below(w, w->k - (int64_t)(w->chunks - 1) * kChunk);
   for (int r = 0; r < rows; r++) {
     const float* x = op->x + (b.first + r) * w->k;
     uint32_t* planes = (uint32_t*)b.q + r;
@@ -94,16 +83,10 @@ inline void binarize_block(const MatMul* op, int32_t index) {
       __m256 sums[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(),
                         _mm256_setzero_ps()};
       int32_t ones = 0;
-      for (int64_t c = 0, k = 0; c < chunks && k < count; c++, k += kChunk, x += kChunk) {
-        alignas(32) float rest[kChunk];
-        const float* at = x;
-        if (count - k < kChunk) {
-          for (int i = 0; i < kChunk; i++) rest[i] = i < count - k ? x[i] : 0;
-          at = rest;
-        }
+      for (int64_t k = 0; k < count; k += kChunk, x += kChunk) {
         __m256i negative[4];
         for (int part = 0; part < 4; part++) {
-          const __m256 value = _mm256_loadu_ps(at + 8 * part);
+          const __m256 value = _mm256_loadu_ps(x + 8 * part);
           sums[part] = _mm256_add_ps(sums[part], _mm256_and_ps(value, magnitude));
           negative[part] = _mm256_castps_si256(
               _mm256_cmp_ps(value, _mm256_setzero_ps(), _CMP_LT_OQ));
@@ -111,9 +94,8 @@ inline void binarize_block(const MatMul* op, int32_t index) {
         const __m256i bytes =
             _mm256_packs_epi16(_mm256_packs_epi32(negative[0], negative[1]),
                                _mm256_packs_epi32(negative[2], negative[3]));
-        uint32_t word = ~(uint32_t)_mm256_movemask_epi8(
+        const uint32_t word = ~(uint32_t)_mm256_movemask_epi8(
             to_bit_order(_mm256_permutevar8x32_epi32(bytes, slots)));
-        if (count - k < kChunk) word &= last;
         *planes = word;
         planes += rows;
         ones += __builtin_popcount(word);
