@@ -104,8 +104,8 @@ def lowbit_matmul(
 ) -> np.ndarray:
     """Y of ``LowBitMatMul`` in float64, for x float32 [..., K] and the inputs as the op has them.
 
-    ``act_group_size`` 0 stands for K.  Sums are exact for integer activations up to the scales.  Y is
-    whole: ``splits`` cut it into the operator's outputs.
+    ``act_group_size`` 0 stands for K.  Sums are exact for integer activations up to the scales.  Y
+    is whole: ``splits`` cut it into the operator's outputs.
     """
     paired = activation == "swiglu"
     tiled_rows = len(scales) * TILE
