@@ -57,14 +57,11 @@ def test_convert(options: str, scheme: str, bound: float, model: Path, tmp_path:
     sites = run_json("inspect", out, "--no-plan")["sites"]
     assert scheme in {site["scheme"] for site in sites}
     ids, reference = tokens(256), bitfold.Session(model).ort
-    scores = [
-        score_text(bitfold.Session(out, library=library).ort, ids, 128, reference=reference)
-        for library in (True, False)
-    ]
-    assert max(score.kl for score in scores) < bound
-    assert scores[0].perplexity == pytest.approx(
-        scores[1].perplexity, rel=0.06
-    )  # signs near 0 flip
+    kernels, bodies = (bitfold.Session(out, library=library).ort for library in (True, False))
+    for session in (kernels, bodies):
+        assert score_text(session, ids, 128, reference=reference).kl < bound
+    # Some sums of signs are 0: what rounding makes of them in the bodies has either sign.
+    assert score_text(kernels, ids, 128, reference=bodies).kl < bound / 20
 
 
 def test_fewer_bits_cost_more(model: Path, tmp_path: Path) -> None:
