@@ -132,7 +132,7 @@ def test_a_rewrite_rule_set(folder: Path) -> None:
         made, entry = run(passes)
         assert operators(made) == ["Identity", "MatMul", "Identity"]
         assert entry.status == "applied"
-        assert [change.text for change in entry.changes] == ["1 matches rewritten"]
+        assert [change.text for change in entry.changes] == ["1 match rewritten"]
 
 
 def test_a_pass_in_a_file(folder: Path) -> None:
