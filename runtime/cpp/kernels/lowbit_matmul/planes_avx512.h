@@ -37,6 +37,16 @@ inline void add_products(__m512i& acc, __m512i bytes, __m512i factors) {
   __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(bytes), "v"(factors));
 }
 
+// Sums that begin alike are loaded one by one: GCC would copy a shared register in each round.
+inline __m512i broadcast(const int32_t* from) {
+  __m512i all;
+  __asm__ volatile("vpbroadcastd %1, %0" : "=v"(all) : "m"(*from));
+  return all;
+}
+
+// Keep the loads of a step behind this line: moved up, they would push sums out to memory.
+inline __attribute__((always_inline)) void fence() { __asm__ volatile("" ::: "memory"); }
+
 // The planes of a chunk of packed codes; see channel_of_bit.
 template <int BITS>
 inline void load_planes(const uint8_t* chunk, __m512i* plane) {
@@ -73,10 +83,6 @@ void make_planes(const PackedWeight* w, int32_t tile, uint8_t* out) {
   }
 }
 
-// One row and one tile would be one chain of dependent sums: it is split over four.
-template <int R, int NT>
-constexpr int kParts = R * NT == 1 ? 4 : 1;
-
 // Add the products of one chunk; a points at its planes [ACTS][R].
 template <class Count, int BITS, int ACTS, int R, int NT>
 inline __attribute__((always_inline)) void add_chunk(__m512i (&acc)[NT][R], const uint8_t* chunk,
@@ -111,169 +117,62 @@ inline __attribute__((always_inline)) void add_chunk(__m512i (&acc)[NT][R], cons
   }
 }
 
-// Sums [NT][R][16] of NT tiles, the first of which is `tile`; `bytes` are its packed codes, or the
-// planes made of them.
-template <class Count, int BITS, int ACTS, int R, int NT>
-void dot_planes(const MatMul* op, const Block* b, int32_t tile, const uint8_t* bytes,
-                float* sums) {
-  constexpr int kAhead = 8 << 10;  // bytes that one row fetches into L2 ahead of their use
-  constexpr int kSplit = kParts<R, NT>;
-  const PackedWeight* w = op->weight;
-  const int64_t stride = tile_bytes(w);
-  const int32_t each = w->groups == 1 ? w->chunks : w->group_size / kChunk;
-  const uint32_t* a = (const uint32_t*)b->q;
-  __m512i factor[BITS][ACTS];
+template <int BITS, int ACTS>
+inline void factors_of(const MatMul* op, __m512i (&factor)[BITS][ACTS]) {
   BITFOLD_UNROLL
   for (int i = 0; i < BITS; i++)
     BITFOLD_UNROLL
     for (int j = 0; j < ACTS; j++) factor[i][j] = _mm512_set1_epi8((char)factor_of(op, i, j));
-  __m512 total[NT][R];
-  BITFOLD_UNROLL
-  for (int t = 0; t < NT; t++)
-    BITFOLD_UNROLL
-    for (int r = 0; r < R; r++) total[t][r] = _mm512_setzero_ps();
-
-  for (int32_t g = 0, chunk = 0; g < w->groups; g++) {
-    __m512i acc[kSplit][NT][R];
-    BITFOLD_UNROLL
-    for (int r = 0; r < R; r++) {
-      const __m512i from = _mm512_set1_epi32(b->start[g * R + r]);
-      BITFOLD_UNROLL
-      for (int t = 0; t < NT; t++) acc[0][t][r] = from;
-    }
-    BITFOLD_UNROLL
-    for (int part = 1; part < kSplit; part++) acc[part][0][0] = _mm512_setzero_si512();
-    const int32_t end = chunk + each < w->chunks ? chunk + each : w->chunks;
-    if constexpr (kSplit > 1) {
-      for (; chunk + kSplit <= end; chunk += kSplit) {
-        BITFOLD_UNROLL
-        for (int part = 0; part < kSplit; part++, bytes += BITS * kLine, a += ACTS) {
-          if (!kMadeAhead<BITS>) {
-            BITFOLD_UNROLL
-            for (int line = 0; line < BITS; line++)
-              _mm_prefetch((const char*)(bytes + line * kLine + kAhead), _MM_HINT_T1);
-          }
-          add_chunk<Count, BITS, ACTS, R, NT>(acc[part], bytes, stride, a, factor);
-        }
-      }
-    }
-    for (; chunk < end; chunk++, bytes += BITS * kLine, a += ACTS * R)
-      add_chunk<Count, BITS, ACTS, R, NT>(acc[0], bytes, stride, a, factor);
-    BITFOLD_UNROLL
-    for (int part = 1; part < kSplit; part++)
-      acc[0][0][0] = _mm512_add_epi32(acc[0][0][0], acc[part][0][0]);
-    BITFOLD_UNROLL
-    for (int t = 0; t < NT; t++) {
-      const int64_t at = (int64_t)(tile + t) * w->groups + g;
-      const __m512 scale = scales_at(w, at);
-      const __m512 zero = w->zero_points ? zeros_at(w->zero_points, at) : _mm512_setzero_ps();
-      BITFOLD_UNROLL
-      for (int r = 0; r < R; r++) {
-        __m512 part = _mm512_cvtepi32_ps(acc[0][t][r]);
-        if (w->zero_points) part = _mm512_fnmadd_ps(zero, _mm512_set1_ps(b->sum[g * R + r]), part);
-        total[t][r] = _mm512_fmadd_ps(_mm512_mul_ps(part, scale),
-                                      _mm512_set1_ps(b->scale[g * R + r]), total[t][r]);
-      }
-    }
-  }
-  BITFOLD_UNROLL
-  for (int t = 0; t < NT; t++)
-    BITFOLD_UNROLL
-    for (int r = 0; r < R; r++) _mm512_storeu_ps(sums + (t * R + r) * kTile, total[t][r]);
 }
 
-typedef void (*PlaneDot)(const MatMul* op, const Block* b, int32_t tile, const uint8_t* bytes,
-                         float* sums);
+// Chunks of a whole group.
+inline int32_t group_chunks(const PackedWeight* w) {
+  return w->groups == 1 ? w->chunks : w->group_size / kChunk;
+}
 
-// What multiplies weights of one width by activations of another, for 1 to kBlockRows rows.
-struct PlaneDots {
-  const PlaneDot* one;  // tile
-  const PlaneDot* two;  // tiles at a time, or null: their registers would not suffice
-  void (*make_planes)(const PackedWeight* w, int32_t tile, uint8_t* out);  // or null
-};
-
-template <class Count, int BITS, int ACTS, int NT>
-struct OfRows {
-  static constexpr PlaneDot kDots[kBlockRows] = {
-      dot_planes<Count, BITS, ACTS, 1, NT>, dot_planes<Count, BITS, ACTS, 2, NT>,
-      dot_planes<Count, BITS, ACTS, 3, NT>, dot_planes<Count, BITS, ACTS, 4, NT>,
-      dot_planes<Count, BITS, ACTS, 5, NT>, dot_planes<Count, BITS, ACTS, 6, NT>};
-};
-
+// Sums [16] of one row and one tile, whose packed codes, or the planes made of them, are at
+// `bytes`.  One chain of dependent sums would be slow: it is split over four.
 template <class Count, int BITS, int ACTS>
-constexpr PlaneDots dots_of() {
-  PlaneDots dots = {OfRows<Count, BITS, ACTS, 1>::kDots, nullptr, nullptr};
-  if constexpr (BITS * ACTS == 1) dots.two = OfRows<Count, BITS, ACTS, 2>::kDots;
-  if constexpr (kMadeAhead<BITS>) dots.make_planes = make_planes<BITS>;
-  return dots;
-}
-
-// For every pair of widths whose product is at most MOST.
-template <class Count, int MOST>
-PlaneDots plane_dots(int32_t bits, int32_t acts) {
-  if constexpr (MOST >= 4) {
-    if (bits == 2 && acts == 2) return dots_of<Count, 2, 2>();
-    if (bits == 4) return dots_of<Count, 4, 1>();
-    if (acts == 4) return dots_of<Count, 1, 4>();
-  }
-  if constexpr (MOST >= 3) {
-    if (bits == 3) return dots_of<Count, 3, 1>();
-    if (acts == 3) return dots_of<Count, 1, 3>();
-  }
-  if constexpr (MOST >= 2) {
-    if (bits == 2) return dots_of<Count, 2, 1>();
-    if (acts == 2) return dots_of<Count, 1, 2>();
-  }
-  return dots_of<Count, 1, 1>();
-}
-
-inline void quantize_planes(const MatMul* op, int32_t index) {
-  if (op->act_bits == 1) return binarize_block(op, index);
-  quantize_avx512(op, index);
-  Block b = block_at(op, index);
-  planes_of_bytes(op, &b);
-}
-
-// Tiles go two at a time, as in matmul_avx512.h, and all blocks of rows go over both.
-template <class Count, int MOST>
-void multiply_planes(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0,
-                     int32_t block1, uint8_t* scratch) {
+void dot_planes(const MatMul* op, const Block* b, int32_t tile, const uint8_t* bytes,
+                float* sums) {
+  constexpr int kAhead = 8 << 10;  // bytes that are fetched into L2 ahead of their use
+  constexpr int kParts = 4;
   const PackedWeight* w = op->weight;
-  const PlaneDots dots = plane_dots<Count, MOST>(w->bits, op->act_bits);
-  const int32_t by = is_paired(op) ? 2 : 1;
-  alignas(64) float sums[2 * kBlockRows * kTile];
-  for (int32_t tile = tile0; tile < tile1; tile += 2) {
-    const int32_t tiles = tile1 - tile < 2 ? 1 : 2;
-    const uint8_t* bytes = w->packed + tile * tile_bytes(w);
-    if (dots.make_planes) {
-      for (int32_t t = 0; t < tiles; t++)
-        dots.make_planes(w, tile + t, scratch + t * tile_bytes(w));
-      bytes = scratch;
-    }
-    for (int32_t index = block0; index < block1; index++) {
-      const Block b = block_at(op, index);
-      const int32_t each = b.rows * kTile;
-      if (tiles == 2 && dots.two && b.rows > 1) {
-        dots.two[b.rows - 1](op, &b, tile, bytes, sums);
-      } else {
-        for (int32_t t = 0; t < tiles; t++)
-          dots.one[b.rows - 1](op, &b, tile + t, bytes + t * tile_bytes(w), sums + t * each);
+  const int32_t each = group_chunks(w);
+  const uint32_t* a = (const uint32_t*)b->q;
+  __m512i factor[BITS][ACTS];
+  factors_of(op, factor);
+  __m512 total = _mm512_setzero_ps();
+  for (int32_t g = 0, chunk = 0; g < w->groups; g++) {
+    __m512i acc[kParts][1][1];
+    acc[0][0][0] = _mm512_set1_epi32(b->start[g]);
+    BITFOLD_UNROLL
+    for (int part = 1; part < kParts; part++) acc[part][0][0] = _mm512_setzero_si512();
+    const int32_t end = chunk + each < w->chunks ? chunk + each : w->chunks;
+    for (; chunk + kParts <= end; chunk += kParts) {
+      BITFOLD_UNROLL
+      for (int part = 0; part < kParts; part++, bytes += BITS * kLine, a += ACTS) {
+        if (!kMadeAhead<BITS>) {
+          BITFOLD_UNROLL
+          for (int line = 0; line < BITS; line++)
+            _mm_prefetch((const char*)(bytes + line * kLine + kAhead), _MM_HINT_T1);
+        }
+        add_chunk<Count, BITS, ACTS, 1, 1>(acc[part], bytes, 0, a, factor);
       }
-      for (int32_t t = 0; t < tiles; t += by)
-        write(op, &b, tile + t, sums + t * each, sums + (t + by - 1) * each);
     }
+    for (; chunk < end; chunk++, bytes += BITS * kLine, a += ACTS)
+      add_chunk<Count, BITS, ACTS, 1, 1>(acc[0], bytes, 0, a, factor);
+    BITFOLD_UNROLL
+    for (int part = 1; part < kParts; part++)
+      acc[0][0][0] = _mm512_add_epi32(acc[0][0][0], acc[part][0][0]);
+    const int64_t at = (int64_t)tile * w->groups + g;
+    __m512 part = _mm512_cvtepi32_ps(acc[0][0][0]);
+    if (w->zero_points)
+      part = _mm512_fnmadd_ps(zeros_at(w->zero_points, at), _mm512_set1_ps(b->sum[g]), part);
+    total = _mm512_fmadd_ps(_mm512_mul_ps(part, scales_at(w, at)), _mm512_set1_ps(b->scale[g]),
+                            total);
   }
-}
-
-inline int32_t planes_offset(const MatMul* op) { return op->weight->offset; }
-
-inline int64_t planes_scratch(const MatMul* op) { return 2 * tile_bytes(op->weight); }
-
-template <class Count, int MOST>
-constexpr PlaneKernels plane_kernels(const char* isa) {
-  return {{isa, kBlockRows, planes_offset, quantize_planes, nullptr, planes_scratch,
-           multiply_planes<Count, MOST>},
-          MOST};
+  _mm512_storeu_ps(sums, total);
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 // Bit-plane products on AVX-512 with BITALG, which counts the bits of 64 bytes at once.
 
-#include "planes_avx512.h"
+#include "planes_kernels_avx512.h"
 
 namespace bitfold {
 namespace {

@@ -1,6 +1,6 @@
 // Bit-plane products on AVX-512 that cannot count bits: half bytes are looked up.
 
-#include "planes_avx512.h"
+#include "planes_kernels_avx512.h"
 
 namespace bitfold {
 namespace {
