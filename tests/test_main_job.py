@@ -33,7 +33,7 @@ def converted(request, float_path, tmp_path_factory) -> tuple[str, Path]:
     operators = [node.op_type for node in result.model.graph]
     # 30 layers of QKV, output, gate-and-up and down projections, and the head.
     assert operators.count("LowBitMatMul") == 30 * 4 + 1
-    assert operators.count("GroupQueryAttention") == 30
+    assert operators.count("FusedAttention") == 30
     assert operators.count("Split") == 0
     return request.param, path
 

@@ -24,7 +24,7 @@ UNARY = {
 BINARY = {"Add", "Mul", "Sub", "Div", "Pow", "Where"}
 """Operators whose output is as long as the longest of their inputs."""
 
-BY_ROW = {(DOMAIN, "SwiGLU"), (DOMAIN, "LowBitMatMul")}
+BY_ROW = {(DOMAIN, "SwiGLU"), (DOMAIN, "LowBitMatMul"), (DOMAIN, "FusedAttention")}
 BY_ROW |= {(ORT_DOMAIN, "MultiHeadAttention"), (ORT_DOMAIN, "GroupQueryAttention")}
 """Operators whose outputs have the leading dimensions of their first input."""
 

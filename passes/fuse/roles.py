@@ -11,7 +11,7 @@ CARRIERS = frozenset(
     {"Add", "Reshape", "Transpose", "RotaryEmbedding", "Unsqueeze", "Squeeze", "Identity", "Mul"}
     | {"RMSNormalization", "LayerNormalization", "Split", "Slice", "Gather", "Concat"}
 )
-ATTENTIONS = frozenset({"Attention", "GroupQueryAttention", "MultiHeadAttention"})
+ATTENTIONS = frozenset({"Attention", "GroupQueryAttention", "MultiHeadAttention", "FusedAttention"})
 GATES = frozenset({"Sigmoid", "Gelu", "Relu", "Tanh", "HardSigmoid", "HardSwish", "Softplus"})
 REACH = 12
 """How many ops a projection is followed through."""

@@ -7,6 +7,8 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript.rewriter.pattern import ANY_VALUE, Pattern
 
+from bitfold.runtime.ops.fused_attention import LARGEST_HEAD
+
 
 def _pattern(op: Any, *values: Any, rotary: bool) -> Any:
     q, k, v, mask, past_key, past_value, cos, sin = values
@@ -52,7 +54,7 @@ PATTERNS = (Pattern(_with_rotary), Pattern(_without_rotary))
 Found = dict[str, ir.Value]
 
 ROTARY_MULTIPLE = 16
-"""With do_rotary, ORT's op takes head sizes that are multiples of this."""
+"""With do_rotary, GroupQueryAttention takes head sizes that are multiples of this."""
 
 
 def find_attention(model: ir.Model, attention: ir.Node) -> Found | None:
@@ -81,8 +83,14 @@ def end_of_attention(attention: ir.Node) -> ir.Node | None:
     return node
 
 
-def refusal(attention: ir.Node, found: Found) -> str:
-    """Why the attention cannot be a GroupQueryAttention, or an empty string."""
+def refusal(attention: ir.Node, found: Found, native: bool) -> str:
+    """Why the attention cannot be one operator with its cache, or an empty string.
+
+    Args:
+        attention: the node.
+        found: what the pattern matched.
+        native: that operator is bitfold's FusedAttention rather than ORT's GroupQueryAttention.
+    """
     sizes = set()
     for name in ("q", "k", "v"):
         heads, shape = heads_of(found[f"{name}_heads"]), found[name].shape
@@ -93,7 +101,10 @@ def refusal(attention: ir.Node, found: Found) -> str:
         sizes.add(heads[1])
     if len(sizes) != 1:
         return "the heads of query, key and value differ in size"
-    if "cos" in found and sizes.pop() % ROTARY_MULTIPLE:
+    size = sizes.pop()
+    if native and size > LARGEST_HEAD:
+        return f"heads of {size}: expected at most {LARGEST_HEAD}"
+    if not native and "cos" in found and size % ROTARY_MULTIPLE:
         return f"the op rotates heads of a multiple of {ROTARY_MULTIPLE} only"
     for name in ("q_rotary", "k_rotary"):
         node = found[name].producer() if name in found else None

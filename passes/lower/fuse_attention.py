@@ -1,11 +1,10 @@
-"""``fuse-attention``: attention with a cache becomes ORT's GroupQueryAttention."""
+"""``fuse-attention``: attention, its cache and its rotary embeddings become one operator."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
@@ -22,22 +21,29 @@ from bitfold.passes.lower.attention_pattern import (
     projections,
     refusal,
 )
+from bitfold.passes.lower.cache_lengths import native_lengths, ort_lengths
 from bitfold.passes.lower.decoder_inputs import Roles, mask_roles, rotary_table
 from bitfold.passes.lower.flash_attention import to_flash_attention
 from bitfold.passes.lower.flatten_attention import flatten_attention
+from bitfold.passes.lower.native_attention import read_split_heads, to_fused_attention
 from bitfold.runtime.errors import RecipeError
+from bitfold.runtime.ops.body import call
+from bitfold.runtime.ops.fused_attention import FusedAttention
 
 DEFAULT_POSITIONS = 8192
 
-ASSUMPTION = (
-    "GroupQueryAttention numbers positions from the length of the cache and expects padding on "
-    "the right; it takes several new tokens after a cache for a batch of 1 only"
+ASSUMPTION = "positions are numbered from the length of the cache, with padding on the right"
+ORT_ASSUMPTION = (
+    f"{ASSUMPTION}; after a cache GroupQueryAttention takes several tokens of a batch of 1 only"
 )
 
 
 @dataclass(frozen=True)
 class FuseAttention(Pass):
-    """Turn each cached Attention and its rotary embeddings into com.microsoft GroupQueryAttention.
+    """Turn each Attention, with its cache and rotary embeddings, into the target's one operator.
+
+    For target ``native`` that is ``bitfold.FusedAttention``, for ``ort`` com.microsoft
+    GroupQueryAttention where there is a cache.
 
     1. The rotary tables are computed by the graph itself for ``max_positions`` positions and kept
        as constants; the op rotates.
@@ -46,10 +52,11 @@ class FuseAttention(Pass):
        Split goes.
     4. Present keys and values may share one buffer with the past ones: the model's metadata says
        ``bitfold.kv_cache = shared-buffer-ok``.
-    5. An Attention without a cache stays the standard op, in the form that reads projections
-       [batch, sequence, heads * head] directly.
-    6. Where it has no mask and many keys, it becomes com.microsoft MultiHeadAttention, which does
-       not hold all scores at once.
+    5. Without a cache, the op reads projections [batch, sequence, heads * head] directly, or keys
+       and values that are kept as [batch, heads, sequence, head].  For ``ort`` and ``portable``
+       it is the standard Attention.
+    6. For ``ort``, where that has no mask and many keys, it becomes com.microsoft
+       MultiHeadAttention, which does not hold all scores at once.
 
     Left alone, with the reason: a mask that is not causal with the padding of the attention mask
     (found by running that part of the graph), angles that are not a function of the position,
@@ -58,7 +65,7 @@ class FuseAttention(Pass):
     The promise holds for sequences padded on the right whose positions count from the cache's
     length; the report says so.
 
-    Of these only 5 is done for target ``portable``: the others' ops are ORT's own.
+    Of these only 5 is done for target ``portable``: the others' ops are not standard.
 
     Attributes:
         target: what the model must run on.
@@ -83,7 +90,7 @@ class FuseAttention(Pass):
         positions = self.max_positions or int(
             model.metadata_props.get("bitfold.max_positions", DEFAULT_POSITIONS)
         )
-        work = _Work(model, context, positions)
+        work = _Work(model, context, positions, self.target == "native")
         changed = fused = False
         for node in list(model.graph):
             if node.op_type != "Attention" or node.domain != "":
@@ -106,22 +113,33 @@ class FuseAttention(Pass):
         if changed:
             common.RemoveUnusedNodesPass()(model)
         if fused:
-            context.entry.note(ASSUMPTION)
+            context.entry.note(ASSUMPTION if self.target == "native" else ORT_ASSUMPTION)
             if work.tables:
                 context.entry.note(f"rotary tables hold {counted(positions, 'position')}")
-            model.graph.opset_imports[ORT_DOMAIN] = 1
-            model.metadata_props["bitfold.kv_cache"] = "shared-buffer-ok"
+            if self.target == "ort":
+                model.graph.opset_imports[ORT_DOMAIN] = 1
+            # Without an attention mask the cache's size is its length: there is no room in it.
+            if all(isinstance(each, str) or each.keep is not None for each in work.roles.values()):
+                model.metadata_props["bitfold.kv_cache"] = "shared-buffer-ok"
         return changed
 
     def _flatten(self, model: ir.Model, attention: ir.Node) -> tuple[str, str]:
         """Bring an Attention without a cache to its fastest form: why not, and what it does."""
         flat = flatten_attention(model, attention)
-        if isinstance(flat, str):
-            return flat, ""
         what = "it reads the projections directly"
-        if self.target != "portable" and to_flash_attention(model.graph, flat):
-            what += " and never holds all scores"
+        if isinstance(flat, str):
+            if self.target == "native" and not read_split_heads(model, attention):
+                return "", "it reads the query's projection directly and never holds all scores"
+            return flat, ""
+        if self.target == "native":
+            reason = to_fused_attention(model, flat)
+            return "", f"{what}, but as the standard op: {reason}" if reason else f"{what} {FLASH}"
+        if self.target == "ort" and to_flash_attention(model.graph, flat):
+            what = f"{what} {FLASH}"
         return "", what
+
+
+FLASH = "and never holds all scores"
 
 
 @dataclass
@@ -131,6 +149,7 @@ class _Work:
     model: ir.Model
     context: Context
     positions: int
+    native: bool
     roles: dict[tuple[ir.Value, ...], Roles | str] = field(default_factory=dict)
     tables: dict[tuple[ir.Value, ...], tuple[ir.Value, ir.Value] | str] = field(
         default_factory=dict
@@ -142,7 +161,7 @@ class _Work:
         found = find_attention(self.model, attention)
         if found is None:
             return "it is not between the reshapes of heads with a cache"
-        reason = refusal(attention, found)
+        reason = refusal(attention, found, self.native)
         if reason:
             return reason
         angles = (found["cos"], found["sin"]) if "cos" in found else ()
@@ -190,25 +209,22 @@ class _Work:
         self, attention: ir.Node, found: Found, roles: Roles, tables: tuple[ir.Value, ...]
     ) -> None:
         graph = self.model.graph
-        heads, kv_heads = heads_of(found["q_heads"]), heads_of(found["k_heads"])
-        assert heads is not None  # refusal looked
-        assert kv_heads is not None
-        seqlens, total = self._lengths(roles, found)
-        new = ir.node(
-            "GroupQueryAttention",
-            [
-                *projections(found),
-                found["past_key"],
-                found["past_value"],
-                seqlens,
-                total,
-                *tables,
-            ],
-            _attributes(attention, found, heads[0], kv_heads[0]),
-            domain=ORT_DOMAIN,
-            num_outputs=3,
-            name=attention.name,
-        )
+        if self.native:
+            new = self._native(attention, found, roles, tables)
+        else:
+            heads, kv_heads = heads_of(found["q_heads"]), heads_of(found["k_heads"])
+            assert heads is not None  # refusal looked
+            assert kv_heads is not None
+            seqlens, total = self._lengths(roles, found)
+            caches = (found["past_key"], found["past_value"])
+            new = ir.node(
+                "GroupQueryAttention",
+                [*projections(found), *caches, seqlens, total, *tables],
+                _attributes(attention, found, heads[0], kv_heads[0]),
+                domain=ORT_DOMAIN,
+                num_outputs=3,
+                name=attention.name,
+            )
         out = found["out"].producer()
         assert out is not None  # the pattern matched it
         ir.convenience.replace_nodes_and_values(
@@ -220,46 +236,47 @@ class _Work:
             list(new.outputs),
         )
 
-    def _lengths(self, roles: Roles, found: Found) -> tuple[ir.Value, ir.Value]:
-        """seqlens_k i32[batch], each row's last position, and the total length i32[]."""
-        if roles.keep in self.lengths:
-            return self.lengths[roles.keep]
-        graph = self.model.graph
-        tape = ir.tape.Tape()
-        one = self._constant("bitfold.one", np.array([1], np.int64))
-        if roles.keep is not None:
-            kept: ir.Value = roles.keep
-            if kept.dtype != ir.DataType.INT64:
-                kept = tape.op("Cast", [kept], {"to": int(ir.DataType.INT64)})
-            summed = tape.op("ReduceSum", [kept, one], {"keepdims": 0})
-            last = tape.op("Sub", [summed, one])
-            size = tape.op("Shape", [roles.keep], {"start": 1, "end": 2})
-        else:
-            past = tape.op("Shape", [found["past_key"]], {"start": 2, "end": 3})
-            new = tape.op("Shape", [found["q"]], {"start": 1, "end": 2})
-            size = tape.op("Add", [past, new])
-            batch = tape.op("Shape", [found["past_key"]], {"start": 0, "end": 1})
-            last = tape.op("Expand", [tape.op("Sub", [size, one]), batch])
-        seqlens = tape.op("Cast", [last], {"to": int(ir.DataType.INT32)})
-        zero = self._constant("bitfold.zero", np.array([0], np.int64))
-        total = tape.op("Cast", [tape.op("Squeeze", [size, zero])], {"to": int(ir.DataType.INT32)})
-        seqlens.name, total.name = "bitfold.seqlens_k", "bitfold.total_sequence_length"
-        nodes = list(tape.nodes)
-        for number, node in enumerate(nodes):
-            node.name = f"bitfold/lengths/{node.op_type}_{number}"
-            if node.outputs[0].name is None:
-                node.outputs[0].name = f"{node.name}_output_0"
-        if roles.keep is not None:
-            graph.insert_before(graph[0], nodes)
-        else:
-            producer = found["q"].producer()
-            assert producer is not None  # a projection
-            graph.insert_after(producer, nodes)
-        self.lengths[roles.keep] = (seqlens, total)
-        return seqlens, total
+    def _native(
+        self, attention: ir.Node, found: Found, roles: Roles, tables: tuple[ir.Value, ...]
+    ) -> ir.Node:
+        """The FusedAttention."""
+        heads, kv_heads = heads_of(found["q_heads"]), heads_of(found["k_heads"])
+        assert heads is not None  # refusal looked
+        assert kv_heads is not None
+        projected = projections(found)
+        counts = self._counts(roles.keep) if roles.keep is not None else (None, None)
+        operator = FusedAttention(
+            heads[0],
+            kv_heads[0],
+            heads[1],
+            attention.attributes.get_float("scale", 0.0) or heads[1] ** -0.5,
+            packed=projected[1] is None,
+            causal=True,
+            interleaved=bool(interleaved(found, "q_rotary")),
+            softcap=attention.attributes.get_float("softcap", 0.0),
+            key=projected[1] is not None,
+            past=True,
+            lengths=roles.keep is not None,
+            total=roles.keep is not None,
+            rotary=bool(tables),
+            present=True,
+        )
+        inputs = [*projected, found["past_key"], found["past_value"], *counts]
+        inputs += [*(tables or (None, None)), None]
+        name = str(attention.name or "")
+        return call(self.model, operator.function(), inputs, operator.attributes(), name)
 
-    def _constant(self, name: str, array: np.ndarray) -> ir.Value:
-        return new_initializer(self.model.graph, self.context, array, name)
+    def _counts(self, keep: ir.Value) -> tuple[ir.Value, ir.Value]:
+        if keep not in self.lengths:
+            self.lengths[keep] = native_lengths(self.model.graph, self.context, keep)
+        return self.lengths[keep]
+
+    def _lengths(self, roles: Roles, found: Found) -> tuple[ir.Value, ir.Value]:
+        if roles.keep not in self.lengths:
+            self.lengths[roles.keep] = ort_lengths(
+                self.model.graph, self.context, roles.keep, found["q"], found["past_key"]
+            )
+        return self.lengths[roles.keep]
 
 
 def _plain_mask(mask: ir.Value) -> ir.Value:

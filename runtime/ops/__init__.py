@@ -103,8 +103,52 @@ f32 [..., K] and ``base`` int8 [m, m] (constant; optional, m = 1 when absent); a
 base's entries are 1 and -1, m is a multiple of 4 up to 512; with orthogonal rows H is a Hadamard
 matrix.  Sums are made in f32, in any order, and then multiplied by f32(1 / sqrt(size)).
 
-Rows of X, and pixels, are independent and no sum is split between threads: the result is the
-same for any number of threads.
+``FusedAttention`` (version 1) is attention with its cache and rotary embedding: softmax over keys
+of ``scale * q k``, times the values, for H query heads, of which ``H / Hkv`` neighbours share a
+K/V head::
+
+    Y = softmax(scale * Q K^T + mask) V
+
+====  ============  =====================  ==================================================
+ in   name          type and shape         meaning
+====  ============  =====================  ==================================================
+ 0    query         f32 [B, S, H * D]      or [B, S, (H + 2 Hkv) * D] where ``packed``
+ 1    key           f32 [B, N, Hkv * D]    new keys; optional
+ 2    value         f32 [B, N, Hkv * D]    new values; there with key
+ 3    past_key      f32 [B, Hkv, P, D]     optional
+ 4    past_value    f32 [B, Hkv, P, D]     there with past_key
+ 5    lengths       i64 [B]                keys that count, new ones included; optional
+ 6    total         i64, one element       optional, P + N when absent
+ 7    cos           f32 [positions, D/2]   optional
+ 8    sin           f32 [positions, D/2]   there with cos
+ 9    mask          f32                    added to scores; broadcast to [B, H, S, L]; optional
+====  ============  =====================  ==================================================
+
+Outputs: Y f32 [B, S, H * D]; present_key and present_value f32 [B, Hkv, L, D], both or neither,
+with ``L = max(P, total)``, or ``P + N`` where they are missing.
+
+Attributes (ints): ``num_heads`` (H), ``kv_num_heads`` (Hkv, a divisor of H), ``head_size`` (D, up
+to 256), ``packed`` (1: query holds query, key and value side by side, and ``N = S``), ``causal``,
+``interleaved``; (floats): ``scale``, ``softcap`` (0, or when missing: none; else scores x become
+``softcap * tanh(x / softcap)`` before the mask).
+
+Of batch entry b, new keys go to slots ``p .. p + N - 1`` with ``p = max(0, lengths[b] - N)`` (P
+without ``lengths``): behind the past ones, with padding on the right.  Other slots of the present
+keep what the past has there, and are 0 behind it.  Past and present may be the same memory; then
+only the new slots are written.  Slots from ``lengths[b]`` on are never read.  Query i sees the keys
+before ``lengths[b]`` and, with ``causal`` (``N = S``), none after slot ``p + i``; a query that sees
+none, or whose scores are all minus infinity, has a Y of 0.  Without present outputs there are
+either new keys or past ones, not both.
+
+With ``cos`` and ``sin`` (``N = S``, and present outputs) queries and new keys are turned by the
+angles of their positions ``p + i`` first: element d with ``d + D/2``, or 2d with 2d + 1 where
+``interleaved`` (RotaryEmbedding of the standard); the present holds turned keys.
+
+A NaN or infinite score makes Y of its query and head NaN; one among the values may also reach
+queries that do not see it.
+
+Rows of X, and pixels, are independent and no sum is split between threads, nor are the sums over
+chunks of keys put together in another order: the result is the same for any number of threads.
 """
 
 DOMAIN = "bitfold"

@@ -11,15 +11,18 @@
 namespace bitfold {
 namespace {
 
-const Kernels kRef = {"ref", &kMatMulRef, gather_row_ref, &kConvRef, hadamard_ref, &kPlanesRef};
+const Kernels kRef = {"ref",        &kMatMulRef, gather_row_ref, &kConvRef,
+                      hadamard_ref, &kPlanesRef, &kAttentionRef};
 
 #if defined(BITFOLD_X86)
-const Kernels kAvx2 = {"avx2",    &kMatMulAvx2,  gather_row_ref,
-                       &kConvAvx2, hadamard_avx2, &kPlanesAvx2};
+const Kernels kAvx2 = {"avx2",        &kMatMulAvx2, gather_row_ref, &kConvAvx2,
+                       hadamard_avx2, &kPlanesAvx2, &kAttentionAvx2};
 const Kernels kAvx512Vnni = {"avx512vnni",     &kMatMulAvx512Vnni, gather_row_ref,
-                             &kConvAvx512Vnni, hadamard_avx512,    &kPlanesAvx512};
+                             &kConvAvx512Vnni, hadamard_avx512,    &kPlanesAvx512,
+                             &kAttentionAvx512Vnni};
 const Kernels kAvx512Bitalg = {"avx512bitalg",   &kMatMulAvx512Vnni, gather_row_ref,
-                               &kConvAvx512Vnni, hadamard_avx512,    &kPlanesBitalg};
+                               &kConvAvx512Vnni, hadamard_avx512,    &kPlanesBitalg,
+                               &kAttentionAvx512Vnni};
 
 // Whether the operating system saves these parts of the register state (XCR0).
 bool state_enabled(unsigned mask) {

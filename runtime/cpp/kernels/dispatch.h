@@ -1,6 +1,7 @@
 // The kernels that this process uses, chosen once by what the CPU has.
 #pragma once
 
+#include "fused_attention/fused_attention.h"
 #include "hadamard/hadamard.h"
 #include "lowbit_conv/lowbit_conv.h"
 #include "lowbit_gather/lowbit_gather.h"
@@ -16,6 +17,7 @@ struct Kernels {
   const ConvKernels* conv;
   HadamardBlocks hadamard;
   const PlaneKernels* planes;
+  const AttentionKernels* attention;
 };
 
 // Chosen at the first call; BITFOLD_ISA overrides it.  Null when BITFOLD_ISA names an ISA that

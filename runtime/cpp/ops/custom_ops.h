@@ -48,6 +48,7 @@ CustomOp custom_op(const OrtApi* api) {
   return op;
 }
 
+CustomOp fused_attention_op(const OrtApi* api);
 CustomOp lowbit_matmul_op(const OrtApi* api);
 CustomOp lowbit_gather_op(const OrtApi* api);
 CustomOp lowbit_conv_op(const OrtApi* api);

@@ -16,7 +16,7 @@ using namespace bitfold::ops;
 // The operators live as long as the library: ORT keeps pointers to them.
 OrtStatus* add_ops(const OrtApi* api, OrtSessionOptions* options) {
   static const CustomOp ops[] = {lowbit_matmul_op(api), lowbit_gather_op(api), lowbit_conv_op(api),
-                                 hadamard_op(api)};
+                                 hadamard_op(api), fused_attention_op(api)};
   OrtCustomOpDomain* domain = nullptr;
   OrtStatus* status = api->CreateCustomOpDomain("bitfold", &domain);
   for (const CustomOp& op : ops)

@@ -1,4 +1,4 @@
-"""Long attention without a mask becomes MultiHeadAttention; all other keeps the standard op."""
+"""ORT's MultiHeadAttention for long attention without a mask; else the standard op."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_many_keys(attributes, queries):
     model = attention(attributes=attributes)
     inputs = feeds(queries=queries)
     before = run(model, inputs)
-    entry = apply(FuseAttention(), model)
+    entry = apply(FuseAttention(target="ort"), model)
     assert dict(census(model)) == {"MultiHeadAttention": 1}
     assert "never holds all scores" in entry.changes[0].text
     assert_same(before, run(model, inputs))
@@ -63,7 +63,7 @@ def test_many_keys(attributes, queries):
 )
 def test_other_attention_stays_standard(options):
     model = attention(**options)
-    apply(FuseAttention(), model)
+    apply(FuseAttention(target="ort"), model)
     assert dict(census(model)) == {"Attention": 1}
 
 

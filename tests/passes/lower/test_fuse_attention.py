@@ -1,4 +1,4 @@
-"""Attention with a cache becomes GroupQueryAttention; the answers stay those of the original."""
+"""Attention with a cache becomes one operator; the answers stay those of the original."""
 
 import numpy as np
 import onnx_ir as ir
@@ -12,6 +12,7 @@ from bitfold.passes.canonicalize.canonicalize import Canonicalize
 from bitfold.passes.fuse.merge_siblings import MergeSiblings
 from bitfold.passes.lower.fuse_attention import FuseAttention
 from bitfold.runtime.errors import RecipeError
+from bitfold.runtime.session import Session
 
 SIZES = {"layers": 2, "dim": 32, "heads": 4, "kv_heads": 2, "head_dim": 16, "ffn": 48, "vocab": 64}
 
@@ -42,11 +43,11 @@ def feeds_of(config, past, new, kept, seed=0):
     return feeds
 
 
-def fused(model, *items):
+def fused(model, *items, target="native"):
     apply(Canonicalize(), model)
     for item in items:
         apply(item, model)
-    return apply(FuseAttention(max_positions=64), model)
+    return apply(FuseAttention(max_positions=64, target=target), model)
 
 
 def compare(before, after, feeds, new):
@@ -68,42 +69,50 @@ CASES = [(0, 6, (6, 6)), (0, 6, (6, 3)), (0, 1, (1,)), (5, 1, (6, 6)), (4, 3, (7
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("packed", [False, True])
-def test_prompts_padding_and_decoding(kv_heads, packed):
+@pytest.mark.parametrize("target", ["native", "ort"])
+def test_prompts_padding_and_decoding(kv_heads, packed, target):
     config, model = decoder(kv_heads=kv_heads)
     _, original = decoder(kv_heads=kv_heads)
-    entry = fused(model, *([MergeSiblings()] if packed else []))
+    entry = fused(model, *([MergeSiblings()] if packed else []), target=target)
     assert len(entry.changes) == 2
     for past, new, kept in CASES:
         feeds = feeds_of(config, past, new, kept)
         compare(run(original, feeds), run(model, feeds), feeds, new)
 
 
-def test_the_graph_that_comes_out():
+OPERATORS = {"native": "FusedAttention", "ort": "GroupQueryAttention"}
+
+
+@pytest.mark.parametrize("target", OPERATORS)
+def test_the_graph_that_comes_out(target):
     _, model = decoder()
     inputs = [value.name for value in model.graph.inputs]
-    entry = fused(model, MergeSiblings())
+    entry = fused(model, MergeSiblings(), target=target)
     found = census(model)
-    assert found["GroupQueryAttention"] == 2
+    assert found[OPERATORS[target]] == 2
     assert found["Split"] == 2  # gate and up; that of q, k and v went
     assert {"Attention", "RotaryEmbedding", "Cos", "Where", "Reshape"}.isdisjoint(found)
-    assert (found["ReduceSum"], found["Cast"], found["Shape"]) == (1, 2, 1)  # once for all layers
+    casts = 2 if target == "ort" else 0
+    assert (found["ReduceSum"], found["Cast"], found["Shape"]) == (1, casts, 1)  # for all layers
     assert [value.name for value in model.graph.inputs] == inputs  # position_ids too
-    first, second = (n for n in model.graph if n.op_type == "GroupQueryAttention")
+    first, second = (n for n in model.graph if n.op_type == OPERATORS[target])
     names = [value.name if value is not None else "" for value in first.inputs]
     assert names[0].endswith("q_proj/MatMul+k_proj/MatMul+v_proj/MatMul_output_0")
-    assert names[1:] == [
+    lengths = {
+        "native": ["bitfold.lengths", "bitfold.total_length"],
+        "ort": ["bitfold.seqlens_k", "bitfold.total_sequence_length"],
+    }
+    assert names[1:9] == [
         "",
         "",
         "past_key_values.0.key",
         "past_key_values.0.value",
-        "bitfold.seqlens_k",
-        "bitfold.total_sequence_length",
+        *lengths[target],
         "bitfold.rotary.cos",
         "bitfold.rotary.sin",
     ]
     assert first.inputs[5:] == second.inputs[5:]
     assert [v.name for v in first.outputs[1:]] == ["present.0.key", "present.0.value"]
-    assert first.attributes.get_int("do_rotary", 0) == 1
     assert tuple(model.graph.initializers["bitfold.rotary.cos"].shape) == (64, 8)
     assert model.metadata_props["bitfold.kv_cache"] == "shared-buffer-ok"
     assert any("padding on the right" in note for note in entry.notes)
@@ -121,17 +130,18 @@ def test_scaled_rotary_frequencies_are_in_the_tables():
     compare(run(original, feeds), run(model, feeds), feeds, 1)
 
 
-def test_a_shared_buffer_gives_the_same_logits(tmp_path):
+@pytest.mark.parametrize("target", ["native", "native, its body", "ort"])
+def test_a_shared_buffer_gives_the_same_logits(tmp_path, target):
     """Past and present are one buffer of 16 positions, written in place token by token."""
     config, model = decoder()
     _, original = decoder()
-    fused(model, MergeSiblings())
+    fused(model, MergeSiblings(), target=target.partition(",")[0])
     ids = np.random.default_rng(1).integers(0, config.vocab, (1, 7))
     feeds = feeds_of(config, 0, 7, (7,))
     feeds["input_ids"] = ids
     expected = run(original, feeds)["logits"]
     ir.save(model, tmp_path / "m.onnx")
-    session = ort.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    session = Session(tmp_path / "m.onnx", library=target == "native").ort
     shape = (1, config.kv_heads, 16, config.head_dim)
     caches = {
         f"{i}.{kind}": ort.OrtValue.ortvalue_from_numpy(np.full(shape, np.nan, np.float32))
@@ -167,9 +177,22 @@ def test_max_positions_comes_from_the_option_the_metadata_or_the_default():
 
 def test_heads_that_the_op_cannot_rotate_are_refused():
     _, model = decoder(head_dim=24)
-    entry = fused(model)
+    entry = fused(model, target="ort")
     assert census(model)["Attention"] == 2
     assert "multiple of 16" in entry.skips[0].text
+    _, model = decoder(head_dim=258, layers=1)
+    entry = fused(model)
+    assert census(model)["Attention"] == 1
+    assert "heads of 258: expected at most 256" in entry.skips[0].text
+
+
+def test_heads_of_any_even_size_are_rotated():
+    config, model = decoder(head_dim=24)
+    _, original = decoder(head_dim=24)
+    fused(model)
+    assert census(model)["FusedAttention"] == 2
+    feeds = feeds_of(config, 5, 1, (6,))
+    compare(run(original, feeds), run(model, feeds), feeds, 1)
 
 
 def replaced_mask(edit):
@@ -188,7 +211,7 @@ def test_a_mask_that_is_not_causal_is_refused():
 
     model = replaced_mask(backwards)
     entry = apply(FuseAttention(), model)
-    assert census(model)["GroupQueryAttention"] == 0
+    assert census(model)["Attention"] == 1
     assert "not the causal mask" in entry.skips[0].text
 
 
@@ -209,7 +232,7 @@ def test_a_window_is_refused():
 
     model = replaced_mask(window)
     entry = apply(FuseAttention(), model)
-    assert census(model)["GroupQueryAttention"] == 0
+    assert census(model)["Attention"] == 1
     assert "not the causal mask" in entry.skips[0].text
 
 
@@ -224,21 +247,25 @@ def test_positions_that_depend_on_the_tokens_are_refused():
     model.graph.insert_before(model.graph[0], list(tape.nodes))
     apply(Canonicalize(), model)
     entry = apply(FuseAttention(), model)
-    assert census(model)["GroupQueryAttention"] == 0
+    assert census(model)["Attention"] == 1
     assert entry.skips[0].text
 
 
+@pytest.mark.parametrize("target", ["native", "ort"])
 @pytest.mark.parametrize("name", ["bert", "vit"])
-def test_attention_without_a_cache_reads_projections_directly(name):
+def test_attention_without_a_cache_reads_projections_directly(name, target):
     model = tiny.TINY[name](3)
     feeds = tiny.sample_feeds(name, 3)
     before = run(model, feeds)
     apply(Canonicalize(), model)
     apply(MergeSiblings(), model)
-    entry = apply(FuseAttention(), model)
+    entry = apply(FuseAttention(target=target), model)
     assert len(entry.changes) == 2
-    attentions = [node for node in model.graph if node.op_type == "Attention"]
-    assert [n.attributes.get_int("q_num_heads", 0) for n in attentions] == [4, 4]
+    op, key = (
+        ("FusedAttention", "num_heads") if target == "native" else ("Attention", "q_num_heads")
+    )
+    attentions = [node for node in model.graph if node.op_type == op]
+    assert [n.attributes.get_int(key, 0) for n in attentions] == [4, 4]
     assert {n.inputs[0].producer().op_type for n in attentions} == {"Split"}
     # What is left of each is the patches' reshape in the ViT.
     assert census(model)["Transpose"] == (1 if name == "vit" else 0)
