@@ -31,6 +31,9 @@ HUGE = 1 << 62
         ({"interleaved": 7}, "'interleaved': expected 0 to 1, found 7"),
         ({"scale": float("nan")}, "'scale': expected a finite number"),
         ({"softcap": -1.0}, "'softcap': expected a number from 0 on"),
+        ({"softcap": 2}, "'softcap': expected a float, found another type"),
+        ({"scale": 1}, "expected a float attribute 'scale', found none"),
+        ({"causal": 1.0}, "expected an int attribute 'causal', found none"),
     ],
 )
 def test_bad_attributes(change: dict[str, Any], message: str) -> None:
