@@ -35,6 +35,11 @@ class FuseAttention(Pass):
     For target ``native`` that is ``bitfold.FusedAttention``, for ``ort`` com.microsoft
     GroupQueryAttention where there is a cache.
 
+    ``native`` takes its operator wherever that means the same, for it is slower nowhere: with it,
+    whole models of 4 and 8 bits (a decoder of 135 M parameters, two encoders, a decoder that reads
+    an encoder) take 0.72 to 1.0 times as long as with ORT's operators, from 1 query after 128 keys
+    to 512 or 1500 queries, with 1 thread and with 2 (AVX-512).
+
     1. The rotary tables are computed by the graph itself for ``max_positions`` positions and kept
        as constants; the op rotates.
     2. Sequence lengths come from the attention mask, computed once for all layers.
