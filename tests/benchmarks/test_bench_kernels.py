@@ -32,7 +32,12 @@ def results(folder: Path, *options: str) -> list[dict[str, Any]]:
     assert done.returncode == 0, done.stderr[-2000:]
     rows: list[dict[str, Any]] = json.loads(written.read_text())["results"]
     assert all(row["verified"] and row["percent"] > 0 and row["us"] > 0 for row in rows)
-    assert all("x 4b g32" in row and "x same" in row for row in rows if "bits" in row)
+    for row in rows:
+        if row["section"] == "planes":
+            assert row["x int8 kernel"] > 0
+        elif "bits" in row:
+            assert "x 4b g32" in row
+            assert "x same" in row
     return rows
 
 
@@ -40,7 +45,7 @@ def results(folder: Path, *options: str) -> list[dict[str, Any]]:
     shutil.which(os.environ.get("CXX", "c++")) is None, reason="no C++ compiler for the probe"
 )
 def test_every_row_is_verified(tmp_path: Path) -> None:
-    rows = results(tmp_path)
+    rows = results(tmp_path, "--only", "gemv,gemm")
     ours = {row["kernel"] for row in rows if "bits" in row}
     assert {"int8 g32", "int4 g32", "int3 g128", "int2 g128", "ternary g32"} <= ours
     peers = {row["kernel"] for row in rows if "bits" not in row}
@@ -64,6 +69,18 @@ def test_convolutions(tmp_path: Path) -> None:
     (row,) = json.loads((tmp_path / "conv.json").read_text())["results"]
     assert row["us"] > 0
     assert row["float us"] > 0
+
+
+@pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "c++")) is None, reason="no C++ compiler for the probe"
+)
+def test_planes(tmp_path: Path) -> None:
+    rows = results(tmp_path, "--only", "planes")
+    assert {"binary x int1 g32", "binary x int1 row", "int2 x int2 g128", "int4 x int4 row"} <= {
+        row["kernel"] for row in rows
+    }
+    assert {row["M"] for row in rows} == {8, 128}
+    assert all(row["int8 GOPS"] > 0 for row in rows)
 
 
 def test_a_wrong_result_is_not_timed() -> None:

@@ -16,11 +16,13 @@ from bitfold.runtime.op_library import isa
 
 from .machine import Machine, cache_sizes
 from .matmul import Options, gemm, gemv
+from .planes import planes
 from .table import HEADER, line, summary
 
 SECTIONS: dict[str, Callable[[Machine, Options], Iterator[dict[str, Any]]]] = {
     "gemv": gemv,
     "gemm": gemm,
+    "planes": planes,
 }
 
 SHAPES = "576x576,576x192,576x3072,1536x576,576x49152,4096x4096,4096x11008"
@@ -48,7 +50,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections")
     parser.add_argument("--threads", default="1", help="such as 1,2")
     parser.add_argument("--shapes", default=SHAPES, help="K x N of the sites")
-    parser.add_argument("--rows", default="8,128,512", help="M of gemm")
+    parser.add_argument("--rows", default="8,128,512", help="M of gemm and planes")
     parser.add_argument("--states", default="cold,warm", help="of gemv's weights")
     parser.add_argument("--formats", default=",".join(f for f in WANTED if f in FORMATS))
     parser.add_argument("--groups", default="32,128")

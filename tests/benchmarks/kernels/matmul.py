@@ -108,24 +108,24 @@ class Site:
             if (m, working_set, threads) not in self._floats:
                 self._floats.add((m, working_set, threads))
                 subject_f32 = float_matmul(self.k, self.n)
-                yield self._measured(self._run(subject_f32, m, working_set, threads), m, {})
+                yield self.measured(self.run(subject_f32, m, working_set, threads), m, {})
             same = (min(b for b in PEER_BITS if b >= bits), group)
             for label, (peer_bits, block) in {"4b g32": BASELINE, "same": same}.items():
                 key = (peer_bits, block, m, working_set, threads)
                 if key not in self._peers:
                     x = self.x[:m]
                     peer, level = best_matmul_nbits(peer_bits, block, self.k, self.n, x, threads)
-                    self._peers[key] = self._run(peer, m, working_set, threads)
-                    row = self._measured(self._peers[key], m, {})
+                    self._peers[key] = self.run(peer, m, working_set, threads)
+                    row = self.measured(self._peers[key], m, {})
                     yield {**row, "accuracy_level": level}
                 peers[label] = self._peers[key]
-        row = self._measured(self._run(subject, m, working_set, threads), m, peers)
+        row = self.measured(self.run(subject, m, working_set, threads), m, peers)
         yield {**row, "bits": bits, "group": group}
 
-    def _run(self, subject: Subject, m: int, working_set: int, threads: int) -> Run:
+    def run(self, subject: Subject, m: int, working_set: int, threads: int) -> Run:
         return Run(subject, self.x[:m], copies_for(subject.size, working_set), threads)
 
-    def _measured(self, run: Run, m: int, peers: dict[str, Run]) -> Row:
+    def measured(self, run: Run, m: int, peers: dict[str, Run]) -> Row:
         """Take turns with the limits and the peers; see the module's docstring."""
         operations = 2 * m * self.n * self.k
         size, threads = run.subject.size, run.threads

@@ -15,12 +15,16 @@ from .subject import Subject
 TOLERANCE = 3e-6
 
 
-def lowbit_matmul(number: Format, group: int, k: int, n: int, checked: np.ndarray) -> Subject:
-    """Int8 activations with a scale for each group of the weight's, f16 scales, no zero points.
+def lowbit_matmul(
+    number: Format, group: int, k: int, n: int, checked: np.ndarray, acts: str = "int8"
+) -> Subject:
+    """Activations with a scale for each group of the weight's, f16 scales, no zero points.
 
     Formats whose levels are no integers have float activations.
 
     Args:
+        number: the weight's format.
+        group: input channels that share a scale; K for one scale a row.
         checked: all rows of X whose outputs will be asked for: the oracle is slow to start.
     """
     rng = np.random.default_rng(0)
@@ -31,7 +35,7 @@ def lowbit_matmul(number: Format, group: int, k: int, n: int, checked: np.ndarra
     table = number.table()
     if table is not None:
         inputs["table"] = table
-    acts = "int8" if number.integral else "none"
+    acts = acts if number.integral else "none"
     case = Case(n, k, number.bits, group, acts, act_group=group, table=table is not None)
 
     @cache
@@ -44,4 +48,6 @@ def lowbit_matmul(number: Format, group: int, k: int, n: int, checked: np.ndarra
 
     size = sum(array.nbytes for array in inputs.values())
     model = matmul_model(case.attributes(), inputs)
-    return Subject(f"{number.name} g{group}", model, n * k, size, expected, TOLERANCE)
+    name = number.name if acts in ("int8", "none") else f"{number.name} x {acts}"
+    label = "row" if group == k else f"g{group}"
+    return Subject(f"{name} {label}", model, n * k, size, expected, TOLERANCE)
