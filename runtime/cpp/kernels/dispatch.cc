@@ -6,6 +6,9 @@
 
 #if defined(BITFOLD_X86)
 #include <cpuid.h>
+#elif defined(BITFOLD_ARM64) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 namespace bitfold {
@@ -52,9 +55,22 @@ bool has_avx512bitalg() {
   unsigned a, b, c, d;
   return has_avx512vnni() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & bit_AVX512BITALG);
 }
+#elif defined(BITFOLD_ARM64)
+const Kernels kNeon = {"neon", &kMatMulNeon, gather_row_ref, &kConvNeon};
+
+// Whether the CPU multiplies bytes with sdot.
+bool has_neon() {
+#if defined(__linux__)
+  return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+#elif defined(__APPLE__)
+  return true;  // every Mac with an Arm CPU does
+#else
+  return false;
+#endif
+}
 #endif
 
-// One more ISA (NEON, say) is one more entry here, in CMakeLists.txt, and its files.
+// One more ISA is one more entry here, in CMakeLists.txt, and its files.
 struct Candidate {
   const Kernels* kernels;
   bool supported;
@@ -71,6 +87,8 @@ struct Choice {
         {&kAvx2, has_avx2()},
         {&kAvx512Vnni, has_avx512vnni()},
         {&kAvx512Bitalg, has_avx512bitalg()},
+#elif defined(BITFOLD_ARM64)
+        {&kNeon, has_neon()},
 #endif
     };
     const char* wanted = std::getenv("BITFOLD_ISA");

@@ -93,6 +93,8 @@ extern const ConvKernels kConvRef;
 #if defined(BITFOLD_X86)
 extern const ConvKernels kConvAvx2;
 extern const ConvKernels kConvAvx512Vnni;
+#elif defined(BITFOLD_ARM64)
+extern const ConvKernels kConvNeon;
 #endif
 
 // Run a convolution; see run_matmul.  False when there is no memory.

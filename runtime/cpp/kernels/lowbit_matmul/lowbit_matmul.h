@@ -128,6 +128,8 @@ extern const MatMulKernels kMatMulRef;
 #if defined(BITFOLD_X86)
 extern const MatMulKernels kMatMulAvx2;
 extern const MatMulKernels kMatMulAvx512Vnni;
+#elif defined(BITFOLD_ARM64)
+extern const MatMulKernels kMatMulNeon;
 #endif
 
 // Run a multiplication: `parallel(context, fn, data, count)` calls fn(data, i) for every i below

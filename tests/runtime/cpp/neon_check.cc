@@ -1,0 +1,357 @@
+// Compares the kernels that this process would use with the scalar reference, with no ORT: for
+// machines that are emulated, whose Python and ORT are not at hand.
+//
+//   neon_check ISA      exits with 1 where the ISA is another, or a result differs
+//
+// Every array ends at a page that must not be touched.
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kernels/dispatch.h"
+
+namespace bitfold {
+namespace {
+
+// Largest error relative to the largest output, as tests/support/kernel_checks.py has it.
+constexpr double kTolerance = 3e-6;
+
+int cases = 0, failures = 0;
+
+class Random {
+ public:
+  explicit Random(uint64_t seed) : state_(seed * 2654435761 + 88172645463325252) {}
+  uint32_t next() {
+    state_ ^= state_ << 13;
+    state_ ^= state_ >> 7;
+    state_ ^= state_ << 17;
+    return static_cast<uint32_t>(state_ >> 32);
+  }
+  int64_t below(int64_t count) { return next() % count; }
+  // About normal.
+  float value() {
+    float sum = -6;
+    for (int i = 0; i < 12; i++) sum += static_cast<float>(next()) * 0x1p-32f;
+    return sum;
+  }
+
+ private:
+  uint64_t state_;
+};
+
+// `count` elements that end where a page that must not be touched begins.
+template <class T>
+class Array {
+ public:
+  explicit Array(int64_t count) : count_(count) {
+    const int64_t page = sysconf(_SC_PAGESIZE), bytes = count * static_cast<int64_t>(sizeof(T));
+    const int64_t room = (bytes + page - 1) / page * page;
+    size_ = room + page;
+    void* memory = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED || mprotect(static_cast<char*>(memory) + room, page, PROT_NONE)) {
+      perror("neon_check");
+      _exit(2);
+    }
+    pages_ = memory;
+    data = reinterpret_cast<T*>(static_cast<char*>(memory) + room - bytes);
+  }
+  Array(Array&& other) noexcept
+      : data(other.data), count_(other.count_), size_(other.size_), pages_(other.pages_) {
+    other.pages_ = nullptr;
+  }
+  Array(const Array&) = delete;
+  ~Array() {
+    if (pages_) munmap(pages_, size_);
+  }
+  T* begin() const { return data; }
+  T* end() const { return data + count_; }
+
+  T* data;
+
+ private:
+  int64_t count_;
+  size_t size_;
+  void* pages_;
+};
+
+Array<float> values(Random* random, int64_t count) {
+  Array<float> array(count);
+  for (float& each : array) each = random->value();
+  return array;
+}
+
+// The options of a packed weight.
+struct Format {
+  int bits;
+  bool table, zero_points, f16;
+  int zero_range;
+};
+
+// A random weight and what it points at.
+struct Weight {
+  Array<uint8_t> packed;
+  Array<uint16_t> halves;
+  Array<float> floats;
+  Array<int8_t> zeros;
+  PackedWeight w{};
+
+  static int64_t groups_of(int64_t k, int64_t group) { return (k + group - 1) / group; }
+
+  Weight(Random* random, const Format& f, int64_t n, int64_t k, int64_t group, int64_t tiles)
+      : packed(tiles * ((k + kChunk - 1) / kChunk) * kLine * f.bits),
+        halves(tiles * groups_of(k, group) * kTile),
+        floats(tiles * groups_of(k, group) * kTile),
+        zeros(tiles * groups_of(k, group) * kTile) {
+    for (uint8_t& each : packed) each = static_cast<uint8_t>(random->next());
+    // Halves from 2^-8 to 2^-6.
+    for (uint16_t& each : halves) each = static_cast<uint16_t>(0x1c00 + random->below(0x800));
+    for (float& each : floats) each = 0.005f + 0.015f * static_cast<float>(random->below(999)) / 999;
+    for (int8_t& each : zeros)
+      each = static_cast<int8_t>(random->below(2 * f.zero_range + 1) - f.zero_range);
+    w.n = n;
+    w.k = k;
+    w.bits = f.bits;
+    w.group_size = static_cast<int32_t>(group);
+    w.groups = static_cast<int32_t>(groups_of(k, group));
+    w.tiles = static_cast<int32_t>(tiles);
+    w.chunks = static_cast<int32_t>((k + kChunk - 1) / kChunk);
+    w.offset = f.table ? 128 : 1 << (f.bits - 1);
+    w.least = -w.offset;
+    w.most = f.table ? 127 : w.offset - 1;
+    w.packed = packed.data;
+    w.scales_f16 = f.f16;
+    w.scales = f.f16 ? static_cast<const void*>(halves.data) : floats.data;
+    w.zero_points = f.zero_points ? zeros.data : nullptr;
+    w.has_table = f.table;
+    for (int c = 0; c < 256; c++)
+      w.operand[c] = static_cast<uint8_t>(f.table && c < 1 << f.bits ? random->next() : c);
+  }
+};
+
+void in_turn(void*, void (*fn)(void*, size_t), void* data, size_t count) {
+  for (size_t i = 0; i < count; i++) fn(data, i);
+}
+
+void compare(const std::string& name, const Array<float>& found, const Array<float>& expected) {
+  double most = 1e-3, error = 0;
+  bool apart = false;  // NaN here, none there
+  const float* y = found.begin();
+  for (const float each : expected) {
+    const float other = *y++;
+    apart |= isnan(each) != isnan(other);
+    if (!isfinite(each)) continue;
+    most = fmax(most, fabs(each));
+    error = fmax(error, fabs(static_cast<double>(each) - other));
+  }
+  cases++;
+  if (!apart && error <= kTolerance * most) return;
+  failures++;
+  printf("%s: %s, error %.3g of %.3g\n", name.c_str(), apart ? "NaN" : "values", error, most);
+}
+
+std::string text_of(const Format& f) {
+  return std::to_string(f.bits) + " bits" + (f.table ? " table" : "") +
+         (f.zero_points ? " zero points to " + std::to_string(f.zero_range) : "") +
+         (f.f16 ? " f16" : "");
+}
+
+struct MatMulCase {
+  int64_t n, k, group, rows;
+  bool int8, shared_scale, extras;  // bias, residual and two parts
+  Activation activation;
+  bool broken;                      // NaN and infinity in rows
+};
+
+void check_matmul(const Kernels* kernels, const Format& f, const MatMulCase& c) {
+  Random random(f.bits * 1000 + c.n * 31 + c.k * 7 + c.rows);
+  const bool paired = c.activation == kSwiGlu;
+  const int64_t group = c.group ? c.group : c.k, columns = paired ? c.n / 2 : c.n;
+  const int64_t tiles = (columns + kTile - 1) / kTile * (paired ? 2 : 1);
+  const Weight weight(&random, f, c.n, c.k, group, tiles);
+  const Array<float> x = values(&random, c.rows * c.k), bias = values(&random, c.n);
+  const Array<float> residual = values(&random, c.rows * columns);
+  if (c.broken) {
+    x.data[c.k - 1] = NAN;
+    if (c.rows > 2) x.data[c.k] = INFINITY, x.data[3 * c.k - 1] = -INFINITY;
+    if (c.rows > 4)
+      for (int64_t i = 0; i < c.k; i++) x.data[3 * c.k + i] = 0, x.data[4 * c.k + i] *= 1e-32f;
+  }
+  const int64_t tile = kTile, cut = c.extras && columns > tile ? tile : columns;
+  Array<float> y[2] = {Array<float>(c.rows * columns), Array<float>(c.rows * columns)};
+  for (int which = 0; which < 2; which++) {
+    const Part parts[2] = {{y[which].data, 0, cut},
+                           {y[which].data + c.rows * cut, cut, columns - cut}};
+    MatMul op{};
+    op.weight = &weight.w;
+    op.bias = c.extras ? bias.data : nullptr;
+    op.residual = c.extras ? residual.data : nullptr;
+    op.activation = c.activation;
+    op.int8 = c.int8;
+    op.act_group_size = c.shared_scale ? c.k : group;
+    op.rows = c.rows;
+    op.x = x.data;
+    op.parts = parts;
+    op.part_count = cut < columns ? 2 : 1;
+    op.columns = columns;
+    if (!run_matmul(which ? &kMatMulRef : kernels->matmul, op, in_turn, nullptr)) _exit(2);
+  }
+  compare("matmul " + text_of(f) + " N=" + std::to_string(c.n) + " K=" + std::to_string(c.k) +
+              " group " + std::to_string(c.group) + " M=" + std::to_string(c.rows) +
+              (c.int8 ? " int8" : " float") + " activation " + std::to_string(c.activation),
+          y[0], y[1]);
+}
+
+struct ConvCase {
+  int64_t n, channels, groups;
+  int64_t kernel[2], stride[2], pad[2], dilation[2], size[2];
+  int64_t group;  // channels, or 0 for all of a tap's
+  bool int8, extras;
+};
+
+void check_conv(const Kernels* kernels, const Format& f, const ConvCase& g) {
+  Random random(f.bits * 1000 + g.n * 31 + g.channels);
+  Conv c{};
+  c.outputs = g.n, c.channels = g.channels, c.groups = g.groups, c.images = 2;
+  c.int8 = g.int8;
+  for (int i = 0; i < 2; i++) {
+    c.kernel[i] = g.kernel[i], c.stride[i] = g.stride[i], c.pad[i] = g.pad[i];
+    c.dilation[i] = g.dilation[i], c.size[i] = g.size[i];
+    const int64_t window = g.dilation[i] * (g.kernel[i] - 1) + 1;
+    c.out[i] = (g.size[i] + 2 * g.pad[i] - window) / g.stride[i] + 1;
+  }
+  const int64_t depth = conv_depth(&c), taps = conv_taps(&c);
+  const bool depthwise = depth == 1;
+  const int64_t padded = taps == 1 || depthwise ? depth : round_up(depth, 16);
+  const int64_t banks = depthwise ? 1 : g.groups, rows = g.n / banks;
+  const int64_t group = depthwise ? taps : g.group ? g.group : padded;
+  const Weight weight(&random, f, rows, taps * padded, group,
+                      banks * ((rows + kTile - 1) / kTile));
+  c.weight = &weight.w;
+  c.act_group_size = g.group ? g.group : depth;
+  c.least = g.extras ? 0 : -INFINITY;
+  c.most = g.extras ? 6 : INFINITY;
+  c.hardswish = g.extras;
+  c.scale = g.extras ? 0.5f : 1;
+  c.shift = g.extras ? 0.25f : 0;
+  const int64_t outputs = c.images * g.n * conv_windows(&c);
+  const Array<float> x = values(&random, c.images * g.channels * conv_pixels(&c));
+  const Array<float> bias = values(&random, g.n), residual = values(&random, outputs);
+  x.data[conv_pixels(&c) / 2] = NAN;
+  x.data[0] = INFINITY;
+  c.x = x.data;
+  c.bias = g.extras ? bias.data : nullptr;
+  c.residual = g.extras ? residual.data : nullptr;
+  Array<float> y[2] = {Array<float>(outputs), Array<float>(outputs)};
+  for (int which = 0; which < 2; which++) {
+    c.y = y[which].data;
+    if (!run_conv(which ? &kConvRef : kernels->conv, which ? &kMatMulRef : kernels->matmul, c,
+                  in_turn, nullptr))
+      _exit(2);
+  }
+  compare("conv " + text_of(f) + " N=" + std::to_string(g.n) + " C=" + std::to_string(g.channels) +
+              " kernel " + std::to_string(g.kernel[0]) + "x" + std::to_string(g.kernel[1]) +
+              " stride " + std::to_string(g.stride[0]) + "x" + std::to_string(g.stride[1]) +
+              " group " + std::to_string(g.group) + (g.int8 ? " int8" : " float"),
+          y[0], y[1]);
+}
+
+std::vector<Format> formats(int bits) {
+  return {{bits, false, false, true, 0},
+          {bits, false, true, false, 7},
+          {bits, false, true, true, 127},
+          {bits, true, false, false, 0},
+          {bits, true, true, true, 7}};
+}
+
+void check_all_matmul(const Kernels* kernels) {
+  struct Shape {
+    int64_t n, k, group;
+  };
+  const Shape shapes[] = {{1, 1, 0},    {5, 3, 0},     {16, 32, 32}, {17, 33, 16}, {33, 70, 32},
+                          {31, 100, 16}, {50, 200, 48}, {20, 333, 0}, {48, 576, 64}};
+  for (int bits = 1; bits <= 8; bits++)
+    for (const Format& f : formats(bits))
+      for (const Shape& s : shapes)
+        for (int64_t rows : {1, 2, 3, 4, 5, 8, 9, 14})
+          for (bool int8 : {true, false}) {
+            const bool odd = (s.n + rows) % 2;
+            check_matmul(kernels, f, {s.n, s.k, s.group, rows, int8, odd, odd, kIdentity, false});
+          }
+  const Format f = {4, false, true, true, 7};
+  for (int64_t size = 1; size < 40; size++) {
+    check_matmul(kernels, f, {size, 64, 32, size, true, false, true, kIdentity, false});
+    check_matmul(kernels, f, {20, size, 0, 5, true, true, false, kIdentity, false});
+    check_matmul(kernels, f, {20, size, 0, 3, false, true, false, kIdentity, false});
+  }
+  for (Activation activation : {kIdentity, kSwiGlu, kRelu, kGelu, kGeluTanh})
+    for (int64_t rows : {1, 4, 6, 13})
+      for (int flags = 0; flags < 8; flags++)
+        check_matmul(kernels, f, {70, 96, 32, rows, (flags & 1) != 0, (flags & 2) != 0,
+                                  (flags & 4) != 0, activation, rows == 6});
+}
+
+void check_all_conv(const Kernels* kernels) {
+  const ConvCase conv[] = {
+      {40, 40, 1, {3, 3}, {1, 1}, {1, 1}, {1, 1}, {7, 9}, 0, true, false},
+      {33, 64, 1, {1, 3}, {1, 1}, {0, 1}, {1, 1}, {1, 21}, 32, true, true},
+      {50, 96, 1, {1, 1}, {1, 1}, {0, 0}, {1, 1}, {6, 7}, 16, true, true},
+      {24, 23, 1, {1, 1}, {2, 2}, {0, 0}, {1, 1}, {9, 9}, 0, true, false},
+      {35, 50, 5, {5, 3}, {1, 2}, {2, 1}, {1, 2}, {8, 11}, 0, true, true},
+      {17, 5, 1, {3, 3}, {2, 1}, {1, 0}, {1, 1}, {5, 8}, 0, true, true},
+      {35, 50, 5, {3, 2}, {1, 1}, {1, 0}, {1, 1}, {6, 5}, 0, false, true},
+      {20, 33, 1, {1, 1}, {1, 1}, {0, 0}, {1, 1}, {5, 5}, 0, false, false},
+      {20, 20, 20, {3, 3}, {1, 1}, {1, 1}, {1, 1}, {9, 13}, 0, false, true},
+  };
+  for (int bits = 1; bits <= 8; bits++)
+    for (const Format& f : formats(bits))
+      for (const ConvCase& c : conv) check_conv(kernels, f, c);
+  const Format f = {8, false, true, true, 7};
+  for (int64_t size = 1; size < 24; size++)
+    for (int64_t k : {3, 5, 4})
+      for (int64_t stride : {1, 2, 3})
+        check_conv(kernels, f,
+                   {36, 18, 18, {k, k}, {stride, 1 + size % 2}, {k / 2, 2}, {1, 1}, {size, 24 - size},
+                    0, false, size % 2 == 0});
+  for (int64_t size = 1; size < 40; size++)
+    check_conv(kernels, f,
+               {20, size + 1, 1, {3, 1}, {1, 1}, {1, 0}, {1, 1}, {3, size}, 0, true, size % 2 == 0});
+}
+
+void check_gather(const Kernels* kernels) {
+  for (int bits = 1; bits <= 8; bits++)
+    for (const Format& f : formats(bits)) {
+      Random random(bits);
+      const Weight weight(&random, f, 33, 70, 32, 3);
+      const Array<float> found(70), expected(70);
+      for (int64_t row = 0; row < 33; row++) {
+        kernels->gather_row(&weight.w, row, found.data);
+        gather_row_ref(&weight.w, row, expected.data);
+        compare("gather " + text_of(f), found, expected);
+      }
+    }
+}
+
+}  // namespace
+}  // namespace bitfold
+
+int main(int count, char** arguments) {
+  using namespace bitfold;
+  const Kernels* found = kernels();
+  const char* wanted = count > 1 ? arguments[1] : "neon";
+  if (found == nullptr || strcmp(found->isa, wanted) != 0) {
+    printf("expected ISA %s, found %s\n", wanted, found ? found->isa : kernels_error());
+    return 1;
+  }
+  check_all_matmul(found);
+  check_all_conv(found);
+  check_gather(found);
+  printf("%s: %d cases, %d failures\n", found->isa, cases, failures);
+  return failures > 0;
+}
