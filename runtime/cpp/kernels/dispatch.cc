@@ -20,6 +20,10 @@ const Kernels kRef = {"ref",        &kMatMulRef, gather_row_ref, &kConvRef,
 #if defined(BITFOLD_X86)
 const Kernels kAvx2 = {"avx2",        &kMatMulAvx2, gather_row_ref, &kConvAvx2,
                        hadamard_avx2, &kPlanesAvx2, &kAttentionAvx2};
+#if defined(BITFOLD_AVXVNNI)
+const Kernels kAvxVnni = {"avxvnni",     &kMatMulAvxVnni, gather_row_ref, &kConvAvxVnni,
+                          hadamard_avx2, &kPlanesAvx2,    &kAttentionAvx2};
+#endif
 const Kernels kAvx512Vnni = {"avx512vnni",     &kMatMulAvx512Vnni, gather_row_ref,
                              &kConvAvx512Vnni, hadamard_avx512,    &kPlanesAvx512,
                              &kAttentionAvx512Vnni};
@@ -43,6 +47,14 @@ bool has_avx2() {
   return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX2);
 }
 
+#if defined(BITFOLD_AVXVNNI)
+bool has_avxvnni() {
+  unsigned a, b, c, d;
+  if (!has_avx2() || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || a < 1) return false;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+}
+#endif
+
 bool has_avx512vnni() {
   unsigned a, b, c, d;
   if (!has_avx2() || !state_enabled(0xe6)) return false;
@@ -56,7 +68,10 @@ bool has_avx512bitalg() {
   return has_avx512vnni() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & bit_AVX512BITALG);
 }
 #elif defined(BITFOLD_ARM64)
-const Kernels kNeon = {"neon", &kMatMulNeon, gather_row_ref, &kConvNeon};
+// Never faster than products of bytes.
+const PlaneKernels kNoPlanes = {{}, 0};
+const Kernels kNeon = {"neon",        &kMatMulNeon, gather_row_ref, &kConvNeon,
+                       hadamard_neon, &kNoPlanes,   &kAttentionRef};
 
 // Whether the CPU multiplies bytes with sdot.
 bool has_neon() {
@@ -85,6 +100,9 @@ struct Choice {
         {&kRef, true},
 #if defined(BITFOLD_X86)
         {&kAvx2, has_avx2()},
+#if defined(BITFOLD_AVXVNNI)
+        {&kAvxVnni, has_avxvnni()},
+#endif
         {&kAvx512Vnni, has_avx512vnni()},
         {&kAvx512Bitalg, has_avx512bitalg()},
 #elif defined(BITFOLD_ARM64)

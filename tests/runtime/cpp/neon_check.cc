@@ -338,6 +338,26 @@ void check_gather(const Kernels* kernels) {
     }
 }
 
+void check_hadamard(const Kernels* kernels) {
+  for (int32_t base : {1, 4, 12, 20})
+    for (int32_t bits = 0; bits < 11; bits++)
+      for (int64_t blocks : {1, 3}) {
+        Random random(base + bits);
+        Array<uint16_t> signs(base * base / 4);
+        for (int32_t i = 0; i < base * (base / 4); i++)
+          signs.data[i] = static_cast<uint16_t>(i % (base / 4) * 16 + random.below(16));
+        const int64_t size = static_cast<int64_t>(base) << bits;
+        const Hadamard h = {size, base, bits, 1 / sqrtf(static_cast<float>(size)),
+                            base == 1 ? nullptr : signs.data};
+        const Array<float> x = values(&random, size * blocks);
+        const Array<float> found(size * blocks), expected(size * blocks);
+        Array<float> scratch(hadamard_scratch(&h));
+        kernels->hadamard(&h, x.data, found.data, blocks, scratch.data);
+        hadamard_ref(&h, x.data, expected.data, blocks, scratch.data);
+        compare("hadamard " + std::to_string(base) + " << " + std::to_string(bits), found, expected);
+      }
+}
+
 }  // namespace
 }  // namespace bitfold
 
@@ -352,6 +372,7 @@ int main(int count, char** arguments) {
   check_all_matmul(found);
   check_all_conv(found);
   check_gather(found);
+  check_hadamard(found);
   printf("%s: %d cases, %d failures\n", found->isa, cases, failures);
   return failures > 0;
 }

@@ -32,6 +32,8 @@ void hadamard_ref(const Hadamard* h, const float* x, float* y, int64_t blocks, f
 #if defined(BITFOLD_X86)
 void hadamard_avx2(const Hadamard* h, const float* x, float* y, int64_t blocks, float* scratch);
 void hadamard_avx512(const Hadamard* h, const float* x, float* y, int64_t blocks, float* scratch);
+#elif defined(BITFOLD_ARM64)
+void hadamard_neon(const Hadamard* h, const float* x, float* y, int64_t blocks, float* scratch);
 #endif
 
 }  // namespace bitfold

@@ -92,6 +92,7 @@ struct ConvKernels {
 extern const ConvKernels kConvRef;
 #if defined(BITFOLD_X86)
 extern const ConvKernels kConvAvx2;
+extern const ConvKernels kConvAvxVnni;
 extern const ConvKernels kConvAvx512Vnni;
 #elif defined(BITFOLD_ARM64)
 extern const ConvKernels kConvNeon;

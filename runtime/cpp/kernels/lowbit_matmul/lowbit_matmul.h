@@ -127,6 +127,7 @@ struct MatMulKernels {
 extern const MatMulKernels kMatMulRef;
 #if defined(BITFOLD_X86)
 extern const MatMulKernels kMatMulAvx2;
+extern const MatMulKernels kMatMulAvxVnni;
 extern const MatMulKernels kMatMulAvx512Vnni;
 #elif defined(BITFOLD_ARM64)
 extern const MatMulKernels kMatMulNeon;

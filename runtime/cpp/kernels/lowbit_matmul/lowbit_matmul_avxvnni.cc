@@ -1,0 +1,10 @@
+// LowBitMatMul on AVX-VNNI: vpdpbusd in 256-bit registers, for CPUs without AVX-512.
+
+#include "matmul_avx2.h"
+
+namespace bitfold {
+
+const MatMulKernels kMatMulAvxVnni = {
+    "avxvnni", kBlockRows, offset, quantize_avx2, interleave_avx2, scratch, multiply};
+
+}  // namespace bitfold
