@@ -60,9 +60,10 @@ def _folders() -> Iterator[Path]:
 
 
 def isa() -> str:
-    """The instruction set whose kernels run: ``ref``, ``avx2``, ``avx512vnni``, ``avx512bitalg``.
+    """The instruction set whose kernels run.
 
-    It is chosen when the library is first used in a process; ``BITFOLD_ISA`` overrides it.
+    One of ``ref``, ``avx2``, ``avxvnni``, ``avx512vnni``, ``avx512bitalg`` and ``neon``.  It is
+    chosen when the library is first used in a process; ``BITFOLD_ISA`` overrides it.
 
     Raises:
         UnsupportedError: there is no library, or ``BITFOLD_ISA`` names none of

@@ -52,6 +52,7 @@ void quantize_neon(const MatMul* op, int32_t index) {
   Block block = block_at(op, index);
   const int32_t rows = block.rows;
   const bool whole = op->act_group_size >= w->k;
+  const float top = act_top(op);
   for (int32_t r = 0; r < rows; r++) {
     const float* x = op->x + (block.first + r) * w->k;
     int32_t* q = block.q + r;
@@ -62,13 +63,13 @@ void quantize_neon(const MatMul* op, int32_t index) {
       const int64_t count = w->group_size < w->k - k0 ? w->group_size : w->k - k0;
       const uint32_t bits = whole ? row_reach : reach_bits(x + k0, count);
       broken |= bits >= kInfinity;
-      const float amax = as_float(bits), inverse = amax < kTiny ? 0 : 127.0f / amax;
+      const float amax = as_float(bits), inverse = amax < kTiny ? 0 : top / amax;
       int32x4_t sums = vdupq_n_s32(0);
       for (int64_t i = 0; i < count; i += 8)
         sums = vaddq_s32(
             sums, round_8(x + k0 + i, count - i, inverse, q + (k0 + i) / 4 * rows, rows));
       const int32_t sum = vaddvq_s32(sums);
-      block.scale[g * rows + r] = amax < kTiny ? 0 : amax / 127.0f;
+      block.scale[g * rows + r] = amax < kTiny ? 0 : amax / top;
       block.start[g * rows + r] = -op->offset * sum;
       block.sum[g * rows + r] = (float)sum;
     }
