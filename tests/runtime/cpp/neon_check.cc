@@ -90,15 +90,16 @@ Array<float> values(Random* random, int64_t count) {
 // The options of a packed weight.
 struct Format {
   int bits;
-  bool table, zero_points, f16;
+  enum { kPlain, kIntegers, kFloats } table;
+  bool zero_points;
+  ScaleType scales;
   int zero_range;
 };
 
 // A random weight and what it points at.
 struct Weight {
   Array<uint8_t> packed;
-  Array<uint16_t> halves;
-  Array<float> floats;
+  Array<uint8_t> scales;
   Array<int8_t> zeros;
   PackedWeight w{};
 
@@ -106,13 +107,11 @@ struct Weight {
 
   Weight(Random* random, const Format& f, int64_t n, int64_t k, int64_t group, int64_t tiles)
       : packed(tiles * ((k + kChunk - 1) / kChunk) * kLine * f.bits),
-        halves(tiles * groups_of(k, group) * kTile),
-        floats(tiles * groups_of(k, group) * kTile),
+        scales(tiles * groups_of(k, group) * kTile * bytes_of(f.scales)),
         zeros(tiles * groups_of(k, group) * kTile) {
     for (uint8_t& each : packed) each = static_cast<uint8_t>(random->next());
-    // Halves from 2^-8 to 2^-6.
-    for (uint16_t& each : halves) each = static_cast<uint16_t>(0x1c00 + random->below(0x800));
-    for (float& each : floats) each = 0.005f + 0.015f * static_cast<float>(random->below(999)) / 999;
+    for (uint8_t* at = scales.begin(); at < scales.end(); at += bytes_of(f.scales))
+      set_scale(random, f.scales, at);
     for (int8_t& each : zeros)
       each = static_cast<int8_t>(random->below(2 * f.zero_range + 1) - f.zero_range);
     w.n = n;
@@ -122,16 +121,38 @@ struct Weight {
     w.groups = static_cast<int32_t>(groups_of(k, group));
     w.tiles = static_cast<int32_t>(tiles);
     w.chunks = static_cast<int32_t>((k + kChunk - 1) / kChunk);
-    w.offset = f.table ? 128 : 1 << (f.bits - 1);
+    w.offset = f.table == Format::kFloats ? 0 : f.table ? 128 : 1 << (f.bits - 1);
     w.least = -w.offset;
     w.most = f.table ? 127 : w.offset - 1;
+    w.e4m3_unit = 256 * 0x1.3p-8f;
     w.packed = packed.data;
-    w.scales_f16 = f.f16;
-    w.scales = f.f16 ? static_cast<const void*>(halves.data) : floats.data;
+    w.scale_type = f.scales;
+    w.scales = scales.data;
     w.zero_points = f.zero_points ? zeros.data : nullptr;
-    w.has_table = f.table;
-    for (int c = 0; c < 256; c++)
-      w.operand[c] = static_cast<uint8_t>(f.table && c < 1 << f.bits ? random->next() : c);
+    w.has_table = f.table == Format::kIntegers;
+    w.has_values = f.table == Format::kFloats;
+    for (int c = 0; c < 256; c++) {
+      w.operand[c] = static_cast<uint8_t>(w.has_table && c < 1 << f.bits ? random->next() : c);
+      if (w.has_values && c < 1 << f.bits) w.values[c] = random->value();
+    }
+  }
+
+  static int64_t bytes_of(ScaleType type) {
+    PackedWeight w{};
+    w.scale_type = type;
+    return scale_bytes(&w);
+  }
+
+  // Scales from 2^-8 to 2^-6 or thereabouts; some of 8 bits are negative, or the least there are.
+  static void set_scale(Random* random, ScaleType type, uint8_t* at) {
+    const float value = 0.005f + 0.015f * static_cast<float>(random->below(999)) / 999;
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    if (type == kScaleF16) bits = static_cast<uint32_t>(0x1c00 + random->below(0x800));
+    if (type == kScaleBf16) bits >>= 16;
+    if (type == kScaleE8m0) bits = random->below(9) ? 119 + random->next() % 3 : random->next() % 2;
+    if (type == kScaleE4m3) bits = random->next() % 0x58 | (random->next() & 0x80);
+    memcpy(at, &bits, bytes_of(type));  // the low bytes: little-endian
   }
 };
 
@@ -157,9 +178,11 @@ void compare(const std::string& name, const Array<float>& found, const Array<flo
 }
 
 std::string text_of(const Format& f) {
-  return std::to_string(f.bits) + " bits" + (f.table ? " table" : "") +
+  const char* const tables[] = {"", " table", " float table"};
+  const char* const scales[] = {" f32", " f16", " bf16", " e8m0", " e4m3"};
+  return std::to_string(f.bits) + " bits" + tables[f.table] +
          (f.zero_points ? " zero points to " + std::to_string(f.zero_range) : "") +
-         (f.f16 ? " f16" : "");
+         scales[f.scales];
 }
 
 struct MatMulCase {
@@ -263,11 +286,13 @@ void check_conv(const Kernels* kernels, const Format& f, const ConvCase& g) {
 }
 
 std::vector<Format> formats(int bits) {
-  return {{bits, false, false, true, 0},
-          {bits, false, true, false, 7},
-          {bits, false, true, true, 127},
-          {bits, true, false, false, 0},
-          {bits, true, true, true, 7}};
+  return {{bits, Format::kPlain, false, kScaleF16, 0},
+          {bits, Format::kPlain, true, kScaleF32, 7},
+          {bits, Format::kPlain, true, kScaleE8m0, 127},
+          {bits, Format::kIntegers, false, kScaleBf16, 0},
+          {bits, Format::kIntegers, true, kScaleE4m3, 7},
+          {bits, Format::kFloats, false, kScaleE8m0, 0},
+          {bits, Format::kFloats, true, kScaleE4m3, 7}};
 }
 
 void check_all_matmul(const Kernels* kernels) {
@@ -281,10 +306,12 @@ void check_all_matmul(const Kernels* kernels) {
       for (const Shape& s : shapes)
         for (int64_t rows : {1, 2, 3, 4, 5, 8, 9, 14})
           for (bool int8 : {true, false}) {
+            if (int8 && f.table == Format::kFloats) continue;
             const bool odd = (s.n + rows) % 2;
             check_matmul(kernels, f, {s.n, s.k, s.group, rows, int8, odd, odd, kIdentity, false});
           }
-  const Format f = {4, false, true, true, 7};
+  const Format f = {4, Format::kPlain, true, kScaleF16, 7};
+  const Format values = {5, Format::kFloats, true, kScaleBf16, 7};
   for (int64_t size = 1; size < 40; size++) {
     check_matmul(kernels, f, {size, 64, 32, size, true, false, true, kIdentity, false});
     check_matmul(kernels, f, {20, size, 0, 5, true, true, false, kIdentity, false});
@@ -293,8 +320,11 @@ void check_all_matmul(const Kernels* kernels) {
   for (Activation activation : {kIdentity, kSwiGlu, kRelu, kGelu, kGeluTanh})
     for (int64_t rows : {1, 4, 6, 13})
       for (int flags = 0; flags < 8; flags++)
-        check_matmul(kernels, f, {70, 96, 32, rows, (flags & 1) != 0, (flags & 2) != 0,
-                                  (flags & 4) != 0, activation, rows == 6});
+        for (const Format& each : {f, values}) {
+          if (flags & 1 && each.table == Format::kFloats) continue;
+          check_matmul(kernels, each, {70, 96, 32, rows, (flags & 1) != 0, (flags & 2) != 0,
+                                       (flags & 4) != 0, activation, rows == 6});
+        }
 }
 
 void check_all_conv(const Kernels* kernels) {
@@ -311,8 +341,10 @@ void check_all_conv(const Kernels* kernels) {
   };
   for (int bits = 1; bits <= 8; bits++)
     for (const Format& f : formats(bits))
-      for (const ConvCase& c : conv) check_conv(kernels, f, c);
-  const Format f = {8, false, true, true, 7};
+      for (const ConvCase& c : conv)
+        if (f.table != Format::kFloats || (!c.int8 && c.groups < c.channels))
+          check_conv(kernels, f, c);
+  const Format f = {8, Format::kPlain, true, kScaleF16, 7};
   for (int64_t size = 1; size < 24; size++)
     for (int64_t k : {3, 5, 4})
       for (int64_t stride : {1, 2, 3})

@@ -168,6 +168,7 @@ const Dot* fused(const MatMul* op) {
 void multiply(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0, int32_t block1,
               uint8_t* scratch) {
   const PackedWeight* w = op->weight;
+  if (w->has_values) return multiply_values_neon(op, tile0, tile1, block0, block1, scratch);
   alignas(16) float sums[2 * kBlockRows * kTile];
   const int32_t by = is_paired(op) ? 2 : 1;
   const Decode decode_tile = decoder(w);
@@ -193,6 +194,7 @@ void multiply(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0, in
 int32_t offset(const MatMul* op) { return signed_offset(op->weight); }
 
 int64_t scratch(const MatMul* op) {
+  if (op->weight->has_values) return values_scratch(op);
   return (is_paired(op) ? 2 : 1) * padded_k(op->weight) * kTile;
 }
 

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <arm_neon.h>
+#include <string.h>
 
 #include "gelu.h"
 #include "lowbit_matmul.h"
@@ -16,6 +17,9 @@ namespace bitfold {
 
 void quantize_neon(const MatMul* op, int32_t block);
 void interleave_neon(const MatMul* op, int32_t block);
+// Float levels.
+void multiply_values_neon(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0,
+                          int32_t block1, uint8_t* scratch);
 
 namespace {
 
@@ -120,11 +124,32 @@ inline Decode decoder(const PackedWeight* w) {
   return (w->has_table ? table : plain)[w->bits - 1];
 }
 
+// Four bytes at index `at` (in units of 4).
+BITFOLD_INLINE uint16x4_t bytes_at(const void* from, int64_t at) {
+  uint32_t four;
+  memcpy(&four, (const uint8_t*)from + at * 4, sizeof four);
+  return vget_low_u16(vmovl_u8(vcreate_u8(four)));
+}
+
 // Scales of 4 lanes at index `at` (in units of 4).
 BITFOLD_INLINE float32x4_t scales_at(const PackedWeight* w, int64_t at) {
-  if (w->scales_f16)
-    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t*)w->scales + at * 4)));
-  return vld1q_f32((const float*)w->scales + at * 4);
+  switch (w->scale_type) {  // as in avx512.h
+    case kScaleF16:
+      return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t*)w->scales + at * 4)));
+    case kScaleBf16:
+      return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16((const uint16_t*)w->scales + at * 4), 16));
+    case kScaleE8m0: {
+      const uint32x4_t bits = vshlq_n_u32(vmovl_u16(bytes_at(w->scales, at)), 23);
+      return vreinterpretq_f32_u32(vmaxq_u32(bits, vdupq_n_u32(1 << 22)));
+    }
+    case kScaleE4m3: {
+      const int16x4_t codes = vreinterpret_s16_u16(vshl_n_u16(bytes_at(w->scales, at), 8));
+      const int16x4_t bits = vand_s16(vshr_n_s16(codes, 1), vdup_n_s16((int16_t)0xBF80));
+      return vmulq_n_f32(vcvt_f32_f16(vreinterpret_f16_s16(bits)), w->e4m3_unit);
+    }
+    default:
+      return vld1q_f32((const float*)w->scales + at * 4);
+  }
 }
 
 BITFOLD_INLINE float32x4_t zeros_at(const PackedWeight* w, int64_t at) {
