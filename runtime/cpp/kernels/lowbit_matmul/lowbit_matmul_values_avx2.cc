@@ -48,8 +48,10 @@ struct V {
 
 void multiply_values_avx2(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0,
                           int32_t block1, uint8_t* scratch) {
-  multiply_values<V, 4>(op, tile0, tile1, block0, block1, scratch,
-                        {dot_values<V, 1>, dot_values<V, 2>, dot_values<V, 3>, dot_values<V, 4>});
+  // AVX-VNNI, which shares this, has blocks of six rows.
+  multiply_values<V, 6>(op, tile0, tile1, block0, block1, scratch,
+                        {dot_values<V, 1>, dot_values<V, 2>, dot_values<V, 3>, dot_values<V, 4>,
+                         dot_values<V, 5>, dot_values<V, 6>});
 }
 
 }  // namespace bitfold
