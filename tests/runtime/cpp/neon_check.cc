@@ -187,9 +187,10 @@ std::string text_of(const Format& f) {
 
 struct MatMulCase {
   int64_t n, k, group, rows;
-  bool int8, shared_scale, extras;  // bias, residual and two parts
+  int act_bits;               // 0 for float activations
+  bool shared_scale, extras;  // bias, residual and two parts
   Activation activation;
-  bool broken;                      // NaN and infinity in rows
+  bool broken;                // NaN and infinity in rows
 };
 
 void check_matmul(const Kernels* kernels, const Format& f, const MatMulCase& c) {
@@ -216,18 +217,22 @@ void check_matmul(const Kernels* kernels, const Format& f, const MatMulCase& c) 
     op.bias = c.extras ? bias.data : nullptr;
     op.residual = c.extras ? residual.data : nullptr;
     op.activation = c.activation;
-    op.int8 = c.int8;
+    op.int8 = c.act_bits != 0;
+    op.act_bits = c.act_bits;
     op.act_group_size = c.shared_scale ? c.k : group;
     op.rows = c.rows;
     op.x = x.data;
     op.parts = parts;
     op.part_count = cut < columns ? 2 : 1;
     op.columns = columns;
-    if (!run_matmul(which ? &kMatMulRef : kernels->matmul, op, in_turn, nullptr)) _exit(2);
+    const MatMulKernels chosen = which ? kernels_for(&kMatMulRef, &kPlanesRef, &op)
+                                       : kernels_for(kernels->matmul, kernels->planes, &op);
+    if (!run_matmul(&chosen, op, in_turn, nullptr)) _exit(2);
   }
   compare("matmul " + text_of(f) + " N=" + std::to_string(c.n) + " K=" + std::to_string(c.k) +
               " group " + std::to_string(c.group) + " M=" + std::to_string(c.rows) +
-              (c.int8 ? " int8" : " float") + " activation " + std::to_string(c.activation),
+              " acts " + std::to_string(c.act_bits) + " activation " +
+              std::to_string(c.activation),
           y[0], y[1]);
 }
 
@@ -305,24 +310,31 @@ void check_all_matmul(const Kernels* kernels) {
     for (const Format& f : formats(bits))
       for (const Shape& s : shapes)
         for (int64_t rows : {1, 2, 3, 4, 5, 8, 9, 14})
-          for (bool int8 : {true, false}) {
-            if (int8 && f.table == Format::kFloats) continue;
+          for (int acts : {8, 0}) {
+            if (acts && f.table == Format::kFloats) continue;
             const bool odd = (s.n + rows) % 2;
-            check_matmul(kernels, f, {s.n, s.k, s.group, rows, int8, odd, odd, kIdentity, false});
+            check_matmul(kernels, f, {s.n, s.k, s.group, rows, acts, odd, odd, kIdentity, false});
           }
   const Format f = {4, Format::kPlain, true, kScaleF16, 7};
   const Format values = {5, Format::kFloats, true, kScaleBf16, 7};
   for (int64_t size = 1; size < 40; size++) {
-    check_matmul(kernels, f, {size, 64, 32, size, true, false, true, kIdentity, false});
-    check_matmul(kernels, f, {20, size, 0, 5, true, true, false, kIdentity, false});
-    check_matmul(kernels, f, {20, size, 0, 3, false, true, false, kIdentity, false});
+    check_matmul(kernels, f, {size, 64, 32, size, 8, false, true, kIdentity, false});
+    check_matmul(kernels, f, {20, size, 0, 5, 8, true, false, kIdentity, false});
+    check_matmul(kernels, f, {20, size, 0, 3, 0, true, false, kIdentity, false});
   }
+  for (int bits = 1; bits <= 4; bits++)
+    for (const Format& each : formats(bits))
+      for (const Shape& s : shapes)
+        for (int64_t rows : {1, 5, 9})
+          for (int acts = 1; acts <= 4 && each.table != Format::kFloats; acts++)
+            check_matmul(kernels, each, {s.n, s.k, s.group, rows, acts, acts % 2 == 0, false,
+                                         kIdentity, rows == 5});
   for (Activation activation : {kIdentity, kSwiGlu, kRelu, kGelu, kGeluTanh})
     for (int64_t rows : {1, 4, 6, 13})
       for (int flags = 0; flags < 8; flags++)
         for (const Format& each : {f, values}) {
           if (flags & 1 && each.table == Format::kFloats) continue;
-          check_matmul(kernels, each, {70, 96, 32, rows, (flags & 1) != 0, (flags & 2) != 0,
+          check_matmul(kernels, each, {70, 96, 32, rows, flags & 1 ? 8 : 0, (flags & 2) != 0,
                                        (flags & 4) != 0, activation, rows == 6});
         }
 }
