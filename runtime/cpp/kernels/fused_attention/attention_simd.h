@@ -230,8 +230,18 @@ void plain_scores(const Attention* a, const QueryBlock* block, int64_t first, in
   const float* key = keys.first + first * keys.stride;
   const typename V::Mask rest = V::first((a->head - 1) % V::kLanes + 1);
   const int64_t whole = (a->head - 1) / V::kLanes * V::kLanes;
+  // At each token of a decoder they come from memory: fetch the values while keys are multiplied.
+  const HeadRows values = values_at(a, block->b, block->kv);
+  const float* value = values.first + first * values.stride;
   for (int64_t j = 0; j < count; j += V::kLanes, key += V::kLanes * keys.stride) {
     const int64_t here = count - j < V::kLanes ? count - j : V::kLanes;
+    for (int64_t each = 0; each < here; each++, value += values.stride) {
+      const float* ahead = key + (V::kLanes + each) * keys.stride;
+      for (int64_t d = 0; d < a->head; d += 16) {
+        __builtin_prefetch(ahead + d);
+        __builtin_prefetch(value + d);
+      }
+    }
     for (int32_t r = 0; r < block->rows; r++) {
       const float* query = work.queries + r * kRowFloats;
       const float* row = key;
