@@ -1,10 +1,12 @@
-// Activations as bit planes on AVX-512: signs straight from floats, more bits by way of bytes.
+// Activations of one bit as planes on AVX-512.
 //
 // Internal linkage throughout: only translation units built for AVX-512 include this.
 #pragma once
 
+#include <math.h>
+
 #include "matmul_avx512.h"
-#include "planes_x86.h"
+#include "planes.h"
 
 namespace bitfold {
 namespace {
@@ -82,13 +84,6 @@ inline void binarize_avx512(const MatMul* op, int32_t index) {
     for (int32_t g = 0; g < w->groups && (whole || broken); g++)
       b.scale[g * rows + r] = broken ? NAN : mean < 1e-30f ? 0 : mean;
   }
-}
-
-inline void quantize_planes(const MatMul* op, int32_t index) {
-  if (op->act_bits == 1) return binarize_avx512(op, index);
-  quantize_avx512(op, index);
-  Block b = block_at(op, index);
-  planes_of_bytes(op, &b);
 }
 
 }  // namespace

@@ -2,7 +2,7 @@
 // four rows at a time.
 
 #include "avx2.h"
-#include "planes_x86.h"
+#include "planes_avx2.h"
 
 namespace bitfold {
 namespace {

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "matmul_avx512.h"
-#include "planes_x86.h"
+#include "planes.h"
 
 namespace bitfold {
 namespace {

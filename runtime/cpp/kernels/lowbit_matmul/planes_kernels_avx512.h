@@ -57,6 +57,10 @@ PlaneDots plane_dots(int32_t bits, int32_t acts) {
   return dots_of<Count, 1, 1>();
 }
 
+inline void quantize_planes(const MatMul* op, int32_t index) {
+  return op->act_bits == 1 ? binarize_avx512(op, index) : quantize_planes_avx512(op, index);
+}
+
 // Scratch of one call.
 struct PlaneScratch {
   uint8_t* planes;        // of two tiles

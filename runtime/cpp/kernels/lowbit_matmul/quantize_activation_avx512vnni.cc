@@ -1,9 +1,12 @@
-// Prepare blocks of X on AVX-512: round rows to int8 and interleave them, or only interleave.
+// Prepare blocks of X on AVX-512: round rows to bytes, or to planes of bits, and interleave them, or
+// only interleave.
 //
 // Plain multiplications and divisions in f32, in the specification's order: the codes are the
 // same as those of a stock-ONNX function body.
 
 #include "matmul_avx512.h"
+
+#include "planes.h"
 
 #include <math.h>
 #include <string.h>
@@ -41,12 +44,15 @@ void poison(const PackedWeight* w, Block* b, int32_t r) {
   }
 }
 
+inline __m512i rounded(__m512 x, __m512 inverse) {
+  return _mm512_cvt_roundps_epi32(_mm512_mul_ps(x, inverse),
+                                  _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
 // Round up to 16 inputs and write them as four interleaved int32.  Returns their sum, each
 // byte raised by 128, in two parts.
 inline __m128i round_16(__m512 x, __m512 inverse, int32_t* q, int64_t rows) {
-  const __m512i value = _mm512_cvt_roundps_epi32(
-      _mm512_mul_ps(x, inverse), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  const __m128i bytes = _mm512_cvtepi32_epi8(value);
+  const __m128i bytes = _mm512_cvtepi32_epi8(rounded(x, inverse));
   if (rows == 1) {
     _mm_storeu_si128((__m128i*)q, bytes);
   } else {
@@ -70,31 +76,37 @@ inline void scales_of(float most, float* reach, float* inverses, int64_t count) 
   }
 }
 
+// Two passes over a block: the reach of every row and group, then all scales at once.  Leaves the
+// scales in b->scale, their inverses in b->sum, and which rows are broken.
+void find_scales(const MatMul* op, Block* b, bool* broken) {
+  const PackedWeight* w = op->weight;
+  const int64_t rows = b->rows, k = w->k, size = w->group_size;
+  const bool whole = op->act_group_size >= k;
+  for (int32_t r = 0; r < rows; r++) {
+    const float* x = op->x + (b->first + r) * k;
+    int32_t reach = whole ? reach_bits(x, k) : 0;
+    int32_t most = reach;
+    int64_t k0 = 0;
+    for (int32_t g = 0; g < w->groups; g++, k0 += size) {
+      if (!whole) reach = reach_bits(x + k0, size < k - k0 ? size : k - k0);
+      most = reach > most ? reach : most;
+      memcpy(b->scale + g * rows + r, &reach, sizeof reach);
+    }
+    broken[r] = most >= kInfinity;
+  }
+  scales_of(act_top(op), b->scale, b->sum, w->groups * rows);
+}
+
 }  // namespace
 
-// Three passes over a block: the reach of every row and group, then all scales at once, then
-// the codes.  Meanwhile b.scale holds the reach, and b.sum the inverses.
 void quantize_avx512(const MatMul* op, int32_t index) {
   const PackedWeight* w = op->weight;
   Block b = block_at(op, index);
   const int32_t groups = w->groups, offset = op->offset;
   const int64_t rows = b.rows;
   const int64_t k = w->k, size = w->group_size, padded = padded_k(w);
-  const bool whole = op->act_group_size >= k;
   bool broken[kBlockRows] = {};
-  for (int32_t r = 0; r < rows; r++) {
-    const float* x = op->x + (b.first + r) * k;
-    int32_t reach = whole ? reach_bits(x, k) : 0;
-    int32_t most = reach;
-    int64_t k0 = 0;
-    for (int32_t g = 0; g < groups; g++, k0 += size) {
-      if (!whole) reach = reach_bits(x + k0, size < k - k0 ? size : k - k0);
-      most = reach > most ? reach : most;
-      memcpy(b.scale + g * rows + r, &reach, sizeof reach);
-    }
-    broken[r] = most >= kInfinity;
-  }
-  scales_of(act_top(op), b.scale, b.sum, groups * rows);
+  find_scales(op, &b, broken);
   for (int32_t r = 0; r < rows; r++) {
     const float* x = op->x + (b.first + r) * k;
     int32_t* q = b.q + r;
@@ -118,6 +130,46 @@ void quantize_avx512(const MatMul* op, int32_t index) {
     }
     // The channels that fill the last chunk: round_16 wrote up to a multiple of 16.
     for (int64_t i = round_up(k, 16) / 4; i < padded / 4; i++, q += rows) *q = 0;
+    if (broken[r]) poison(w, &b, r);
+  }
+}
+
+// Groups are whole chunks, or rows.
+void quantize_planes_avx512(const MatMul* op, int32_t index) {
+  const PackedWeight* w = op->weight;
+  Block b = block_at(op, index);
+  const int32_t rows = b.rows, bits = op->act_bits;
+  bool broken[kBlockRows] = {};
+  find_scales(op, &b, broken);
+  // The channels of a plane's bits in turn: lanes of two vectors.
+  alignas(64) int32_t channel[kChunk];
+  for (int bit = 0; bit < kChunk; bit++) channel[bit] = channel_of_bit(w->bits, bit);
+  const __m512i low = _mm512_load_si512(channel), high = _mm512_load_si512(channel + 16);
+  for (int32_t r = 0; r < rows; r++) {
+    const float* x = op->x + (b.first + r) * w->k;
+    uint32_t* planes = (uint32_t*)b.q + r;
+    for (int32_t g = 0; g < w->groups; g++) {
+      const int32_t at = g * rows + r;
+      const int64_t count = group_count(w, g);
+      const __m512 inverse = _mm512_set1_ps(b.sum[at]);
+      __m512i sums = _mm512_setzero_si512();
+      for (int64_t left = count; left > 0; left -= kChunk, x += kChunk) {
+        const __m512 first = _mm512_maskz_loadu_ps(lanes_left(left), x);
+        const __m512 second = _mm512_maskz_loadu_ps(left > 16 ? lanes_left(left - 16) : 0, x + 16);
+        const __m512i values[2] = {
+            rounded(_mm512_permutex2var_ps(first, low, second), inverse),
+            rounded(_mm512_permutex2var_ps(first, high, second), inverse)};
+        sums = _mm512_add_epi32(sums, _mm512_add_epi32(values[0], values[1]));
+        for (int32_t bit = 0; bit < bits; bit++, planes += rows) {
+          const __m512i one = _mm512_set1_epi32(1 << bit);
+          *planes = (uint32_t)_mm512_test_epi32_mask(values[1], one) << 16 |
+                    (uint32_t)_mm512_test_epi32_mask(values[0], one);
+        }
+      }
+      const int32_t sum = _mm512_reduce_add_epi32(sums);
+      b.start[at] = start_of(op, sum, count);
+      b.sum[at] = (float)sum;
+    }
     if (broken[r]) poison(w, &b, r);
   }
 }

@@ -1,6 +1,6 @@
-// What the AVX2 and the AVX-512 files share: activations as bit planes.
+// Activations as bit planes on AVX2.
 //
-// Internal linkage throughout: only translation units built for AVX2 or more include this.
+// Internal linkage throughout: only translation units built for AVX2 include this.
 #pragma once
 
 #include <immintrin.h>
