@@ -2,6 +2,7 @@
 
 #include "../kernels/dispatch.h"
 #include "custom_ops.h"
+#include "weight_bytes.h"
 #include "weight_inputs.h"
 
 namespace bitfold::ops {
@@ -23,7 +24,8 @@ class MatMulKernel {
       : api_(api),
         activation_(static_cast<Activation>(choice(api, info, "activation", kActivations))),
         weight_(api, info, {kPacked, kScales, kZeroPoints, kTable}, activation_ == kSwiGlu),
-        splits_(ints_attribute(api, info, "splits")) {
+        splits_(ints_attribute(api, info, "splits")),
+        bytes_(tile_bytes(&weight_.value()) * weight_.value().tiles) {
     const PackedWeight& w = weight_.value();
     op_.activation = activation_;
     op_.act_bits = kActBits[choice(api, info, "acts", kActs)];
@@ -66,6 +68,7 @@ class MatMulKernel {
              ", found " + (x.shape.empty() ? "a scalar" : std::to_string(x.shape.back())));
     op.rows = x.count / op.weight->k;
     op.x = static_cast<const float*>(x.data);
+    op.streamed = WeightBytes::exceed_cache();
     x.shape.back() = op.columns;
     const Tensor residual = input(api_, context, kResidual);
     if (residual.data) {
@@ -138,6 +141,7 @@ class MatMulKernel {
   Activation activation_;
   Weight weight_;
   std::vector<int64_t> splits_;  // of Y's columns: one for each output
+  WeightBytes bytes_;
   MatMul op_{};
   bool bias_complete_ = false;
 };

@@ -64,11 +64,20 @@ inline __m512i operands(const uint8_t* chunk, const uint8_t* table) {
   return TABLE ? look_up<BITS>(c, table) : c;
 }
 
+// vpdpbusd in place.  Given the intrinsic, GCC moves every sum to another register and back in
+// each round of a loop, runs out of registers and spills.
+inline __attribute__((always_inline)) void add_products(__m512i& sum, __m512i u, __m512i a) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(u), "v"(a));
+}
+
+// Keep the loads of a step behind this line: moved up, they would push sums out to memory.
+inline __attribute__((always_inline)) void fence() { asm volatile("" ::: "memory"); }
+
 // Scales [16] at index `at` (in units of 16).
 inline __m512 scales_at(const PackedWeight* w, int64_t at) {
+  if (w->scale_type == kScaleF16)
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)w->scales + at));
   switch (w->scale_type) {
-    case kScaleF16:
-      return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)w->scales + at));
     case kScaleBf16: {
       const __m256i bits = _mm256_loadu_si256((const __m256i*)w->scales + at);
       return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));

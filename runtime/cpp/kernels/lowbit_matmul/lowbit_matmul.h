@@ -48,6 +48,7 @@ struct MatMul {
   const Part* parts;       // of Y, from left to right: no tile belongs to two
   int32_t part_count;
   int64_t columns;         // n, or n / 2 with kSwiGlu
+  bool streamed;           // the weight will come from memory: no cache holds all that a model has
   int32_t offset;          // of the operand bytes that the kernels will multiply
   int32_t blocks;          // of rows, as even as possible
   uint8_t* acts;           // the blocks, `block_stride` bytes apart

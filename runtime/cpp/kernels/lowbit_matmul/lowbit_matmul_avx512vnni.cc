@@ -6,16 +6,11 @@
 namespace bitfold {
 namespace {
 
-// One row and one tile would be one chain of dependent sums: it is split over four accumulators.
-template <int R, int NT>
-constexpr int kSplit = R * NT == 1 ? 4 : 1;
-
 // Add step S of a chunk for NT tiles and R rows; q points at the step's activations.
 template <int BITS, bool TABLE, int R, int NT, int S>
-inline __attribute__((always_inline)) void step(__m512i (&acc)[kSplit<R, NT>][NT][R],
+inline __attribute__((always_inline)) void step(__m512i (&acc)[NT][R],
                                                 const uint8_t* chunk, int64_t stride,
                                                 const int32_t* q, const uint8_t* table) {
-  constexpr int kPart = S % kSplit<R, NT>;
   __m512i u[NT];
   BITFOLD_UNROLL
   for (int t = 0; t < NT; t++) u[t] = operands<BITS, TABLE, S>(chunk + t * stride, table);
@@ -24,12 +19,12 @@ inline __attribute__((always_inline)) void step(__m512i (&acc)[kSplit<R, NT>][NT
     const __m512i a = _mm512_set1_epi32(q[r]);
     BITFOLD_UNROLL
     for (int t = 0; t < NT; t++)
-      acc[kPart][t][r] = _mm512_dpbusd_epi32(acc[kPart][t][r], u[t], a);
+      acc[t][r] = _mm512_dpbusd_epi32(acc[t][r], u[t], a);
   }
 }
 
 template <int BITS, bool TABLE, int R, int NT, int HALF>
-inline __attribute__((always_inline)) void half_chunk(__m512i (&acc)[kSplit<R, NT>][NT][R],
+inline __attribute__((always_inline)) void half_chunk(__m512i (&acc)[NT][R],
                                                       const uint8_t* chunk, int64_t stride,
                                                       const int32_t* q, const uint8_t* table) {
   step<BITS, TABLE, R, NT, 4 * HALF>(acc, chunk, stride, q, table);
@@ -38,10 +33,8 @@ inline __attribute__((always_inline)) void half_chunk(__m512i (&acc)[kSplit<R, N
   step<BITS, TABLE, R, NT, 4 * HALF + 3>(acc, chunk, stride, q + 3 * R, table);
 }
 
-// Packed bytes are fetched into L2 ahead of their use.  One tile at a time reads memory in one
-// sequence, where a distance in bytes does; of two tiles the next two are fetched, unless they
+// Packed bytes are fetched into L2 ahead of their use: those of the next two tiles, unless these
 // are so long that a few pages on is better.
-constexpr int64_t kAhead = 8 << 10;
 constexpr int64_t kMostAhead = 128 << 10;
 constexpr int64_t kFarAhead = 4 << 10;
 
@@ -54,7 +47,7 @@ void dot(const MatMul* op, const Block* b, int32_t tile, const uint8_t* bytes,
   const int64_t stride = (int64_t)w->chunks * BITS * kLine;
   const int64_t halves = (w->k + 15) / 16, group_halves = (w->group_size + 15) / 16;
   const int32_t* q = b->q;
-  const int64_t ahead = NT == 1 ? kAhead : NT * stride <= kMostAhead ? NT * stride : kFarAhead;
+  const int64_t ahead = NT * stride <= kMostAhead ? NT * stride : kFarAhead;
   const float *scale_a = b->scale, *sum_a = b->sum;
   const int32_t* start = b->start;
   __m512 total[NT][R];
@@ -65,15 +58,13 @@ void dot(const MatMul* op, const Block* b, int32_t tile, const uint8_t* bytes,
 
   int64_t half = 0;
   for (int32_t g = 0; g < w->groups; g++, start += R, scale_a += R, sum_a += R) {
-    __m512i acc[kSplit<R, NT>][NT][R];
+    __m512i acc[NT][R];
     BITFOLD_UNROLL
     for (int r = 0; r < R; r++) {
       const __m512i from = _mm512_set1_epi32(start[r]);
       BITFOLD_UNROLL
-      for (int t = 0; t < NT; t++) acc[0][t][r] = from;
+      for (int t = 0; t < NT; t++) acc[t][r] = from;
     }
-    BITFOLD_UNROLL
-    for (int part = 1; part < kSplit<R, NT>; part++) acc[part][0][0] = _mm512_setzero_si512();
     const int64_t end = half + group_halves < halves ? half + group_halves : halves;
     if (half < end && (half & 1)) {
       half_chunk<BITS, TABLE, R, NT, 1>(acc, bytes, stride, q, w->operand);
@@ -96,16 +87,13 @@ void dot(const MatMul* op, const Block* b, int32_t tile, const uint8_t* bytes,
       q += 4 * R, half++;
     }
     BITFOLD_UNROLL
-    for (int part = 1; part < kSplit<R, NT>; part++)
-      acc[0][0][0] = _mm512_add_epi32(acc[0][0][0], acc[part][0][0]);
-    BITFOLD_UNROLL
     for (int t = 0; t < NT; t++) {
       const int64_t at = (int64_t)(tile + t) * w->groups + g;
       const __m512 scale = scales_at(w, at);
       const __m512 zero = zero_points ? zeros_at(zero_points, at) : _mm512_setzero_ps();
       BITFOLD_UNROLL
       for (int r = 0; r < R; r++) {
-        __m512 part = _mm512_cvtepi32_ps(acc[0][t][r]);
+        __m512 part = _mm512_cvtepi32_ps(acc[t][r]);
         if (zero_points) part = _mm512_fnmadd_ps(zero, _mm512_set1_ps(sum_a[r]), part);
         total[t][r] = _mm512_fmadd_ps(_mm512_mul_ps(part, scale), _mm512_set1_ps(scale_a[r]),
                                       total[t][r]);
@@ -121,7 +109,7 @@ void dot(const MatMul* op, const Block* b, int32_t tile, const uint8_t* bytes,
 template <int BITS, bool TABLE>
 struct Fused {
   static constexpr Dot kDots[kBlockRows] = {
-      dot<BITS, TABLE, true, 1, 1>, dot<BITS, TABLE, true, 2, 2>, dot<BITS, TABLE, true, 3, 2>,
+      nullptr, dot<BITS, TABLE, true, 2, 2>, dot<BITS, TABLE, true, 3, 2>,
       dot<BITS, TABLE, true, 4, 2>, dot<BITS, TABLE, true, 5, 2>, dot<BITS, TABLE, true, 6, 2>};
 };
 
@@ -141,6 +129,7 @@ void multiply(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0, in
               uint8_t* scratch) {
   if (!op->int8) return multiply_float_avx512(op, tile0, tile1, block0, block1, scratch);
   const Dot* const dots = fused(op->weight);
+  if (dots && op->rows == 1) return multiply_row_avx512(op, tile0, tile1);
   if (dots && op->rows <= kFusedRows)
     tile0 = multiply_packed(op, tile0, tile1, block0, block1, dots);
   multiply_panels_avx512(op, tile0, tile1, block0, block1, scratch);

@@ -41,15 +41,6 @@ struct Acts {
   int32_t count;  // blocks
 };
 
-// vpdpbusd in place.  Given the intrinsic, GCC moves every sum to another register and back in
-// each round of a loop, runs out of registers and spills.
-inline __attribute__((always_inline)) void add_products(__m512i& sum, __m512i u, __m512i a) {
-  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(u), "v"(a));
-}
-
-// Keep the loads of a step behind this line: moved up, they would push sums out to memory.
-inline __attribute__((always_inline)) void fence() { asm volatile("" ::: "memory"); }
-
 // Add a segment's products to the biases and the rows of `from`, if any, and write them to `to`.
 //
 // All there is to a step are R * NT products, R broadcasts and NT loads, and two products may

@@ -31,21 +31,12 @@ inline __m512i swap_bits(__m512i x, char low) {
   return _mm512_xor_si512(x, _mm512_xor_si512(differ, _mm512_slli_epi32(differ, BY)));
 }
 
-// acc += sums of four products of bytes.  GCC copies the accumulators of the intrinsic around in
-// loops, which takes as many instructions again as there are products.
-inline void add_products(__m512i& acc, __m512i bytes, __m512i factors) {
-  __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(bytes), "v"(factors));
-}
-
 // Sums that begin alike are loaded one by one: GCC would copy a shared register in each round.
 inline __m512i broadcast(const int32_t* from) {
   __m512i all;
   __asm__ volatile("vpbroadcastd %1, %0" : "=v"(all) : "m"(*from));
   return all;
 }
-
-// Keep the loads of a step behind this line: moved up, they would push sums out to memory.
-inline __attribute__((always_inline)) void fence() { __asm__ volatile("" ::: "memory"); }
 
 // The planes of a chunk of packed codes; see channel_of_bit.
 template <int BITS>
