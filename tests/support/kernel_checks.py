@@ -315,6 +315,30 @@ def gather() -> Iterator[str]:
                             yield f"{case} indices {dtype.__name__} {shape}"
 
 
+def gather_guard_pages() -> Iterator[str]:
+    """Rows of ``LowBitGather`` and its inputs beside pages that must not be touched."""
+    for bits in range(1, 9):
+        for case in (
+            Case(33, 70, bits, 32, zero_points=True),
+            Case(16, 35, bits, table=True, scales="e8m0"),
+            Case(20, 41, bits, scales="e4m3", float_table=True),
+        ):
+            inputs = case.weights()
+            run = session(gather_model(gather_attributes(case), inputs, constant=False))
+            indices = np.arange(case.n)[::-1].copy()
+            expected = gather_expected(case, inputs, indices)
+            for side in BEHIND:
+                y = guarded_copy(np.zeros(expected.shape, np.float32), side)
+                bound = run.io_binding()
+                for name, array in {"indices": indices, **inputs}.items():
+                    value = ort.OrtValue.ortvalue_from_numpy(guarded_copy(array, side))
+                    bound.bind_ortvalue_input(name, value)
+                bound.bind_ortvalue_output("Y", ort.OrtValue.ortvalue_from_numpy(y))
+                run.run_with_iobinding(bound)
+                if not np.array_equal(y, expected):
+                    yield f"{case} {side}"
+
+
 def silu() -> Iterator[str]:
     """``silu`` alone, through a gate that is X itself: within 4 units in the last place."""
     case = Case(2, 2, 8, acts="none", activation="swiglu", f16=False)
@@ -368,6 +392,7 @@ CHECKS: dict[str, Callable[[], Iterator[str]]] = {
         threads,
         guard_pages,
         gather,
+        gather_guard_pages,
         silu,
         epilogues,
         gelu,

@@ -167,12 +167,15 @@ def matmul_model(
 
 
 def gather_model(
-    attributes: dict[str, Any], inputs: dict[str, np.ndarray], index_type: int = TensorProto.INT64
+    attributes: dict[str, Any],
+    inputs: dict[str, np.ndarray],
+    index_type: int = TensorProto.INT64,
+    constant: bool = True,
 ) -> onnx.ModelProto:
     """A model of one ``LowBitGather`` with the graph input ``indices``."""
     names = [*(name if name in inputs else "" for name in GATHER_INPUTS), "indices"]
     indices = helper.make_tensor_value_info("indices", index_type, None)
-    return _model("LowBitGather", names, [indices], attributes, inputs, True)
+    return _model("LowBitGather", names, [indices], attributes, inputs, constant)
 
 
 def _model(

@@ -18,16 +18,16 @@ const Kernels kRef = {"ref",        &kMatMulRef, gather_row_ref, &kConvRef,
                       hadamard_ref, &kPlanesRef, &kAttentionRef};
 
 #if defined(BITFOLD_X86)
-const Kernels kAvx2 = {"avx2",        &kMatMulAvx2, gather_row_ref, &kConvAvx2,
+const Kernels kAvx2 = {"avx2",        &kMatMulAvx2, gather_row_avx2, &kConvAvx2,
                        hadamard_avx2, &kPlanesAvx2, &kAttentionAvx2};
 #if defined(BITFOLD_AVXVNNI)
-const Kernels kAvxVnni = {"avxvnni",     &kMatMulAvxVnni, gather_row_ref, &kConvAvxVnni,
+const Kernels kAvxVnni = {"avxvnni",     &kMatMulAvxVnni, gather_row_avx2, &kConvAvxVnni,
                           hadamard_avx2, &kPlanesAvx2,    &kAttentionAvx2};
 #endif
-const Kernels kAvx512Vnni = {"avx512vnni",     &kMatMulAvx512Vnni, gather_row_ref,
+const Kernels kAvx512Vnni = {"avx512vnni",     &kMatMulAvx512Vnni, gather_row_avx512,
                              &kConvAvx512Vnni, hadamard_avx512,    &kPlanesAvx512,
                              &kAttentionAvx512Vnni};
-const Kernels kAvx512Bitalg = {"avx512bitalg",   &kMatMulAvx512Vnni, gather_row_ref,
+const Kernels kAvx512Bitalg = {"avx512bitalg",   &kMatMulAvx512Vnni, gather_row_avx512,
                                &kConvAvx512Vnni, hadamard_avx512,    &kPlanesBitalg,
                                &kAttentionAvx512Vnni};
 
@@ -70,7 +70,7 @@ bool has_avx512bitalg() {
 #elif defined(BITFOLD_ARM64)
 // Never faster than products of bytes.
 const PlaneKernels kNoPlanes = {{}, 0};
-const Kernels kNeon = {"neon",        &kMatMulNeon, gather_row_ref, &kConvNeon,
+const Kernels kNeon = {"neon",        &kMatMulNeon, gather_row_neon, &kConvNeon,
                        hadamard_neon, &kNoPlanes,   &kAttentionRef};
 
 // Whether the CPU multiplies bytes with sdot.

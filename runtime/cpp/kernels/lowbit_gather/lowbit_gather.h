@@ -9,5 +9,8 @@ namespace bitfold {
 typedef void (*GatherRow)(const PackedWeight* w, int64_t row, float* out);
 
 void gather_row_ref(const PackedWeight* w, int64_t row, float* out);
+void gather_row_avx2(const PackedWeight* w, int64_t row, float* out);
+void gather_row_avx512(const PackedWeight* w, int64_t row, float* out);
+void gather_row_neon(const PackedWeight* w, int64_t row, float* out);
 
 }  // namespace bitfold
