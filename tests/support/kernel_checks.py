@@ -320,8 +320,8 @@ def gather_guard_pages() -> Iterator[str]:
     for bits in range(1, 9):
         for case in (
             Case(33, 70, bits, 32, zero_points=True),
-            Case(16, 35, bits, table=True, scales="e8m0"),
-            Case(20, 41, bits, scales="e4m3", float_table=True),
+            Case(16, 35, bits, table=True, f16=False),
+            Case(20, 41, bits, scales="e8m0", float_table=True),
         ):
             inputs = case.weights()
             run = session(gather_model(gather_attributes(case), inputs, constant=False))
@@ -330,9 +330,10 @@ def gather_guard_pages() -> Iterator[str]:
             for side in BEHIND:
                 y = guarded_copy(np.zeros(expected.shape, np.float32), side)
                 bound = run.io_binding()
-                for name, array in {"indices": indices, **inputs}.items():
-                    value = ort.OrtValue.ortvalue_from_numpy(guarded_copy(array, side))
-                    bound.bind_ortvalue_input(name, value)
+                fed = {"indices": indices, **inputs}
+                fed = {name: guarded_copy(array, side) for name, array in fed.items()}
+                for name, array in fed.items():
+                    bound.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
                 bound.bind_ortvalue_output("Y", ort.OrtValue.ortvalue_from_numpy(y))
                 run.run_with_iobinding(bound)
                 if not np.array_equal(y, expected):
