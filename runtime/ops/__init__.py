@@ -18,6 +18,9 @@ Every operator here has a kernel in ``runtime/cpp/ops`` and an oracle in
  4    table         i8 or f32 [2**bits]    t; optional, ``t[c] = c - 2**(bits-1)`` when absent
  5    bias          f32 [N]                optional
  6    residual      f32, the shape of Y    optional
+ 7    norm_gain     f32 [K]                optional: X is normalized first
+ 8    hadamard      i8  [m, m], constant   optional: base of the Hadamard transform of X
+ 9    act_scale     f32 [1]                optional: the one scale of all activations
 ====  ============  =====================  ==================================================
 
 Attributes (ints): ``N``, ``K``, ``bits`` (1..8), ``group_size`` (input channels a group: a
@@ -35,6 +38,11 @@ where it is missing) multiplies in f32, whose NaN mean nothing.  Other types tak
 
 An f32 table is for levels that are no integers of 8 bits (fp8, say).  It takes ``acts=none``.
 
+Before all else, X's rows go through the prologue.  With ``norm_gain`` and the attribute ``epsilon``
+(float) they become ``x / sqrt(mean(x**2) + epsilon) * norm_gain``, a mean over K; then, with the
+attribute ``hadamard_size`` (int, a divisor of K), what ``Hadamard`` below makes of them with that
+size and the base ``hadamard``.  Both in f32, sums in any order.  What follows sees the new rows.
+
 With ``splits``, Y's columns go to several outputs, one for each size: what a Split behind it
 would make.  The sizes add up to Y's columns, and all but the last are multiples of 16.  There is
 no residual then.
@@ -44,8 +52,14 @@ With ``acts=intB`` (B of 8, 4, 3 or 2) each row is quantized on the fly, for eac
 ``s_a = amax / top`` (both 0 when ``amax < 1e-30``); ``q = round_half_to_even(x * inv)``, an integer
 in [-top, top].  All of it in f32, so that kernel and body agree on every code.  With ``acts=int1``,
 q is -1 where ``x < 0`` and 1 elsewhere, and s_a is the mean of ``|x|`` (0 when it is below 1e-30;
-XNOR-Net, arXiv 1603.05279).  With ``acts=none``, q is X and s_a is 1.  A NaN or infinity in a row
-makes that row's whole output NaN.
+XNOR-Net, arXiv 1603.05279).
+
+With ``act_scale`` s, which takes ``acts=int8``: ``inv = 1 / s``; ``s_a = s``; ``q =
+round_half_to_even(min(max(x * inv, -127), 127))``; ``act_group_size`` is K then, and s is from
+1e-30 to 1e30.
+
+With ``acts=none``, q is X and s_a is 1.  A NaN or infinity in a row makes that row's whole
+output NaN.
 
 Where q and the codes have few bits between them, kernels multiply planes of bits (and, popcount):
 they read the planes out of the same packed bytes, and give the same sums.

@@ -9,10 +9,12 @@ import onnx_ir as ir
 
 from bitfold.runtime.ops.body import Body
 from bitfold.runtime.ops.packed import PackedWeight
-from bitfold.runtime.ops.quantize_activation import quantized
+from bitfold.runtime.ops.prologue import NO_PROLOGUE, Prologue
+from bitfold.runtime.ops.quantize_activation import quantized, quantized_with
 from bitfold.runtime.ops.swiglu import gated
 
-INPUTS = ["X", "packed", "scales", "zero_points", "table", "bias", "residual"]
+INPUTS = ["X", "packed", "scales", "zero_points", "table", "bias", "residual", "norm_gain"]
+INPUTS += ["hadamard", "act_scale"]
 
 
 ACT_BITS = (8, 4, 3, 2, 1)
@@ -31,6 +33,8 @@ class LowBitMatMul:
         activation: ``none``, ``swiglu``, ``relu``, ``gelu`` or ``gelu_tanh``.
         residual: whether the residual input is there.
         splits: Y's columns for each of several outputs; empty for one output.
+        prologue: what is done to X first.
+        act_scale: whether the input of that name is there.
     """
 
     weight: PackedWeight
@@ -40,6 +44,8 @@ class LowBitMatMul:
     activation: str = "none"
     residual: bool = False
     splits: tuple[int, ...] = ()
+    prologue: Prologue = NO_PROLOGUE
+    act_scale: bool = False
 
     def attributes(self) -> dict[str, Any]:
         """The attributes of a node."""
@@ -49,15 +55,19 @@ class LowBitMatMul:
             "act_group_size": self.act_group_size,
             "activation": self.activation,
             **({"splits": self.splits} if self.splits else {}),
+            **self.prologue.attributes(),
         }
 
     def function(self) -> ir.Function:
         """The function body for this configuration."""
         body = Body(INPUTS)
-        x, packed, scales, zeros, table, bias, residual = body.inputs
+        x, packed, scales, zeros, table, bias, residual, gain, hadamard, act_scale = body.inputs
         weight = self.weight.unpacked(body, [packed, scales, zeros, table])
+        x = self.prologue.prepared(body, x, gain, hadamard)
         bits = 0 if self.acts == "none" else int(self.acts.removeprefix("int"))
-        if bits:
+        if self.act_scale:
+            x = quantized_with(body, x, act_scale)
+        elif bits:
             x = quantized(body, x, self.weight.k, self.act_group_size, bits)
         y = body("MatMul", x, body.transpose(weight, 1, 0))
         if self.bias:
@@ -76,6 +86,7 @@ class LowBitMatMul:
         parts = [self.weight.overload(), acts]
         parts += ["bias"] * self.bias + [self.activation] * (self.activation != "none")
         parts += ["residual"] * self.residual
+        parts += ["static"] * self.act_scale + self.prologue.overload()
         parts += ["split", *map(str, self.splits)] if self.splits else []
         return body.function("LowBitMatMul", "_".join(parts), outputs, self.attributes())
 

@@ -42,6 +42,13 @@ def quantized(
     return rounded if k == groups * group_size else body.slice(rounded, -1, 0, k)
 
 
+def quantized_with(body: Body, x: ir.Value, scale: ir.Value) -> ir.Value:
+    """Add the nodes that round ``x`` to int8 levels of one given ``scale`` f32 [1]."""
+    scaled = body("Mul", x, body("Div", body.floats(1.0), scale))
+    within = body("Clip", scaled, body.floats(-127.0), body.floats(127.0))
+    return body("Mul", body("Round", within), scale)
+
+
 def _quantized_pixels(body: Body, x: ir.Value, k: int, group_size: int, bits: int) -> ir.Value:
     """The same for [n, k, ...] along axis 1."""
     if k % group_size:

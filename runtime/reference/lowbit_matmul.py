@@ -7,6 +7,7 @@ from scipy.special import erfc
 
 from bitfold.runtime.formats.scale_types import scale_values
 from bitfold.runtime.layouts.tiles import TILE, unpack_codes, untile_groups
+from bitfold.runtime.reference.hadamard import hadamard as hadamard_of
 
 TINY = np.float32(1e-30)
 """Runs of activations whose largest magnitude is below this become zeros."""
@@ -84,6 +85,30 @@ def activated(y: np.ndarray, activation: str) -> np.ndarray:
     return y
 
 
+def prepared(
+    rows: np.ndarray,
+    gain: np.ndarray | None,
+    epsilon: float,
+    base: np.ndarray | None,
+    hadamard_size: int,
+) -> np.ndarray:
+    """The prologue of float32 rows [M, K], computed in float64 and rounded to float32 at its end.
+
+    A row that holds a NaN or infinity gets one.
+    """
+    if gain is None and not hadamard_size:
+        return rows
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        y = rows.astype(np.float64)
+        if gain is not None:
+            mean = (y**2).mean(axis=1, keepdims=True) + np.float64(np.float32(epsilon))
+            y = y / np.sqrt(mean) * gain
+        if hadamard_size:
+            y = hadamard_of(y, base, size=hadamard_size)
+        rounded: np.ndarray = y.astype(np.float32)
+    return rounded
+
+
 def lowbit_matmul(
     x: np.ndarray,
     packed: np.ndarray,
@@ -92,6 +117,9 @@ def lowbit_matmul(
     table: np.ndarray | None = None,
     bias: np.ndarray | None = None,
     residual: np.ndarray | None = None,
+    norm_gain: np.ndarray | None = None,
+    hadamard: np.ndarray | None = None,
+    act_scale: np.ndarray | None = None,
     *,
     n: int,
     k: int,
@@ -101,6 +129,8 @@ def lowbit_matmul(
     act_group_size: int = 0,
     activation: str = "none",
     scale_factor: float = 1.0,
+    epsilon: float = 0.0,
+    hadamard_size: int = 0,
 ) -> np.ndarray:
     """Y of ``LowBitMatMul`` in float64, for x float32 [..., K] and the inputs as the op has them.
 
@@ -125,23 +155,28 @@ def lowbit_matmul(
         parts[2] if zero_points is not None else None,
     )
 
-    rows = x.reshape(-1, k)
+    rows = prepared(x.reshape(-1, k), norm_gain, epsilon, hadamard, hadamard_size)
     broken = ~np.isfinite(rows).all(axis=1)
     finite = np.where(broken[:, None], np.float32(0), rows)
-    if acts != "none":
+    if act_scale is not None:
+        inverse = np.float32(1) / act_scale
+        with np.errstate(over="ignore"):
+            operand = np.rint(np.clip(finite * inverse, -127, 127)).astype(np.float64)
+        scale_a = np.full((len(rows), groups), np.float64(act_scale[0]))
+    elif acts != "none":
         bits_of_q = int(acts.removeprefix("int"))
         q, s = quantize_activations(finite, act_group_size or k, bits_of_q)
-        operand, act_scale = q.astype(np.float64), s.astype(np.float64)
-        if act_scale.shape[1] != groups:
-            act_scale = np.repeat(act_scale, groups, axis=1)
+        operand, scale_a = q.astype(np.float64), s.astype(np.float64)
+        if scale_a.shape[1] != groups:
+            scale_a = np.repeat(scale_a, groups, axis=1)
     else:
-        operand, act_scale = finite.astype(np.float64), np.ones((len(rows), groups))
+        operand, scale_a = finite.astype(np.float64), np.ones((len(rows), groups))
     padded = np.zeros((len(rows), groups * group_size))
     padded[:, :k] = operand
     y = np.zeros((len(rows), n))
     for g in range(groups):
         part = padded[:, g * group_size : (g + 1) * group_size] @ weight[:, g].T.astype(np.float64)
-        y += act_scale[:, g : g + 1] * scale[:, g] * part
+        y += scale_a[:, g : g + 1] * scale[:, g] * part
     if bias is not None:
         y += bias
     y = activated(y, activation)

@@ -28,6 +28,7 @@ from support.lowbit_nodes import (
     matmul_session,
     session,
 )
+from support.prologue_checks import PROLOGUE_CHECKS
 
 from bitfold.runtime.formats import FORMATS
 from bitfold.runtime.formats.scale_types import DTYPES, scale_values
@@ -403,6 +404,7 @@ CHECKS: dict[str, Callable[[], Iterator[str]]] = {
         epilogues,
         gelu,
         *HADAMARD_CHECKS,
+        *PROLOGUE_CHECKS,
     )
 }
 

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
+from support.hadamard_nodes import base_of
 
 from bitfold.runtime.formats.scale_types import DTYPES, store_scales
 from bitfold.runtime.layouts.tiles import TILE, pack_codes, tile_groups
@@ -20,6 +21,7 @@ FACTOR = float(np.float32(1 / 19000))
 """What ``e4m3`` scales are multiplied by."""
 
 MATMUL_INPUTS = ("packed", "scales", "zero_points", "table", "bias")
+PROLOGUE_INPUTS = ("norm_gain", "hadamard", "act_scale")
 GATHER_INPUTS = ("packed", "scales", "zero_points", "table")
 
 
@@ -47,6 +49,12 @@ class Case:
     splits: tuple[int, ...] = ()
     scales: str = ""
     float_table: bool = False
+    epsilon: float | None = None
+    """Of the prologue's norm; None for no norm."""
+    hadamard: int = 0
+    """Size of the prologue's Hadamard transform; 0 for none."""
+    static: bool = False
+    """Whether there is one scale for all activations."""
 
     @property
     def group_size(self) -> int:
@@ -66,6 +74,8 @@ class Case:
             "activation": self.activation,
             **({"splits": list(self.splits)} if self.splits else {}),
             **self.factor,
+            **({} if self.epsilon is None else {"epsilon": self.epsilon}),
+            **({"hadamard_size": self.hadamard} if self.hadamard else {}),
         }
 
     def weights(self) -> dict[str, np.ndarray]:
@@ -87,6 +97,12 @@ class Case:
             inputs["table"] = 5 * rng.standard_normal(1 << self.bits, np.float32)
         if self.bias:
             inputs["bias"] = rng.standard_normal(self.n).astype(np.float32)
+        if self.epsilon is not None:
+            inputs["norm_gain"] = rng.integers(-8, 9, self.k).astype(np.float32)
+        if self.hadamard and base_of(self.hadamard) is not None:
+            inputs["hadamard"] = base_of(self.hadamard)
+        if self.static:
+            inputs["act_scale"] = np.array([0.013], np.float32)
         return inputs
 
     def rows(self, m: int) -> np.ndarray:
@@ -121,6 +137,8 @@ class Case:
             act_group_size=self.act_group,
             activation=self.activation,
             **self.factor,
+            epsilon=self.epsilon or 0.0,
+            hadamard_size=self.hadamard,
         )
 
     @property
@@ -154,10 +172,12 @@ def matmul_model(
 ) -> onnx.ModelProto:
     """A model of one ``LowBitMatMul``.
 
-    X and the residual are fed; the other inputs are initializers, or fed as well.
+    X and the residual are fed; the other inputs are initializers, or fed as well but for the
+    Hadamard transform's base, which must be constant.
     """
     names = ["X", *(name if name in inputs else "" for name in MATMUL_INPUTS)]
-    names += ["residual"] * residual
+    names.append("residual" if residual else "")
+    names += [name if name in inputs else "" for name in PROLOGUE_INPUTS]
     fed = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
         for name in ("X", "residual")[: 1 + residual]
@@ -193,13 +213,13 @@ def _model(
     node = helper.make_node(op, names, results, name="node", domain="bitfold", **attributes)
     ys = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in results]
     weights = [numpy_helper.from_array(array, name) for name, array in inputs.items()]
+    kept = [tensor for tensor in weights if constant or tensor.name == "hadamard"]
     shapes = [
         helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
         for tensor in weights
+        if tensor not in kept
     ]
-    graph = helper.make_graph(
-        [node], "g", [*fed, *([] if constant else shapes)], ys, weights if constant else []
-    )
+    graph = helper.make_graph([node], "g", [*fed, *shapes], ys, kept)
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("bitfold", 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 

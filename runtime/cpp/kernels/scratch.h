@@ -6,9 +6,9 @@
 
 namespace bitfold {
 
-// A thread's buffers: the activations of the call that it makes, a kernel's panel, and the rows
-// that a convolution gathers for a matrix multiplication.
-enum class Scratch { kActivations, kPanel, kRows };
+// A thread's buffers: the activations of the call that it makes, a kernel's panel, the rows that a
+// convolution gathers for a matrix multiplication, and those that a prologue has prepared.
+enum class Scratch { kActivations, kPanel, kRows, kPrologue };
 
 // At least `size` bytes, 64-byte aligned, valid until this thread asks again for the same
 // buffer; null when there is no memory.

@@ -18,6 +18,7 @@ class HadamardInput {
   // Reads the attribute `name`, the size, and the constant input `index`, the base matrix; a node
   // without that input has a power of two.  Throws Refusal.
   HadamardInput(const OrtApi* api, const OrtKernelInfo* info, const char* name, size_t index);
+  // The value points into this.
   HadamardInput(const HadamardInput&) = delete;
   HadamardInput& operator=(const HadamardInput&) = delete;
 

@@ -1,7 +1,10 @@
 // LowBitMatMul for ORT: what runtime/ops/__init__.py specifies.
 
+#include <cmath>
+
 #include "../kernels/dispatch.h"
 #include "custom_ops.h"
+#include "hadamard_input.h"
 #include "weight_bytes.h"
 #include "weight_inputs.h"
 
@@ -9,7 +12,8 @@ namespace bitfold::ops {
 namespace {
 
 constexpr const char* kName = "LowBitMatMul";
-enum Input : size_t { kX, kPacked, kScales, kZeroPoints, kTable, kBias, kResidual, kInputs };
+enum Input : size_t { kX, kPacked, kScales, kZeroPoints, kTable, kBias, kResidual, kNormGain,
+                      kHadamard, kActScale, kInputs };
 constexpr const char* kActivations[] = {"none", "swiglu", "relu", "gelu", "gelu_tanh"};
 static_assert(kIdentity == 0 && kSwiGlu == 1 && kRelu == 2 && kGelu == 3 && kGeluTanh == 4,
               "the names are in the order of the enum");
@@ -25,7 +29,8 @@ class MatMulKernel {
         activation_(static_cast<Activation>(choice(api, info, "activation", kActivations))),
         weight_(api, info, {kPacked, kScales, kZeroPoints, kTable}, activation_ == kSwiGlu),
         splits_(ints_attribute(api, info, "splits")),
-        bytes_(tile_bytes(&weight_.value()) * weight_.value().tiles) {
+        bytes_(tile_bytes(&weight_.value()) * weight_.value().tiles),
+        hadamard_(hadamard_of(api, info)) {
     const PackedWeight& w = weight_.value();
     op_.activation = activation_;
     op_.act_bits = kActBits[choice(api, info, "acts", kActs)];
@@ -47,6 +52,7 @@ class MatMulKernel {
     const Tensor bias = constant_input(api, info, kBias);
     if (bias.data) op_.bias = checked_bias(bias);
     bias_complete_ = bias.data || !has_input(api, info, kBias);
+    read_prologue(info);
   }
 
   void compute(OrtKernelContext* context) const {
@@ -62,6 +68,12 @@ class MatMulKernel {
     if (!bias_complete_) {
       const Tensor bias = input(api_, context, kBias);
       op.bias = bias.data ? checked_bias(bias) : nullptr;
+    }
+    if (!prologue_complete_) {
+      const Tensor gain = input(api_, context, kNormGain);
+      const Tensor scale = input(api_, context, kActScale);
+      if (gain.data) op.prologue.gain = checked_gain(gain);
+      if (scale.data) op.act_scale = checked_scale(scale);
     }
     if (x.shape.empty() || x.shape.back() != op.weight->k)
       refuse("X: expected a last dimension of K = " + std::to_string(op.weight->k) +
@@ -99,6 +111,12 @@ class MatMulKernel {
   }
 
  private:
+  // None where there is neither the attribute nor the base.
+  static HadamardInput hadamard_of(const OrtApi* api, const OrtKernelInfo* info) {
+    if (!has_int(api, info, "hadamard_size") && !has_input(api, info, kHadamard)) return {};
+    return HadamardInput(api, info, "hadamard_size", kHadamard);
+  }
+
   // Which of its values a string attribute has.
   template <size_t COUNT>
   static size_t choice(const OrtApi* api, const OrtKernelInfo* info, const char* name,
@@ -129,6 +147,49 @@ class MatMulKernel {
              ", found " + shape_text(splits_));
   }
 
+  void read_prologue(const OrtKernelInfo* info) {
+    const int64_t k = weight_.value().k;
+    const bool normed = has_input(api_, info, kNormGain);
+    const bool given_scale = has_input(api_, info, kActScale);
+    if (normed) {
+      op_.prologue.epsilon = float_attribute(api_, info, "epsilon");
+      if (!(op_.prologue.epsilon >= 0) || std::isinf(op_.prologue.epsilon))
+        refuse("attribute 'epsilon': expected 0 or more, found " +
+               std::to_string(op_.prologue.epsilon));
+    }
+    op_.prologue.hadamard = hadamard_.value();
+    if (hadamard_.value().size && k % hadamard_.value().size != 0)
+      refuse("attribute 'hadamard_size': expected a divisor of K = " + std::to_string(k) +
+             ", found " + std::to_string(hadamard_.value().size));
+    if (given_scale && op_.act_bits != 8) refuse("act_scale: expected none but with acts=int8");
+    if (given_scale && op_.act_group_size != k)
+      refuse("attribute 'act_group_size': expected K = " + std::to_string(k) +
+             " beside act_scale, found " + std::to_string(op_.act_group_size));
+    const Tensor gain = constant_input(api_, info, kNormGain);
+    const Tensor scale = constant_input(api_, info, kActScale);
+    if (gain.data) op_.prologue.gain = checked_gain(gain);
+    if (scale.data) op_.act_scale = checked_scale(scale);
+    prologue_complete_ = !normed == !gain.data && !given_scale == !scale.data;
+  }
+
+  const float* checked_gain(const Tensor& gain) const {
+    const int64_t k = weight_.value().k;
+    if (gain.type != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || gain.count != k)
+      refuse("norm_gain: expected " + std::to_string(k) + " float32 elements, found " +
+             std::to_string(gain.count));
+    return static_cast<const float*>(gain.data);
+  }
+
+  static float checked_scale(const Tensor& scale) {
+    if (scale.type != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || scale.count != 1)
+      refuse("act_scale: expected 1 float32 element, found " + std::to_string(scale.count));
+    const float value = *static_cast<const float*>(scale.data);
+    // The inverse must be finite too.
+    if (!(value >= 1e-30f && value <= 1e30f))
+      refuse("act_scale: expected 1e-30 to 1e30, found " + std::to_string(value));
+    return value;
+  }
+
   const float* checked_bias(const Tensor& bias) const {
     const std::vector<int64_t> shape = {weight_.value().n};
     if (bias.type != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || bias.shape != shape)
@@ -143,7 +204,8 @@ class MatMulKernel {
   std::vector<int64_t> splits_;  // of Y's columns: one for each output
   WeightBytes bytes_;
   MatMul op_{};
-  bool bias_complete_ = false;
+  HadamardInput hadamard_;
+  bool bias_complete_ = false, prologue_complete_ = false;
 };
 
 OrtStatus* BITFOLD_ORT_CALL create(const OrtCustomOp*, const OrtApi* api,
@@ -159,6 +221,7 @@ ONNXTensorElementDataType BITFOLD_ORT_CALL input_type(const OrtCustomOp*, size_t
     case kTable:
       return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;  // one of several: checked at creation
     case kZeroPoints:
+    case kHadamard:
       return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
     default:
       return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;

@@ -67,6 +67,13 @@ int64_t int_attribute(const OrtApi* api, const OrtKernelInfo* info, const char* 
   return value;
 }
 
+bool has_int(const OrtApi* api, const OrtKernelInfo* info, const char* name) {
+  int64_t value = 0;
+  if (answered(api, api->KernelInfoGetAttribute_int64(info, name, &value))) return true;
+  refuse_another_type(api, info, name, "an int");
+  return false;
+}
+
 float float_attribute(const OrtApi* api, const OrtKernelInfo* info, const char* name) {
   float value = 0;
   if (!answered(api, api->KernelInfoGetAttribute_float(info, name, &value)))

@@ -41,6 +41,8 @@ void check(const OrtApi* api, OrtStatus* status);
 int64_t int_attribute(const OrtApi* api, const OrtKernelInfo* info, const char* name);
 int64_t int_attribute(const OrtApi* api, const OrtKernelInfo* info, const char* name,
                       int64_t least, int64_t most);
+// Whether there is an attribute of this name; refuses one of another type.
+bool has_int(const OrtApi* api, const OrtKernelInfo* info, const char* name);
 float float_attribute(const OrtApi* api, const OrtKernelInfo* info, const char* name);
 // The same, or `missing` where there is none.
 float float_attribute(const OrtApi* api, const OrtKernelInfo* info, const char* name,

@@ -191,6 +191,8 @@ struct MatMulCase {
   bool shared_scale, extras;  // bias, residual and two parts
   Activation activation;
   bool broken;                // NaN and infinity in rows
+  float act_scale = 0;        // 0 where groups have their own
+  bool prologue = false;      // a norm, and a Hadamard transform in blocks of 4
 };
 
 void check_matmul(const Kernels* kernels, const Format& f, const MatMulCase& c) {
@@ -200,7 +202,7 @@ void check_matmul(const Kernels* kernels, const Format& f, const MatMulCase& c) 
   const int64_t tiles = (columns + kTile - 1) / kTile * (paired ? 2 : 1);
   const Weight weight(&random, f, c.n, c.k, group, tiles);
   const Array<float> x = values(&random, c.rows * c.k), bias = values(&random, c.n);
-  const Array<float> residual = values(&random, c.rows * columns);
+  const Array<float> residual = values(&random, c.rows * columns), gain = values(&random, c.k);
   if (c.broken) {
     x.data[c.k - 1] = NAN;
     if (c.rows > 2) x.data[c.k] = INFINITY, x.data[3 * c.k - 1] = -INFINITY;
@@ -220,6 +222,12 @@ void check_matmul(const Kernels* kernels, const Format& f, const MatMulCase& c) 
     op.int8 = c.act_bits != 0;
     op.act_bits = c.act_bits;
     op.act_group_size = c.shared_scale ? c.k : group;
+    op.act_scale = c.act_scale;
+    if (c.prologue) {
+      op.prologue.gain = gain.data;
+      op.prologue.epsilon = 1e-3f;
+      op.prologue.hadamard = {c.k % 4 ? 1 : 4, 1, c.k % 4 ? 0 : 2, c.k % 4 ? 1 : 0.5f, nullptr};
+    }
     op.rows = c.rows;
     op.x = x.data;
     op.parts = parts;
@@ -321,6 +329,8 @@ void check_all_matmul(const Kernels* kernels) {
     check_matmul(kernels, f, {size, 64, 32, size, 8, false, true, kIdentity, false});
     check_matmul(kernels, f, {20, size, 0, 5, 8, true, false, kIdentity, false});
     check_matmul(kernels, f, {20, size, 0, 3, 0, true, false, kIdentity, false});
+    check_matmul(kernels, f, {20, size, 0, 5, 8, true, false, kIdentity, size == 9, 4e-3f});
+    check_matmul(kernels, f, {20, 3 * size, 0, 6, 0, true, false, kIdentity, size == 9, 0, true});
   }
   for (int bits = 1; bits <= 4; bits++)
     for (const Format& each : formats(bits))

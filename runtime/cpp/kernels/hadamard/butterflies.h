@@ -4,6 +4,8 @@
 // fit in registers together.  Internal linkage throughout.
 #pragma once
 
+#include <string.h>
+
 #include "hadamard.h"
 
 namespace bitfold {
@@ -144,12 +146,96 @@ void times_base(const Hadamard* h, float* y, int64_t left, int64_t run, float* s
   }
 }
 
+// Whether entry (i, j) of Paley's first matrix of order q + 1, q a prime, is -1.
+template <int Q>
+constexpr bool paley_minus(int i, int j) {
+  if (i == 0 || i == j) return false;
+  if (j == 0) return true;
+  for (int root = 1; root < Q; root++)
+    if (root * root % Q == (i - j + Q) % Q) return false;
+  return true;
+}
+
+// The entries of `signs` for that matrix.
+template <int Q>
+struct Paley {
+  enum { kOrder = Q + 1 };
+  uint16_t signs[kOrder * kOrder / 4];
+  constexpr Paley() : signs() {
+    for (int i = 0; i < kOrder; i++)
+      for (int j = 0; j < kOrder; j++) {
+        const int at = j * (kOrder / 4) + i / 4;
+        const int bit = paley_minus<Q>(i, j) ? 1 << i % 4 : 0;
+        signs[at] = (uint16_t)((signs[at] & 15) | bit | i / 4 * 16);
+      }
+  }
+};
+
+template <int Q>
+constexpr Paley<Q> kPaley{};
+
+template <int Q>
+inline bool is_paley(const Hadamard* h) {
+  return h->base == Q + 1 && !memcmp(h->signs, kPaley<Q>.signs, sizeof kPaley<Q>.signs);
+}
+
+// Output J from the sums and differences of pairs, from pair P on.
+template <int Q, int J, int P>
+inline __attribute__((always_inline)) Vec::T paley_sum(const Vec::T* sums,
+                                                       const Vec::T* differences,
+                                                       Vec::T so_far) {
+  if constexpr (2 * P > Q) {
+    return so_far;
+  } else {
+    constexpr bool kMinus = paley_minus<Q>(2 * P, J);
+    constexpr bool kUnlike = kMinus != paley_minus<Q>(2 * P + 1, J);
+    const Vec::T pair = kUnlike ? differences[P] : sums[P];
+    return paley_sum<Q, J, P + 1>(sums, differences,
+                                  kMinus ? Vec::sub(so_far, pair) : Vec::add(so_far, pair));
+  }
+}
+
+// The same as times_base for a known matrix, in registers: every output from J on.
+template <int Q, int J>
+inline __attribute__((always_inline)) void paley_outputs(const Vec::T* sums,
+                                                         const Vec::T* differences, float* y,
+                                                         int64_t run, Vec::T scale) {
+  if constexpr (J <= Q) {
+    // Row 0 of the matrix has no minus.
+    const Vec::T first = paley_minus<Q>(1, J) ? differences[0] : sums[0];
+    const Vec::T sum = paley_sum<Q, J, 1>(sums, differences, first);
+    Vec::store(y + J * run, Vec::mul(sum, scale));
+    paley_outputs<Q, J + 1>(sums, differences, y, run, scale);
+  }
+}
+
+template <int Q>
+void times_paley(const Hadamard* h, float* y, int64_t run) {
+  const Vec::T scale = Vec::all(h->scale);
+  for (int64_t column = 0; column < run; column += Vec::kLanes) {
+    Vec::T sums[(Q + 1) / 2], differences[(Q + 1) / 2];
+#pragma GCC unroll 32
+    for (int p = 0; p < (Q + 1) / 2; p++) {
+      const Vec::T even = Vec::load(y + column + 2 * p * run);
+      const Vec::T odd = Vec::load(y + column + (2 * p + 1) * run);
+      sums[p] = Vec::add(even, odd);
+      differences[p] = Vec::sub(even, odd);
+    }
+    paley_outputs<Q, 0>(sums, differences, y + column, run, scale);
+  }
+}
+
 inline void hadamard_blocks(const Hadamard* h, const float* x, float* y, int64_t blocks,
                             float* scratch) {
   const int64_t run = (int64_t)1 << h->bits;
   sylvester(x, y, blocks * h->size, h->bits, h->base == 1 ? h->scale : 1);
   if (h->base == 1) return;
+  const bool twelve = run >= Vec::kLanes && is_paley<11>(h);
   for (int64_t b = 0; b < blocks; b++, y += h->size) {
+    if (twelve) {
+      times_paley<11>(h, y, run);
+      continue;
+    }
     int64_t column = 0;
     for (; column + Vec::kLanes <= run; column += Vec::kLanes)
       times_base<true>(h, y + column, Vec::kLanes, run, scratch);

@@ -35,7 +35,8 @@ struct Vec {
     if (BIT == 1) other = _mm256_permute_ps(v, 0x4e);
     if (BIT == 2) other = _mm256_permute2f128_ps(v, v, 0x01);
     constexpr int kHigh = BIT == 0 ? 0xaa : BIT == 1 ? 0xcc : 0xf0;
-    return _mm256_blend_ps(_mm256_add_ps(v, other), _mm256_sub_ps(other, v), kHigh);
+    const T sign = _mm256_blend_ps(_mm256_set1_ps(1), _mm256_set1_ps(-1), kHigh);
+    return _mm256_fmadd_ps(v, sign, other);
   }
 
  private:

@@ -36,7 +36,8 @@ struct Vec {
     if (BIT == 2) other = _mm512_shuffle_f32x4(v, v, 0xb1);
     if (BIT == 3) other = _mm512_shuffle_f32x4(v, v, 0x4e);
     constexpr __mmask16 kHigh[4] = {0xaaaa, 0xcccc, 0xf0f0, 0xff00};
-    return _mm512_mask_sub_ps(_mm512_add_ps(v, other), kHigh[BIT], other, v);
+    const T one = _mm512_set1_ps(1), sign = _mm512_mask_mov_ps(one, kHigh[BIT], _mm512_set1_ps(-1));
+    return _mm512_fmadd_ps(v, sign, other);
   }
 };
 

@@ -11,8 +11,8 @@
 
 namespace bitfold {
 
-void quantize_avx2(const MatMul* op, int32_t block);
-void interleave_avx2(const MatMul* op, int32_t block);
+void quantize_avx2(const MatMul* op, int32_t block, const float* x);
+void interleave_avx2(const MatMul* op, int32_t block, const float* x);
 // Float levels.
 void multiply_values_avx2(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0,
                           int32_t block1, uint8_t* scratch);

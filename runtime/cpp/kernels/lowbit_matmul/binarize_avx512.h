@@ -37,7 +37,7 @@ inline void finish_signs(const MatMul* op, Block* b) {
 }
 
 // Signs and mean magnitudes: planes [C][1][rows] in the place of q.  K is whole chunks.
-inline void binarize_avx512(const MatMul* op, int32_t index) {
+inline void binarize_avx512(const MatMul* op, int32_t index, const float* rows_x) {
   const PackedWeight* w = op->weight;
   Block b = block_at(op, index);
   const int rows = b.rows;
@@ -49,7 +49,7 @@ inline void binarize_avx512(const MatMul* op, int32_t index) {
   const __m512i low = _mm512_load_si512(channel), high = _mm512_load_si512(channel + 16);
   float magnitude[kBlockRows];
   for (int r = 0; r < rows; r++) {
-    const float* x = op->x + (b.first + r) * w->k;
+    const float* x = rows_x + r * w->k;
     uint32_t* planes = (uint32_t*)b.q + r;
     __m512 row_sum = zero;
     for (int32_t g = 0; g < w->groups; g++) {

@@ -35,7 +35,25 @@ void prepare(void* data, size_t index) {
   auto prepare_block = op->int8 ? call->kernels->quantize : call->kernels->interleave;
   auto first = static_cast<int32_t>(split(op->blocks, call->block_parts, index));
   auto last = static_cast<int32_t>(split(op->blocks, call->block_parts, index + 1));
-  for (int32_t block = first; block < last; block++) prepare_block(op, block);
+  float *rows = nullptr, *scratch = nullptr;
+  const int64_t k = op->weight->k;
+  if (has_prologue(&op->prologue)) {
+    const int64_t most = round_up(call->kernels->block_rows * k, kLine);
+    scratch = reinterpret_cast<float*>(thread_scratch(
+        Scratch::kPrologue, (most + prologue_scratch(&op->prologue)) * sizeof(float)));
+    if (scratch == nullptr) {
+      call->starved->store(true);
+      return;
+    }
+    rows = scratch + prologue_scratch(&op->prologue);
+  }
+  for (int32_t block = first; block < last; block++) {
+    const Block b = block_at(op, block);
+    const float* x = op->x + b.first * k;
+    for (int32_t r = 0; rows && r < b.rows; r++)
+      call->kernels->prepare_row(&op->prologue, x + r * k, rows + r * k, k, scratch);
+    prepare_block(op, block, rows ? rows : x);
+  }
 }
 
 void multiply(void* data, size_t index) {
@@ -70,13 +88,14 @@ bool run_matmul(const MatMulKernels* kernels, MatMul op, ParallelFor parallel, v
 
   std::atomic<bool> starved{false};
   Call call{kernels, &op, 1, 1, &starved};
-  int64_t inputs = op.rows * w->k;
+  int64_t inputs = op.rows * w->k * (has_prologue(&op.prologue) ? 4 : 1);
   if (inputs < kWorthAThread) {
     prepare(&call, 0);
   } else {
     call.block_parts = static_cast<int32_t>(std::min<int64_t>(op.blocks, kMaxTasks));
     parallel(context, prepare, &call, call.block_parts);
   }
+  if (starved.load()) return false;
 
   int64_t work = std::max<int64_t>(tile_bytes(w), op.rows * padded_k(w) * kTile / 8) * w->tiles;
   int64_t tasks = std::clamp<int64_t>(work / (kWorthAThread / 2), 1, kMaxTasks);

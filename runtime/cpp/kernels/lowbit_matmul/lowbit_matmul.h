@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 #include "../packed_weight.h"
+#include "prologue.h"
 
 namespace bitfold {
 
@@ -43,6 +44,8 @@ struct MatMul {
   bool int8;               // acts of eight bits or less
   int32_t act_bits;        // their bits: 8, 4, 3, 2 or 1
   int64_t act_group_size;  // k, or the weight's group size
+  float act_scale;         // of every activation; 0 where groups have their own
+  Prologue prologue;
   int64_t rows;            // M
   const float* x;          // [rows][k]
   const Part* parts;       // of Y, from left to right: no tile belongs to two
@@ -115,9 +118,12 @@ struct MatMulKernels {
   int32_t block_rows;
   // The offset that `quantize` must remove for this number of rows: see MatMul.
   int32_t (*offset)(const MatMul* op);
-  // Prepare one block of X: round it to int8, or only interleave it.
-  void (*quantize)(const MatMul* op, int32_t block);
-  void (*interleave)(const MatMul* op, int32_t block);
+  // The prologue of one row.
+  PrepareRow prepare_row;
+  // Prepare one block, whose rows [rows][k] are those at x: round them to int8, or only
+  // interleave them.
+  void (*quantize)(const MatMul* op, int32_t block, const float* x);
+  void (*interleave)(const MatMul* op, int32_t block, const float* x);
   // Scratch bytes that one call of `multiply` needs.
   int64_t (*scratch)(const MatMul* op);
   // Y for the tiles [tile0, tile1) (an even range with kSwiGlu) and blocks [block0, block1).

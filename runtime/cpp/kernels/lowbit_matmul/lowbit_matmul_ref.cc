@@ -22,13 +22,16 @@ float reach(const float* x, int64_t count) {
   return most;
 }
 
-void quantize(const MatMul* op, int32_t index) {
+// Within reach of an int8; only a given scale lets values go beyond.
+float clamped(float value) { return fminf(fmaxf(value, -127), 127); }
+
+void quantize(const MatMul* op, int32_t index, const float* rows) {
   const PackedWeight* w = op->weight;
   Block b = block_at(op, index);
   int8_t* q = (int8_t*)b.q;
   memset(q, 0, padded_k(w) * b.rows);
   for (int32_t r = 0; r < b.rows; r++) {
-    const float* x = op->x + (b.first + r) * w->k;
+    const float* x = rows + r * w->k;
     bool broken = isnan(reach(x, w->k));
     for (int32_t g = 0; g < w->groups; g++) {
       int64_t k0 = (int64_t)g * w->group_size;
@@ -37,25 +40,27 @@ void quantize(const MatMul* op, int32_t index) {
       float amax = broken ? 0 : whole ? reach(x, w->k) : reach(x + k0, k1 - k0);
       const float top = act_top(op);
       float inverse = amax < kTiny ? 0 : top / amax;
+      float scale = amax < kTiny ? 0 : amax / top;
+      if (op->act_scale > 0) scale = op->act_scale, inverse = 1 / op->act_scale;
       int32_t sum = 0;
       for (int64_t k = k0; k < k1; k++) {
-        int32_t value = broken ? 0 : (int32_t)nearbyintf(x[k] * inverse);
+        int32_t value = broken ? 0 : (int32_t)nearbyintf(clamped(x[k] * inverse));
         q[(k / 4 * b.rows + r) * 4 + k % 4] = (int8_t)value;
         sum += value;
       }
-      b.scale[g * b.rows + r] = broken ? NAN : amax < kTiny ? 0 : amax / top;
+      b.scale[g * b.rows + r] = broken ? NAN : scale;
       b.start[g * b.rows + r] = -op->offset * sum;
       b.sum[g * b.rows + r] = (float)sum;
     }
   }
 }
 
-void interleave(const MatMul* op, int32_t index) {
+void interleave(const MatMul* op, int32_t index, const float* rows) {
   const PackedWeight* w = op->weight;
   Block b = block_at(op, index);
   memset(b.x, 0, padded_k(w) * b.rows * sizeof(float));
   for (int32_t r = 0; r < b.rows; r++) {
-    const float* x = op->x + (b.first + r) * w->k;
+    const float* x = rows + r * w->k;
     bool broken = isnan(reach(x, w->k));
     b.scale[r] = broken ? NAN : 1;
     for (int32_t g = 0; g < w->groups; g++) {
@@ -127,7 +132,7 @@ int64_t scratch(const MatMul* op) { return 2 * op->weight->k; }
 
 }  // namespace
 
-const MatMulKernels kMatMulRef = {"ref",      kBlockRows, offset,  quantize,
-                                  interleave, scratch,    multiply};
+const MatMulKernels kMatMulRef = {"ref",    kBlockRows, offset,  prepare_row_ref,
+                                  quantize, interleave, scratch, multiply};
 
 }  // namespace bitfold

@@ -12,10 +12,10 @@ namespace bitfold {
 constexpr int kBlockRows = 6;
 constexpr int kFusedRows = 12;
 
-void quantize_avx512(const MatMul* op, int32_t block);
+void quantize_avx512(const MatMul* op, int32_t block, const float* x);
 // To two to four bits, as planes [C][act_bits][rows]: see planes.h.
-void quantize_planes_avx512(const MatMul* op, int32_t block);
-void interleave_avx512(const MatMul* op, int32_t block);
+void quantize_planes_avx512(const MatMul* op, int32_t block, const float* x);
+void interleave_avx512(const MatMul* op, int32_t block, const float* x);
 // Y for a single row, of int8 activations.
 void multiply_row_avx512(const MatMul* op, int32_t tile0, int32_t tile1);
 // Y for more rows than are multiplied while they are decoded: see panel_avx512vnni.cc.

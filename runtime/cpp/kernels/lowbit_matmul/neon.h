@@ -15,8 +15,8 @@
 
 namespace bitfold {
 
-void quantize_neon(const MatMul* op, int32_t block);
-void interleave_neon(const MatMul* op, int32_t block);
+void quantize_neon(const MatMul* op, int32_t block, const float* x);
+void interleave_neon(const MatMul* op, int32_t block, const float* x);
 // Float levels.
 void multiply_values_neon(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0,
                           int32_t block1, uint8_t* scratch);

@@ -25,14 +25,14 @@ MatMulKernels kernels_for(const MatMulKernels* bytes, const PlaneKernels* planes
   return chosen;
 }
 
-void binarize(const MatMul* op, int32_t index) {
+void binarize(const MatMul* op, int32_t index, const float* rows_x) {
   const PackedWeight* w = op->weight;
   Block b = block_at(op, index);
   int8_t* q = (int8_t*)b.q;
   memset(q, 0, padded_k(w) * b.rows);
   const bool whole = op->act_group_size >= w->k;
   for (int32_t r = 0; r < b.rows; r++) {
-    const float* x = op->x + (b.first + r) * w->k;
+    const float* x = rows_x + r * w->k;
     float row_mean = 0;
     bool broken = false;
     for (int64_t k = 0; k < w->k; k++) broken |= !isfinite(x[k]);

@@ -82,6 +82,6 @@ MatMulKernels kernels_for(const MatMulKernels* bytes, const PlaneKernels* planes
 float mean_magnitude(const float* x, int64_t count);
 
 // One-bit activations as int8 [Kpad / 4][rows], for the kernels that multiply bytes.
-void binarize(const MatMul* op, int32_t block);
+void binarize(const MatMul* op, int32_t block, const float* x);
 
 }  // namespace bitfold

@@ -104,9 +104,9 @@ const PlaneDot* plane_dots(int32_t bits, int32_t acts) {
   return acts == 2 ? OfRows<1, 2>::kDots : OfRows<1, 1>::kDots;
 }
 
-void quantize(const MatMul* op, int32_t index) {
-  if (op->act_bits == 1) return binarize_block(op, index);
-  quantize_avx2(op, index);
+void quantize(const MatMul* op, int32_t index, const float* x) {
+  if (op->act_bits == 1) return binarize_block(op, index, x);
+  quantize_avx2(op, index, x);
   Block b = block_at(op, index);
   planes_of_bytes(op, &b);
 }
@@ -134,6 +134,7 @@ int64_t scratch(const MatMul*) { return 0; }
 }  // namespace
 
 const PlaneKernels kPlanesAvx2 = {
-    {"avx2", kBlockRows, offset, quantize, nullptr, scratch, multiply}, kMostProducts};
+    {"avx2", kBlockRows, offset, prepare_row_avx2, quantize, nullptr, scratch, multiply},
+    kMostProducts};
 
 }  // namespace bitfold

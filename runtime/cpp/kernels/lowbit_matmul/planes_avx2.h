@@ -61,7 +61,7 @@ inline float sum_of(__m256 v) {
 }
 
 // Signs and mean magnitudes: planes [C][1][rows] in the place of q.  K is whole chunks.
-inline void binarize_block(const MatMul* op, int32_t index) {
+inline void binarize_block(const MatMul* op, int32_t index, const float* rows_x) {
   const PackedWeight* w = op->weight;
   Block b = block_at(op, index);
   const int rows = b.rows;
@@ -75,7 +75,7 @@ inline void binarize_block(const MatMul* op, int32_t index) {
   }
   const __m256i slots = _mm256_load_si256((const __m256i*)from);
   for (int r = 0; r < rows; r++) {
-    const float* x = op->x + (b.first + r) * w->k;
+    const float* x = rows_x + r * w->k;
     uint32_t* planes = (uint32_t*)b.q + r;
     float row_sum = 0;
     for (int32_t g = 0; g < w->groups; g++) {

@@ -57,8 +57,8 @@ PlaneDots plane_dots(int32_t bits, int32_t acts) {
   return dots_of<Count, 1, 1>();
 }
 
-inline void quantize_planes(const MatMul* op, int32_t index) {
-  return op->act_bits == 1 ? binarize_avx512(op, index) : quantize_planes_avx512(op, index);
+inline void quantize_planes(const MatMul* op, int32_t index, const float* x) {
+  return op->act_bits == 1 ? binarize_avx512(op, index, x) : quantize_planes_avx512(op, index, x);
 }
 
 // Scratch of one call.
@@ -179,8 +179,8 @@ inline int32_t planes_offset(const MatMul* op) { return op->weight->offset; }
 
 template <class Count, int MOST>
 constexpr PlaneKernels plane_kernels(const char* isa) {
-  return {{isa, kBlockRows, planes_offset, quantize_planes, nullptr, planes_scratch,
-           multiply_planes<Count, MOST>},
+  return {{isa, kBlockRows, planes_offset, prepare_row_avx512, quantize_planes, nullptr,
+           planes_scratch, multiply_planes<Count, MOST>},
           MOST};
 }
 

@@ -23,12 +23,12 @@ void weight_planes(const PackedWeight* w, const uint8_t* tile, int64_t chunk, in
 }
 
 // Turns a block's bytes [Kpad] into planes, in place: a chunk's planes lie before its bytes.
-void quantize(const MatMul* op, int32_t index) {
+void quantize(const MatMul* op, int32_t index, const float* x) {
   const PackedWeight* w = op->weight;
   if (op->act_bits == 1) {
-    binarize(op, index);
+    binarize(op, index, x);
   } else {
-    kMatMulRef.quantize(op, index);
+    kMatMulRef.quantize(op, index, x);
   }
   Block b = block_at(op, index);
   for (int32_t chunk = 0; chunk < w->chunks; chunk++) {
@@ -101,6 +101,6 @@ int64_t scratch(const MatMul*) { return 0; }
 }  // namespace
 
 const PlaneKernels kPlanesRef = {
-    {"ref", kBlockRows, offset, quantize, nullptr, scratch, multiply}, 16};
+    {"ref", kBlockRows, offset, prepare_row_ref, quantize, nullptr, scratch, multiply}, 16};
 
 }  // namespace bitfold

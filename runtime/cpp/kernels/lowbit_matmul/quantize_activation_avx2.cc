@@ -55,8 +55,11 @@ void poison(const PackedWeight* w, Block* b, int32_t r) {
 inline __m256i round_8(const float* x, int64_t count, __m256 inverse, int32_t* q, int32_t rows) {
   const __m256 value =
       count >= 8 ? _mm256_loadu_ps(x) : _mm256_maskload_ps(x, lanes_left(count));
-  const __m256i rounded = _mm256_cvtps_epi32(_mm256_round_ps(
-      _mm256_mul_ps(value, inverse), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  // Only a given scale lets values go beyond int8.
+  const __m256 top = _mm256_set1_ps(127), bottom = _mm256_set1_ps(-127);
+  const __m256 scaled = _mm256_min_ps(_mm256_max_ps(_mm256_mul_ps(value, inverse), bottom), top);
+  const __m256i rounded = _mm256_cvtps_epi32(
+      _mm256_round_ps(scaled, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(rounded),
                                   _mm256_extracti128_si256(rounded, 1));
   __m128i bytes = _mm_packs_epi16(words, words);
@@ -67,14 +70,14 @@ inline __m256i round_8(const float* x, int64_t count, __m256 inverse, int32_t* q
 
 }  // namespace
 
-void quantize_avx2(const MatMul* op, int32_t index) {
+void quantize_avx2(const MatMul* op, int32_t index, const float* rows_x) {
   const PackedWeight* w = op->weight;
   Block block = block_at(op, index);
   const int32_t rows = block.rows;
   const bool whole = op->act_group_size >= w->k;
   const float top = act_top(op);
   for (int32_t r = 0; r < rows; r++) {
-    const float* x = op->x + (block.first + r) * w->k;
+    const float* x = rows_x + r * w->k;
     int32_t* q = block.q + r;
     int32_t row_reach = whole ? reach_bits(x, w->k) : 0;
     bool broken = row_reach >= kInfinity;
@@ -84,13 +87,15 @@ void quantize_avx2(const MatMul* op, int32_t index) {
       const int32_t bits = whole ? row_reach : reach_bits(x + k0, count);
       broken |= bits >= kInfinity;
       const float amax = as_float(bits);
-      const __m256 inverse = _mm256_set1_ps(amax < kTiny ? 0 : top / amax);
+      const float given = op->act_scale;
+      const __m256 inverse =
+          _mm256_set1_ps(given > 0 ? 1 / given : amax < kTiny ? 0 : top / amax);
       __m256i sums = _mm256_setzero_si256();
       for (int64_t i = 0; i < count; i += 8)
         sums = _mm256_add_epi32(
             sums, round_8(x + k0 + i, count - i, inverse, q + (k0 + i) / 4 * rows, rows));
       const int32_t sum = sum_lanes(sums);
-      block.scale[g * rows + r] = amax < kTiny ? 0 : amax / top;
+      block.scale[g * rows + r] = given > 0 ? given : amax < kTiny ? 0 : amax / top;
       block.start[g * rows + r] = -op->offset * sum;
       block.sum[g * rows + r] = (float)sum;
     }
@@ -99,12 +104,12 @@ void quantize_avx2(const MatMul* op, int32_t index) {
   }
 }
 
-void interleave_avx2(const MatMul* op, int32_t index) {
+void interleave_avx2(const MatMul* op, int32_t index, const float* rows_x) {
   const PackedWeight* w = op->weight;
   Block block = block_at(op, index);
   const int32_t rows = block.rows;
   for (int32_t r = 0; r < rows; r++) {
-    const float* x = op->x + (block.first + r) * w->k;
+    const float* x = rows_x + r * w->k;
     const bool broken = reach_bits(x, w->k) >= kInfinity;
     block.scale[r] = broken ? NAN : 1.0f;
     for (int64_t k = 0; k < w->k; k++) block.x[k * rows + r] = broken ? 0 : x[k];

@@ -1,0 +1,18 @@
+// Prepare rows of X on NEON.
+
+#include "../hadamard/vec_neon.h"
+
+#include "prologue.h"
+#include "rms_norm.h"
+
+namespace bitfold {
+
+void prepare_row_neon(const Prologue* p, const float* x, float* y, int64_t k, float* scratch) {
+  if (p->gain) {
+    rms_norm(x, p->gain, p->epsilon, y, k);
+    x = y;
+  }
+  if (p->hadamard.size) hadamard_neon(&p->hadamard, x, y, k / p->hadamard.size, scratch);
+}
+
+}  // namespace bitfold
