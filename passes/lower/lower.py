@@ -25,9 +25,11 @@ class Lower(Pass):
     """Emit the quantized sites as a target's low-bit operators.
 
     ``native``: ``bitfold.LowBitMatMul``, ``LowBitGather`` and ``LowBitConv`` on packed weights,
-    with what follows a matmul taken in: bias, activation, residual or Split.  Every such node
-    carries a function body of stock operators, so that the file also runs where the op library is
-    not loaded.
+    with what follows a matmul taken in: bias, activation, residual or Split; and what comes before
+    it and has no other reader: RMSNormalization, Hadamard or the one behind the other (on
+    SmolLM2 w4a8 a prefill of 128 tokens takes 0.97 of the time that separate norms take, and
+    decoding the same).  Every such node carries a function body of stock operators, so that the
+    file also runs where the op library is not loaded.
 
     ``ort``: com.microsoft MatMulNBits and GatherBlockQuantized, which every ONNX Runtime has;
     1x1 convolutions with rounded inputs as a MatMulNBits between two Transposes (on ORT 1.31 a

@@ -1,4 +1,4 @@
-"""Lowering matmuls to bitfold's own operators: pack weights once, take in what follows."""
+"""Lowering matmuls to bitfold's own operators: pack weights once, take in what is around."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import onnx_ir as ir
 from bitfold.passes.analysis.sites import Site, find_sites, input_at
 from bitfold.passes.core.context import Context
 from bitfold.passes.lower.epilogue import replace_chain, take_place
+from bitfold.passes.lower.matmul_head import head_of
 from bitfold.passes.lower.matmul_tail import tail_of
 from bitfold.passes.lower.native_conv import ConvLowering
 from bitfold.passes.lower.neutral import rounding_of, scale_options, weight_of
@@ -44,11 +45,12 @@ class NativeLowering:
     packed: dict[tuple[ir.Value, bool], tuple[ir.Value | None, ...]] = field(default_factory=dict)
 
     def matmul(self, site: Site) -> None:
-        """Replace a MatMul or Gemm, its input's quantizer and its tail by a LowBitMatMul."""
+        """Replace a MatMul or Gemm, its head, input's quantizer and tail by a LowBitMatMul."""
         tail = tail_of(site)
         rounding = rounding_of(site)
         if rounding is not None and rounding.bits not in ACT_BITS:
             rounding = None  # stays a node of its own
+        head = head_of(site, rounding)
         weight = self._weight(site, paired=tail.activation == "swiglu")
         packed = self._packed(site, weight)
         operator = LowBitMatMul(
@@ -59,12 +61,14 @@ class NativeLowering:
             activation=tail.activation,
             residual=tail.residual is not None,
             splits=tail.splits,
+            prologue=head.prologue,
         )
-        data = site.data if rounding is None else rounding.source
-        inputs = [data, *packed, tail.bias] + [tail.residual] * operator.residual
+        inputs = [head.source, *packed, tail.bias, tail.residual, head.gain, head.base]
+        while inputs[-1] is None:
+            inputs.pop()
         node = call(self.model, operator.function(), inputs, operator.attributes(), site.name)
         replace_chain(tail.nodes, node)
-        taken = tail.taken()
+        taken = head.taken() + tail.taken()
         with_tail = f" with {', '.join(taken)}" if taken else ""
         self.context.entry.changed(site.name, f"LowBitMatMul {weight.overload()}{with_tail}")
 

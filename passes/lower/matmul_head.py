@@ -1,0 +1,84 @@
+"""What comes before a matmul and goes into LowBitMatMul's prologue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from bitfold.passes.analysis.sites import Site, input_at, is_vector
+from bitfold.passes.lower.epilogue import array_of, is_op, only_consumer
+from bitfold.passes.lower.neutral import Rounding
+from bitfold.runtime.ops import DOMAIN
+from bitfold.runtime.ops.prologue import NO_PROLOGUE, Prologue
+
+
+@dataclass(frozen=True)
+class Head:
+    """What comes before a matmul's rounding and has no other use.
+
+    Attributes:
+        source: the value that the operator reads.
+        prologue: what is done to it.
+        gain: the norm's gain, if there is one.
+        base: the Hadamard transform's base matrix, if there is one.
+    """
+
+    source: ir.Value
+    prologue: Prologue = NO_PROLOGUE
+    gain: ir.Value | None = None
+    base: ir.Value | None = None
+
+    def taken(self) -> list[str]:
+        """Names of what goes into the prologue, for the report."""
+        names = ["norm"] * (self.prologue.epsilon is not None)
+        return names + ["Hadamard"] * bool(self.prologue.hadamard_size)
+
+
+def head_of(site: Site, rounding: Rounding | None) -> Head:
+    """The longest head that LowBitMatMul's prologue has room for: a norm, then a Hadamard.
+
+    A norm with several readers stays a node: the operators would each compute it again.
+    """
+    data = site.data if rounding is None else rounding.source
+    reader = site.node if rounding is None else rounding.node
+    if rounding is not None and only_consumer(rounding.node.outputs[0], site.node.graph) is None:
+        return Head(data)
+    head = Head(data)
+    node = _only_producer(data, reader)
+    if node is not None and is_op(node, "Hadamard", DOMAIN):
+        head = _with_hadamard(head, node, site.shape[1])
+        node = _only_producer(head.source, node)
+    if node is not None and is_op(node, "RMSNormalization"):
+        head = _with_norm(head, node, site.shape[1])
+    return head
+
+
+def _only_producer(value: ir.Value, reader: ir.Node) -> ir.Node | None:
+    """What computes ``value``, where ``reader`` alone reads it."""
+    return value.producer() if only_consumer(value, reader.graph) is reader else None
+
+
+def _with_hadamard(head: Head, node: ir.Node, k: int) -> Head:
+    source, base = input_at(node, 0), input_at(node, 1)
+    size = node.attributes.get_int("size", 0)
+    matrix = array_of(base)
+    if source is None or size < 1 or k % size or (base is not None and matrix is None):
+        return head
+    prologue = Prologue(None, size, 1 if matrix is None else len(matrix))
+    return replace(head, source=source, prologue=prologue, base=base)
+
+
+def _with_norm(head: Head, node: ir.Node, k: int) -> Head:
+    source, gain = input_at(node, 0), input_at(node, 1)
+    if source is None or gain is None or not is_vector(gain, k):
+        return head
+    rank = len(source.shape) if source.shape is not None else 0
+    whole_rows = node.attributes.get_int("axis", -1) in (-1, rank - 1)
+    if not whole_rows or node.attributes.get_int("stash_type", 1) != 1:
+        return head
+    if source.dtype != ir.DataType.FLOAT:
+        return head
+    epsilon = node.attributes.get_float("epsilon", 1e-5)
+    prologue = replace(head.prologue, epsilon=epsilon)
+    return replace(head, source=source, prologue=prologue, gain=gain)
