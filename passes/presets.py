@@ -6,7 +6,7 @@ from bitfold.runtime.errors import RecipeError
 
 # Norm gains stay where they are: they cost nothing there, and folded into the weights they
 # leave the activations' outliers unscaled, which costs accuracy at low activation bits.
-EXACT = "canonicalize, fold-batch-norm, merge-siblings, fuse-swiglu, fuse-attention, fuse-skip-norm"
+EXACT = "canonicalize, fold-batch-norm, merge-siblings, fuse-swiglu, fuse-attention"
 
 PRESETS: dict[str, str] = {
     "w8a8": f"{EXACT}, quantize{{weights=int8}}, lower",
