@@ -217,7 +217,7 @@ void infer_last(const OrtApi* api, OrtShapeInferContext* context, size_t like, i
                 bool append, size_t index) {
   SymbolicShape shape;
   if (!inferred_shape(api, context, like, &shape)) return;
-  if (shape.dims.empty() && !append) return;
+  if (shape.dims.empty()) return;  // a scalar, or of unknown rank: ORT does not tell them apart
   if (!append) shape.dims.pop_back(), shape.names.pop_back();
   shape.dims.push_back(last);
   shape.names.push_back("");

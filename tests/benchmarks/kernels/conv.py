@@ -117,7 +117,8 @@ def float_model(case: ConvCase, inputs: dict[str, np.ndarray]) -> onnx.ModelProt
         )
     ]
     if case.activation == "clip":
-        weights |= {"least": np.float32(case.clip[0]), "most": np.float32(case.clip[1])}
+        least, most = np.asarray(case.clip, np.float32)
+        weights |= {"least": np.asarray(least), "most": np.asarray(most)}
         nodes.append(helper.make_node("Clip", ["c", "least", "most"], ["Y"]))
     else:
         nodes[0].output[0] = "Y"
