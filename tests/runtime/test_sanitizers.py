@@ -29,7 +29,7 @@ CHECKS = [
 ]
 IN_SHORT = {"odd_shapes", "guard_pages", "conv_sizes", "conv_guard_pages"}
 HOSTILE = ["test_kernels_refusals.py", "test_kernels_conv_refusals.py", "test_kernels_hostile.py"]
-ISAS = isas()[-1:] if SHORT else isas()
+ISAS = isas(planes=True)[-1:] if SHORT else isas(planes=True)
 
 
 @pytest.fixture(scope="module")
