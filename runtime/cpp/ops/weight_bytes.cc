@@ -1,23 +1,20 @@
 #include "weight_bytes.h"
 
 #include <atomic>
-
-#if defined(__unix__)
-#include <unistd.h>
-#endif
+#include <fstream>
 
 namespace bitfold::ops {
 namespace {
 
 constexpr int64_t kUsualCache = 16 << 20;
+// What the cores near this one share; sysconf gives what all cores of a chip have together.
+constexpr const char* kCacheFile = "/sys/devices/system/cpu/cpu0/cache/index3/size";
 std::atomic<int64_t> total{0};
 
 int64_t largest_cache() {
-#if defined(_SC_LEVEL3_CACHE_SIZE)
-  const int64_t found = sysconf(_SC_LEVEL3_CACHE_SIZE);
-  if (found > 0) return found;
-#endif
-  return kUsualCache;
+  int64_t kilobytes = 0;
+  std::ifstream file(kCacheFile);  // "32768K"
+  return file >> kilobytes && kilobytes > 0 ? kilobytes << 10 : kUsualCache;
 }
 
 }  // namespace
