@@ -56,8 +56,9 @@ def test_the_file_runs_as_well_without_the_library(converted, float_path):
 
 
 def test_operators_and_function_bodies_agree_to_rounding(converted):
-    """Within the first layer, but for the codes of activations at the edge of two, which fall to
-    either side: from layer to layer the two runs become two draws of the same quantization noise.
+    """Within the first layer.  An activation at the edge of two codes falls to either side, where a
+    norm is taken into the operator: that moves its whole row, and from layer to layer the two runs
+    become two draws of the same quantization noise.
     """
     _, path = converted
     model = import_model(path)
@@ -74,6 +75,8 @@ def test_operators_and_function_bodies_agree_to_rounding(converted):
     )
     errors = {name: np.abs(kernels[name] - bodies[name]) for name in first_layer}
     first = first_layer[0]
-    assert errors[first].max() < 1e-3 * np.abs(bodies[first]).max()
+    rows = errors[first].reshape(24, -1).max(1) / np.abs(bodies[first]).max()
+    assert np.median(rows) < 1e-5
+    assert rows.max() < 1e-3
     for name, error in errors.items():
-        assert np.linalg.norm(error) < 0.05 * np.linalg.norm(bodies[name])
+        assert np.linalg.norm(error) < 0.02 * np.linalg.norm(bodies[name])
