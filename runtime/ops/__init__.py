@@ -5,23 +5,25 @@ Every operator here has a kernel in ``runtime/cpp/ops`` and an oracle in
 
 ``LowBitMatMul`` (version 1) multiplies float rows by a packed low-bit weight W[N, K]::
 
-    Y[m, n] = residual[m, n] + activation(bias[n] + sum over groups g of
+    Y[m, n] = residual[m, n] + activation(bias[n] + low_rank[m, n] + sum over groups g of
               s_w[n, g] * s_a[m, g] * sum over k in g of (t[c[n, k]] - z[n, g]) * q[m, k])
 
-====  ============  =====================  ==================================================
- in   name          type and shape         meaning
-====  ============  =====================  ==================================================
- 0    X             f32 [..., K]
- 1    packed        u8  [packed_size]      codes c, in the layout of ``runtime/layouts/tiles``
- 2    scales        [T, G, 16]             s_w, one per output channel and group; see below
- 3    zero_points   i8  [T, G, 16]         z; optional, 0 when absent
- 4    table         i8 or f32 [2**bits]    t; optional, ``t[c] = c - 2**(bits-1)`` when absent
- 5    bias          f32 [N]                optional
- 6    residual      f32, the shape of Y    optional
- 7    norm_gain     f32 [K]                optional: X is normalized first
- 8    hadamard      i8  [m, m], constant   optional: base of the Hadamard transform of X
- 9    act_scale     f32 [1]                optional: the one scale of all activations
-====  ============  =====================  ==================================================
+====  =============  =====================  =================================================
+ in   name           type and shape         meaning
+====  =============  =====================  =================================================
+ 0    X              f32 [..., K]
+ 1    packed         u8  [packed_size]      codes c, in the layout of ``runtime/layouts/tiles``
+ 2    scales         [T, G, 16]             s_w, one per output channel and group; see below
+ 3    zero_points    i8  [T, G, 16]         z; optional, 0 when absent
+ 4    table          i8 or f32 [2**bits]    t; optional, ``t[c] = c - 2**(bits-1)`` when absent
+ 5    bias           f32 [N]                optional
+ 6    residual       f32, the shape of Y    optional
+ 7    norm_gain      f32 [K]                optional: X is normalized first
+ 8    hadamard       i8  [m, m], constant   optional: base of the Hadamard transform of X
+ 9    act_scale      f32 [1]                optional: the one scale of all activations
+10    low_rank_down  f16 or f32 [R, K]      D; optional, R from 1 to 512
+11    low_rank_up    f16 or f32 [N, R]      U; there with D, and of its type
+====  =============  =====================  =================================================
 
 Attributes (ints): ``N``, ``K``, ``bits`` (1..8), ``group_size`` (input channels a group: a
 multiple of 16, or K for one group a row; the last group may be shorter; ``G = ceil(K /
@@ -42,6 +44,12 @@ Before all else, X's rows go through the prologue.  With ``norm_gain`` and the a
 (float) they become ``x / sqrt(mean(x**2) + epsilon) * norm_gain``, a mean over K; then, with the
 attribute ``hadamard_size`` (int, a divisor of K), what ``Hadamard`` below makes of them with that
 size and the base ``hadamard``.  Both in f32, sums in any order.  What follows sees the new rows.
+
+With ``low_rank_down`` and ``low_rank_up`` the weight has a low-rank branch beside its codes: what
+these lose (SVDQuant, arXiv 2411.05007; LoRC in ZeroQuant-V2, arXiv 2303.08302).  Of the new rows,
+before they are quantized, ``low_rank[m, n] = sum over r of (sum over k of x[m, k] * D[r, k]) *
+U[n, r]``, in f32, sums in any order; 0 without a branch.  U's rows are in plain order, those of the
+gate before those of the up projection with ``swiglu``.
 
 With ``splits``, Y's columns go to several outputs, one for each size: what a Split behind it
 would make.  The sizes add up to Y's columns, and all but the last are multiples of 16.  There is

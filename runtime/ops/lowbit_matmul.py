@@ -14,7 +14,7 @@ from bitfold.runtime.ops.quantize_activation import quantized, quantized_with
 from bitfold.runtime.ops.swiglu import gated
 
 INPUTS = ["X", "packed", "scales", "zero_points", "table", "bias", "residual", "norm_gain"]
-INPUTS += ["hadamard", "act_scale"]
+INPUTS += ["hadamard", "act_scale", "low_rank_down", "low_rank_up"]
 
 
 ACT_BITS = (8, 4, 3, 2, 1)
@@ -35,6 +35,7 @@ class LowBitMatMul:
         splits: Y's columns for each of several outputs; empty for one output.
         prologue: what is done to X first.
         act_scale: whether the input of that name is there.
+        low_rank: whether low_rank_down and low_rank_up are there.
     """
 
     weight: PackedWeight
@@ -46,6 +47,7 @@ class LowBitMatMul:
     splits: tuple[int, ...] = ()
     prologue: Prologue = NO_PROLOGUE
     act_scale: bool = False
+    low_rank: bool = False
 
     def attributes(self) -> dict[str, Any]:
         """The attributes of a node."""
@@ -61,15 +63,20 @@ class LowBitMatMul:
     def function(self) -> ir.Function:
         """The function body for this configuration."""
         body = Body(INPUTS)
-        x, packed, scales, zeros, table, bias, residual, gain, hadamard, act_scale = body.inputs
+        x, packed, scales, zeros, table, bias, residual, gain, hadamard = body.inputs[:9]
+        act_scale, down, up = body.inputs[9:]
         weight = self.weight.unpacked(body, [packed, scales, zeros, table])
-        x = self.prologue.prepared(body, x, gain, hadamard)
+        x = prepared = self.prologue.prepared(body, x, gain, hadamard)
         bits = 0 if self.acts == "none" else int(self.acts.removeprefix("int"))
         if self.act_scale:
             x = quantized_with(body, x, act_scale)
         elif bits:
             x = quantized(body, x, self.weight.k, self.act_group_size, bits)
         y = body("MatMul", x, body.transpose(weight, 1, 0))
+        if self.low_rank:
+            thin = body("MatMul", prepared, body.transpose(body.to_float(down), 1, 0))
+            thin = body("MatMul", thin, body.transpose(body.to_float(up), 1, 0))
+            y = body("Add", y, thin)
         if self.bias:
             y = body("Add", y, bias)
         y = self._activated(body, y)
@@ -87,6 +94,7 @@ class LowBitMatMul:
         parts += ["bias"] * self.bias + [self.activation] * (self.activation != "none")
         parts += ["residual"] * self.residual
         parts += ["static"] * self.act_scale + self.prologue.overload()
+        parts += ["low_rank"] * self.low_rank
         parts += ["split", *map(str, self.splits)] if self.splits else []
         return body.function("LowBitMatMul", "_".join(parts), outputs, self.attributes())
 

@@ -120,6 +120,8 @@ def lowbit_matmul(
     norm_gain: np.ndarray | None = None,
     hadamard: np.ndarray | None = None,
     act_scale: np.ndarray | None = None,
+    low_rank_down: np.ndarray | None = None,
+    low_rank_up: np.ndarray | None = None,
     *,
     n: int,
     k: int,
@@ -177,6 +179,9 @@ def lowbit_matmul(
     for g in range(groups):
         part = padded[:, g * group_size : (g + 1) * group_size] @ weight[:, g].T.astype(np.float64)
         y += scale_a[:, g : g + 1] * scale[:, g] * part
+    if low_rank_down is not None and low_rank_up is not None:
+        thin = finite.astype(np.float64) @ low_rank_down.T.astype(np.float64)
+        y += thin @ low_rank_up.T.astype(np.float64)
     if bias is not None:
         y += bias
     y = activated(y, activation)

@@ -30,6 +30,7 @@ from bitfold.runtime.reference.lowbit_matmul import lowbit_matmul
 MATMUL = Case(40, 96, 4, 32, act_group=32, zero_points=True, table=True, bias=True)
 SWIGLU = Case(72, 48, 3, 16, activation="swiglu", zero_points=True)
 PLANES = Case(40, 96, 2, 32, "int1", 32, zero_points=True)
+LOW_RANK = Case(40, 96, 4, 32, act_group=32, rank=9)
 SPLIT = Case(48, 64, 8, acts="none", splits=(16, 32))
 GATHER = Case(40, 96, 4, 32, zero_points=True, table=True)
 CONV = ConvCase(
@@ -78,7 +79,9 @@ def expect(y: np.ndarray, oracle: Callable[[], np.ndarray]) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", [MATMUL, SWIGLU, PLANES, SPLIT], ids=["plain", "swiglu", "planes", "splits"]
+    "case",
+    [MATMUL, SWIGLU, PLANES, SPLIT, LOW_RANK],
+    ids=["plain", "swiglu", "planes", "splits", "low rank"],
 )
 @EXAMPLES
 @given(data=st.data())
@@ -144,7 +147,7 @@ def spoiled(case: Any, data: st.DataObject) -> tuple[dict[str, np.ndarray], str]
     return inputs, name
 
 
-@pytest.mark.parametrize("case", [MATMUL, SWIGLU, SPLIT, CONV, CLIP, DEPTHWISE], ids=repr)
+@pytest.mark.parametrize("case", [MATMUL, SWIGLU, SPLIT, LOW_RANK, CONV, CLIP, DEPTHWISE], ids=repr)
 @EXAMPLES
 @given(data=st.data())
 def test_tensors(case: Case | ConvCase, data: st.DataObject) -> None:
@@ -164,7 +167,7 @@ def test_gather_tensors(data: st.DataObject) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="guard pages are made with mprotect")
-@pytest.mark.parametrize("case", [MATMUL, SWIGLU, CONV, DEPTHWISE], ids=repr)
+@pytest.mark.parametrize("case", [MATMUL, SWIGLU, LOW_RANK, CONV, DEPTHWISE], ids=repr)
 @EXAMPLES
 @given(data=st.data())
 def test_fed_tensors(case: Case | ConvCase, data: st.DataObject) -> None:

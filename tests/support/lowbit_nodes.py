@@ -21,7 +21,7 @@ FACTOR = float(np.float32(1 / 19000))
 """What ``e4m3`` scales are multiplied by."""
 
 MATMUL_INPUTS = ("packed", "scales", "zero_points", "table", "bias")
-PROLOGUE_INPUTS = ("norm_gain", "hadamard", "act_scale")
+LATER_INPUTS = ("norm_gain", "hadamard", "act_scale", "low_rank_down", "low_rank_up")
 GATHER_INPUTS = ("packed", "scales", "zero_points", "table")
 
 
@@ -55,6 +55,10 @@ class Case:
     """Size of the prologue's Hadamard transform; 0 for none."""
     static: bool = False
     """Whether there is one scale for all activations."""
+    rank: int = 0
+    """Of the low-rank branch; 0 for none."""
+    half: bool = True
+    """Whether the branch is of halves."""
 
     @property
     def group_size(self) -> int:
@@ -103,6 +107,10 @@ class Case:
             inputs["hadamard"] = base_of(self.hadamard)
         if self.static:
             inputs["act_scale"] = np.array([0.013], np.float32)
+        if self.rank:
+            kind = np.float16 if self.half else np.float32
+            inputs["low_rank_down"] = rng.standard_normal((self.rank, self.k)).astype(kind)
+            inputs["low_rank_up"] = (rng.standard_normal((self.n, self.rank)) / 8).astype(kind)
         return inputs
 
     def rows(self, m: int) -> np.ndarray:
@@ -177,7 +185,7 @@ def matmul_model(
     """
     names = ["X", *(name if name in inputs else "" for name in MATMUL_INPUTS)]
     names.append("residual" if residual else "")
-    names += [name if name in inputs else "" for name in PROLOGUE_INPUTS]
+    names += [name if name in inputs else "" for name in LATER_INPUTS]
     fed = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
         for name in ("X", "residual")[: 1 + residual]

@@ -5,6 +5,7 @@
 #include "../kernels/dispatch.h"
 #include "custom_ops.h"
 #include "hadamard_input.h"
+#include "low_rank_input.h"
 #include "weight_bytes.h"
 #include "weight_inputs.h"
 
@@ -13,7 +14,7 @@ namespace {
 
 constexpr const char* kName = "LowBitMatMul";
 enum Input : size_t { kX, kPacked, kScales, kZeroPoints, kTable, kBias, kResidual, kNormGain,
-                      kHadamard, kActScale, kInputs };
+                      kHadamard, kActScale, kLowRankDown, kLowRankUp, kInputs };
 constexpr const char* kActivations[] = {"none", "swiglu", "relu", "gelu", "gelu_tanh"};
 static_assert(kIdentity == 0 && kSwiGlu == 1 && kRelu == 2 && kGelu == 3 && kGeluTanh == 4,
               "the names are in the order of the enum");
@@ -30,7 +31,8 @@ class MatMulKernel {
         weight_(api, info, {kPacked, kScales, kZeroPoints, kTable}, activation_ == kSwiGlu),
         splits_(ints_attribute(api, info, "splits")),
         bytes_(tile_bytes(&weight_.value()) * weight_.value().tiles),
-        hadamard_(hadamard_of(api, info)) {
+        hadamard_(hadamard_of(api, info)),
+        low_rank_(api, info, kLowRankDown, kLowRankUp, weight_.value(), activation_ == kSwiGlu) {
     const PackedWeight& w = weight_.value();
     op_.activation = activation_;
     op_.act_bits = kActBits[choice(api, info, "acts", kActs)];
@@ -53,6 +55,7 @@ class MatMulKernel {
     if (bias.data) op_.bias = checked_bias(bias);
     bias_complete_ = bias.data || !has_input(api, info, kBias);
     read_prologue(info);
+    op_.low_rank = low_rank_.value();
   }
 
   void compute(OrtKernelContext* context) const {
@@ -74,6 +77,11 @@ class MatMulKernel {
       const Tensor scale = input(api_, context, kActScale);
       if (gain.data) op.prologue.gain = checked_gain(gain);
       if (scale.data) op.act_scale = checked_scale(scale);
+    }
+    HeldLowRank low_rank;
+    if (!low_rank_.complete()) {
+      low_rank = low_rank_.at(api_, context);
+      op.low_rank = low_rank.value;
     }
     if (x.shape.empty() || x.shape.back() != op.weight->k)
       refuse("X: expected a last dimension of K = " + std::to_string(op.weight->k) +
@@ -205,6 +213,7 @@ class MatMulKernel {
   WeightBytes bytes_;
   MatMul op_{};
   HadamardInput hadamard_;
+  LowRankInput low_rank_;
   bool bias_complete_ = false, prologue_complete_ = false;
 };
 
@@ -219,6 +228,8 @@ ONNXTensorElementDataType BITFOLD_ORT_CALL input_type(const OrtCustomOp*, size_t
       return ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
     case kScales:
     case kTable:
+    case kLowRankDown:
+    case kLowRankUp:
       return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;  // one of several: checked at creation
     case kZeroPoints:
     case kHadamard:

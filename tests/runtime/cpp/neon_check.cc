@@ -185,6 +185,11 @@ std::string text_of(const Format& f) {
          scales[f.scales];
 }
 
+// Of either sign, 2^-4 to 2^-1 in magnitude.
+uint16_t random_half(Random* random) {
+  return static_cast<uint16_t>(0x2c00 + random->below(0xc00) + (random->next() & 0x8000));
+}
+
 struct MatMulCase {
   int64_t n, k, group, rows;
   int act_bits;               // 0 for float activations
@@ -193,6 +198,7 @@ struct MatMulCase {
   bool broken;                // NaN and infinity in rows
   float act_scale = 0;        // 0 where groups have their own
   bool prologue = false;      // a norm, and a Hadamard transform in blocks of 4
+  int32_t rank = 0;           // of the low-rank branch; of halves where it is odd
 };
 
 void check_matmul(const Kernels* kernels, const Format& f, const MatMulCase& c) {
@@ -203,6 +209,12 @@ void check_matmul(const Kernels* kernels, const Format& f, const MatMulCase& c) 
   const Weight weight(&random, f, c.n, c.k, group, tiles);
   const Array<float> x = values(&random, c.rows * c.k), bias = values(&random, c.n);
   const Array<float> residual = values(&random, c.rows * columns), gain = values(&random, c.k);
+  const bool half = c.rank % 2;
+  const Array<float> down = values(&random, c.rank * c.k);
+  const Array<float> up = values(&random, tiles * c.rank * kTile);
+  Array<uint16_t> down_halves(c.rank * c.k), up_halves(tiles * c.rank * kTile);
+  for (uint16_t& each : down_halves) each = random_half(&random);
+  for (uint16_t& each : up_halves) each = random_half(&random);
   if (c.broken) {
     x.data[c.k - 1] = NAN;
     if (c.rows > 2) x.data[c.k] = INFINITY, x.data[3 * c.k - 1] = -INFINITY;
@@ -228,6 +240,8 @@ void check_matmul(const Kernels* kernels, const Format& f, const MatMulCase& c) 
       op.prologue.epsilon = 1e-3f;
       op.prologue.hadamard = {c.k % 4 ? 1 : 4, 1, c.k % 4 ? 0 : 2, c.k % 4 ? 1 : 0.5f, nullptr};
     }
+    op.low_rank = {c.rank, half, half ? static_cast<const void*>(down_halves.data) : down.data,
+                   half ? static_cast<const void*>(up_halves.data) : up.data, nullptr};
     op.rows = c.rows;
     op.x = x.data;
     op.parts = parts;
@@ -346,6 +360,14 @@ void check_all_matmul(const Kernels* kernels) {
           if (flags & 1 && each.table == Format::kFloats) continue;
           check_matmul(kernels, each, {70, 96, 32, rows, flags & 1 ? 8 : 0, (flags & 2) != 0,
                                        (flags & 4) != 0, activation, rows == 6});
+        }
+  for (int32_t rank : {1, 2, 3, 9, 16, 33, 40})
+    for (int64_t rows : {1, 2, 3, 4, 5, 6, 13})
+      for (Activation activation : {kIdentity, kSwiGlu})
+        for (const Format& each : {f, values}) {
+          const int acts = each.table == Format::kFloats ? 0 : 8;
+          check_matmul(kernels, each, {70, 98, 32, rows, acts, true, rank % 3 != 0, activation,
+                                       rows == 6, 0, false, rank});
         }
 }
 

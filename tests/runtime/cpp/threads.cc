@@ -98,7 +98,7 @@ void check(const std::string& name, size_t outputs, Call call) {
 
 // act_bits 0 stands for float activations.
 void check_matmul(std::mt19937& random, int64_t m, int bits, int act_bits, Activation activation,
-                  bool zero_points, bool table) {
+                  bool zero_points, bool table, int32_t rank = 0) {
   const int64_t n = 496, k = 544, group = 32;
   const int64_t tiles = activation == kSwiGlu ? 2 * ((n / 2 + kTile - 1) / kTile) : n / kTile;
   const Weight weight(random, n, k, bits, group, tiles, zero_points, table);
@@ -110,12 +110,19 @@ void check_matmul(std::mt19937& random, int64_t m, int bits, int act_bits, Activ
   op.int8 = act_bits != 0;
   op.act_bits = act_bits;
   op.act_group_size = zero_points ? k : group;
+  const std::vector<float> gain = floats(random, k), down = floats(random, rank * k);
+  const std::vector<float> up = floats(random, tiles * rank * kTile);
+  if (rank) {
+    op.prologue = {gain.data(), 1e-5f, {}};
+    op.low_rank = {rank, false, down.data(), up.data(), nullptr};
+  }
   op.rows = m;
   op.x = x.data();
   op.columns = activation == kSwiGlu ? n / 2 : n;
   const std::string name = "matmul M=" + std::to_string(m) + " " + std::to_string(bits) +
                            " bits, acts " + std::to_string(act_bits) + (zero_points ? " zeros" : "") +
-                           (table ? " table" : "") + " activation " + std::to_string(activation);
+                           (table ? " table" : "") + " activation " + std::to_string(activation) +
+                           " rank " + std::to_string(rank);
   check(name, m * op.columns, [&](int threads, float* y) {
     MatMul own = op;
     const Part part{y, 0, op.columns};
@@ -183,6 +190,11 @@ int main(int count, char** values) {
       for (int acts = 1; acts <= 4; acts++)
         check_matmul(random, m, bits, acts, bits % 2 ? kIdentity : kSwiGlu, acts % 2 == 0, false);
     }
+  for (int64_t m : rows) {
+    check_matmul(random, m, 4, 8, kIdentity, true, false, 33);
+    check_matmul(random, m, 4, 8, kSwiGlu, false, false, 500);
+    check_matmul(random, m, 2, 2, kRelu, false, false, 8);
+  }
   for (const bool int8 : {true, false}) {
     check_conv(random, 96, 64, 1, 3, 15, int8);
     check_conv(random, 96, 64, 2, 1, 24, int8);

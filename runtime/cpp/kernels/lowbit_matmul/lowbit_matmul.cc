@@ -6,6 +6,7 @@
 #include <atomic>
 
 #include "../scratch.h"
+#include "prepared_rows.h"
 
 namespace bitfold {
 namespace {
@@ -78,6 +79,10 @@ void multiply(void* data, size_t index) {
 
 bool run_matmul(const MatMulKernels* kernels, MatMul op, ParallelFor parallel, void* context) {
   if (op.rows == 0) return true;
+  if (op.low_rank.rank) {
+    if (!keep_prepared_rows(kernels, &op, parallel, context)) return false;
+    if (!project_rows(kernels, &op, parallel, context)) return false;
+  }
   const PackedWeight* w = op.weight;
   op.offset = kernels->offset(&op);
   op.blocks = static_cast<int32_t>((op.rows + kernels->block_rows - 1) / kernels->block_rows);

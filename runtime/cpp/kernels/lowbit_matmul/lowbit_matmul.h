@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 #include "../packed_weight.h"
+#include "low_rank.h"
 #include "prologue.h"
 
 namespace bitfold {
@@ -46,6 +47,7 @@ struct MatMul {
   int64_t act_group_size;  // k, or the weight's group size
   float act_scale;         // of every activation; 0 where groups have their own
   Prologue prologue;
+  LowRank low_rank;        // added to the sums
   int64_t rows;            // M
   const float* x;          // [rows][k]
   const Part* parts;       // of Y, from left to right: no tile belongs to two
@@ -120,6 +122,8 @@ struct MatMulKernels {
   int32_t (*offset)(const MatMul* op);
   // The prologue of one row.
   PrepareRow prepare_row;
+  // What the low-rank branch makes of rows of X.
+  Project project;
   // Prepare one block, whose rows [rows][k] are those at x: round them to int8, or only
   // interleave them.
   void (*quantize)(const MatMul* op, int32_t block, const float* x);

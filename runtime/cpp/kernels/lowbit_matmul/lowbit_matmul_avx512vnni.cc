@@ -146,7 +146,7 @@ int64_t scratch(const MatMul* op) {
 }  // namespace
 
 const MatMulKernels kMatMulAvx512Vnni = {
-    "avx512vnni", kBlockRows, offset, prepare_row_avx512, quantize_avx512, interleave_avx512,
-    scratch,      multiply};
+    "avx512vnni",      kBlockRows, offset, prepare_row_avx512, project_avx512, quantize_avx512,
+    interleave_avx512, scratch,    multiply};
 
 }  // namespace bitfold

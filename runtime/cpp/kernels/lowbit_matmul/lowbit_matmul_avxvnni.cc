@@ -4,7 +4,8 @@
 
 namespace bitfold {
 
-const MatMulKernels kMatMulAvxVnni = {"avxvnni",     kBlockRows,      offset,  prepare_row_avx2,
-                                      quantize_avx2, interleave_avx2, scratch, multiply};
+const MatMulKernels kMatMulAvxVnni = {
+    "avxvnni", kBlockRows, offset, prepare_row_avx2, project_avx2,
+    quantize_avx2, interleave_avx2, scratch, multiply};
 
 }  // namespace bitfold

@@ -200,7 +200,8 @@ int64_t scratch(const MatMul* op) {
 
 }  // namespace
 
-const MatMulKernels kMatMulNeon = {"neon",        kBlockRows,      offset,  prepare_row_neon,
-                                   quantize_neon, interleave_neon, scratch, multiply};
+const MatMulKernels kMatMulNeon = {
+    "neon", kBlockRows, offset, prepare_row_neon, project_neon,
+    quantize_neon, interleave_neon, scratch, multiply};
 
 }  // namespace bitfold

@@ -132,7 +132,8 @@ int64_t scratch(const MatMul* op) { return 2 * op->weight->k; }
 
 }  // namespace
 
-const MatMulKernels kMatMulRef = {"ref",    kBlockRows, offset,  prepare_row_ref,
-                                  quantize, interleave, scratch, multiply};
+const MatMulKernels kMatMulRef = {
+    "ref", kBlockRows, offset, prepare_row_ref, project_ref,
+    quantize, interleave, scratch, multiply};
 
 }  // namespace bitfold

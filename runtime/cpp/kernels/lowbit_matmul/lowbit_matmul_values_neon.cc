@@ -19,8 +19,8 @@ struct V {
   static void store(float* to, Vector v) { vst1q_f32(to, v); }
   static Vector scales(const PackedWeight* w, int64_t at) { return scales_at(w, at); }
   static Vector zeros(const PackedWeight* w, int64_t at) { return zeros_at(w, at); }
-  static void write(const MatMul* op, const Block* b, int32_t tile, const float* sums,
-                    const float* up_sums) {
+  static void write(const MatMul* op, const Block* b, int32_t tile, float* sums,
+                    float* up_sums) {
     bitfold::write(op, b, tile, sums, up_sums);
   }
   static void levels(const PackedWeight* w, int32_t tile, uint8_t* codes, float* levels) {

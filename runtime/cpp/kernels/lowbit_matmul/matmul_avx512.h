@@ -41,7 +41,7 @@ inline bool folds(const MatMul* op) {
 }
 
 inline void write_all(const MatMul* op, const Block* b, int32_t tile, int32_t tiles,
-                      const float* sums) {
+                      float* sums) {
   const int32_t each = b->rows * kTile, by = is_paired(op) ? 2 : 1;
   for (int32_t t = 0; t < tiles; t += by)
     write(op, b, tile + t, sums + t * each, sums + (t + by - 1) * each);

@@ -255,8 +255,13 @@ void write_as(const MatMul* op, const Block* b, int32_t tile, const float* sums,
   }
 }
 
-inline void write(const MatMul* op, const Block* b, int32_t tile, const float* sums,
-                  const float* up_sums) {
+inline void write(const MatMul* op, const Block* b, int32_t tile, float* sums,
+                  float* up_sums) {
+  if (op->low_rank.rank) {
+    add_low_rank_neon(&op->low_rank, b->first, b->rows, tile, sums);
+    if (is_paired(op))
+      add_low_rank_neon(&op->low_rank, b->first, b->rows, tile + 1, up_sums);
+  }
   switch (op->activation) {
     case kIdentity:
       return write_as<kIdentity>(op, b, tile, sums, up_sums);

@@ -134,7 +134,8 @@ int64_t scratch(const MatMul*) { return 0; }
 }  // namespace
 
 const PlaneKernels kPlanesAvx2 = {
-    {"avx2", kBlockRows, offset, prepare_row_avx2, quantize, nullptr, scratch, multiply},
+    {"avx2", kBlockRows, offset, prepare_row_avx2, project_avx2, quantize, nullptr, scratch,
+     multiply},
     kMostProducts};
 
 }  // namespace bitfold

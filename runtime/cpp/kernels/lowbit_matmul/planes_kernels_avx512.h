@@ -161,8 +161,8 @@ void multiply_planes(const MatMul* op, int32_t tile0, int32_t tile1, int32_t blo
   for (int32_t tile = tile0; tile < tile1; tile += 2) {
     const int32_t tiles = tile1 - tile < 2 ? 1 : 2;
     const PlanePanel panel = panel_of(op, &dots, tile, tiles, block1 - block0, &scratch);
-    const bool direct =
-        op->activation == kIdentity && (int64_t)(tile + tiles) * kTile <= op->columns;
+    const bool direct = op->activation == kIdentity && !op->low_rank.rank &&
+                        (int64_t)(tile + tiles) * kTile <= op->columns;
     for (int32_t first = block0, last; first < block1; first = last) {
       last = !direct ? first + 1 : first < more && more < block1 ? more : block1;
       const PanelDot dot = dots.panels[tiles - 1][block_at(op, first).rows - 1];
@@ -179,8 +179,8 @@ inline int32_t planes_offset(const MatMul* op) { return op->weight->offset; }
 
 template <class Count, int MOST>
 constexpr PlaneKernels plane_kernels(const char* isa) {
-  return {{isa, kBlockRows, planes_offset, prepare_row_avx512, quantize_planes, nullptr,
-           planes_scratch, multiply_planes<Count, MOST>},
+  return {{isa, kBlockRows, planes_offset, prepare_row_avx512, project_avx512, quantize_planes,
+           nullptr, planes_scratch, multiply_planes<Count, MOST>},
           MOST};
 }
 

@@ -101,6 +101,7 @@ int64_t scratch(const MatMul*) { return 0; }
 }  // namespace
 
 const PlaneKernels kPlanesRef = {
-    {"ref", kBlockRows, offset, prepare_row_ref, quantize, nullptr, scratch, multiply}, 16};
+    {"ref", kBlockRows, offset, prepare_row_ref, project_ref, quantize, nullptr, scratch,
+     multiply}, 16};
 
 }  // namespace bitfold

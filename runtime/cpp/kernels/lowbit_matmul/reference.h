@@ -29,6 +29,10 @@ static inline void write_one(const MatMul* op, const Block* b, int32_t tile, int
                              float up) {
   const int64_t n = (int64_t)(is_paired(op) ? tile / 2 : tile) * kTile + lane;
   if (n >= op->columns) return;
+  if (op->low_rank.rank) {
+    value += low_rank_at(&op->low_rank, b->first, tile, lane);
+    if (is_paired(op)) up += low_rank_at(&op->low_rank, b->first, tile + 1, lane);
+  }
   if (op->bias) value += op->bias[n];
   if (op->bias && is_paired(op)) up += op->bias[op->columns + n];
   value = activated(op->activation, value, up);
