@@ -25,7 +25,8 @@ class Lower(Pass):
     """Emit the quantized sites as a target's low-bit operators.
 
     ``native``: ``bitfold.LowBitMatMul``, ``LowBitGather`` and ``LowBitConv`` on packed weights,
-    with what follows a matmul taken in: bias, activation, residual or Split; and what comes before
+    with what stands beside a matmul taken in: a low-rank branch ``MatMul(MatMul(x, D), U)`` of its
+    float input, added to its product; bias, activation, residual or Split; and what comes before
     it and has no other reader: RMSNormalization, Hadamard or the one behind the other (on
     SmolLM2 w4a8 a prefill of 128 tokens takes 0.97 of the time that separate norms take, and
     decoding the same).  Every such node carries a function body of stock operators, so that the

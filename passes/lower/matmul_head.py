@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import Site, input_at, is_vector
 from bitfold.passes.lower.epilogue import array_of, is_op, only_consumer
+from bitfold.passes.lower.low_rank import LowRank
 from bitfold.passes.lower.neutral import Rounding
 from bitfold.runtime.ops import DOMAIN
 from bitfold.runtime.ops.prologue import NO_PROLOGUE, Prologue
@@ -35,28 +36,31 @@ class Head:
         return names + ["Hadamard"] * bool(self.prologue.hadamard_size)
 
 
-def head_of(site: Site, rounding: Rounding | None) -> Head:
+def head_of(site: Site, rounding: Rounding | None, low_rank: LowRank | None = None) -> Head:
     """The longest head that LowBitMatMul's prologue has room for: a norm, then a Hadamard.
 
-    A norm with several readers stays a node: the operators would each compute it again.
+    A norm with other readers than the operator's own parts (a low-rank branch is one) stays a
+    node: the operators would each compute it again.
     """
     data = site.data if rounding is None else rounding.source
-    reader = site.node if rounding is None else rounding.node
+    readers = [site.node if rounding is None else rounding.node]
+    readers += [low_rank.down.node] if low_rank is not None else []
     if rounding is not None and only_consumer(rounding.node.outputs[0], site.node.graph) is None:
         return Head(data)
     head = Head(data)
-    node = _only_producer(data, reader)
+    node = _only_producer(data, readers)
     if node is not None and is_op(node, "Hadamard", DOMAIN):
         head = _with_hadamard(head, node, site.shape[1])
-        node = _only_producer(head.source, node)
+        node = _only_producer(head.source, [node])
     if node is not None and is_op(node, "RMSNormalization"):
         head = _with_norm(head, node, site.shape[1])
     return head
 
 
-def _only_producer(value: ir.Value, reader: ir.Node) -> ir.Node | None:
-    """What computes ``value``, where ``reader`` alone reads it."""
-    return value.producer() if only_consumer(value, reader.graph) is reader else None
+def _only_producer(value: ir.Value, readers: list[ir.Node]) -> ir.Node | None:
+    """What computes ``value``, where ``readers`` alone read it."""
+    known = not value.is_graph_output() and all(use.node in readers for use in value.uses())
+    return value.producer() if known else None
 
 
 def _with_hadamard(head: Head, node: ir.Node, k: int) -> Head:

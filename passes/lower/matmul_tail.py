@@ -9,6 +9,7 @@ import onnx_ir as ir
 from bitfold.passes.analysis.row_origin import same_shape
 from bitfold.passes.analysis.sites import Site, input_at, is_vector
 from bitfold.passes.lower.epilogue import is_op, only_consumer
+from bitfold.passes.lower.low_rank import LowRank, low_rank_of
 from bitfold.runtime.layouts.tiles import TILE
 from bitfold.runtime.ops import DOMAIN
 
@@ -20,6 +21,7 @@ class Tail:
     Attributes:
         nodes: the matmul and what follows, in order.
         bias: the constant vector that is added, if any.
+        low_rank: the low-rank branch that is added, if any, before the bias or behind it.
         activation: what comes next, as LowBitMatMul names it.
         residual: the value that is added last, if any.
         splits: sizes of the parts into which a Split cuts the result; empty where there is none.
@@ -27,6 +29,7 @@ class Tail:
 
     nodes: list[ir.Node] = field(default_factory=list)
     bias: ir.Value | None = None
+    low_rank: LowRank | None = None
     activation: str = "none"
     residual: ir.Value | None = None
     splits: tuple[int, ...] = ()
@@ -38,26 +41,25 @@ class Tail:
 
     def taken(self) -> list[str]:
         """Names of what goes into the epilogue, for the report."""
-        names = ["bias"] * (self.bias is not None)
+        names = ["low rank"] * (self.low_rank is not None)
+        names += ["bias"] * (self.bias is not None)
         names += [self.activation] * (self.activation != "none")
         names += ["residual"] * (self.residual is not None) + ["Split"] * bool(self.splits)
         return names
 
 
-def tail_of(site: Site) -> Tail:
+def tail_of(site: Site, source: ir.Value) -> Tail:
     """The longest tail that LowBitMatMul's epilogue has room for.
 
-    A bias, an activation and then either a residual or a Split.
+    A low-rank branch and a bias, an activation and then either a residual or a Split.
+
+    Args:
+        source: the site's input before it is rounded.
     """
-    n, _ = site.shape
     tail = Tail([site.node], input_at(site.node, 2) if site.kind == "gemm" else None)
     follower = _follower(tail, site)
-    if follower is not None and is_op(follower, "Add") and tail.bias is None:
-        other = _other(follower, tail)
-        if other is not None and is_vector(other, n):
-            tail.bias = other
-            tail.nodes.append(follower)
-            follower = _follower(tail, site)
+    while follower is not None and is_op(follower, "Add") and _takes(tail, follower, site, source):
+        follower = _follower(tail, site)
     activation = activation_of(follower) if follower is not None else None
     if follower is not None and activation is not None:
         tail.activation = activation
@@ -74,6 +76,20 @@ def tail_of(site: Site) -> Tail:
         tail.splits = _tile_sizes(follower)
         tail.nodes += [follower] * bool(tail.splits)
     return tail
+
+
+def _takes(tail: Tail, add: ir.Node, site: Site, source: ir.Value) -> bool:
+    """Take in what ``add`` adds, where it is a bias or a low-rank branch and the first of them."""
+    other = _other(add, tail)
+    if other is not None and tail.bias is None and is_vector(other, site.shape[0]):
+        tail.bias = other
+    elif tail.low_rank is None and (branch := low_rank_of(other, site, source)) is not None:
+        tail.low_rank = branch
+        tail.nodes += branch.nodes
+    else:
+        return False
+    tail.nodes.append(add)
+    return True
 
 
 def activation_of(node: ir.Node) -> str | None:

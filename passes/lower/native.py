@@ -8,7 +8,9 @@ import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import Site, find_sites, input_at
 from bitfold.passes.core.context import Context
+from bitfold.passes.core.rewire import new_initializer
 from bitfold.passes.lower.epilogue import replace_chain, take_place
+from bitfold.passes.lower.low_rank import LowRank
 from bitfold.passes.lower.matmul_head import head_of
 from bitfold.passes.lower.matmul_tail import tail_of
 from bitfold.passes.lower.native_conv import ConvLowering
@@ -46,11 +48,11 @@ class NativeLowering:
 
     def matmul(self, site: Site) -> None:
         """Replace a MatMul or Gemm, its head, input's quantizer and tail by a LowBitMatMul."""
-        tail = tail_of(site)
         rounding = rounding_of(site)
         if rounding is not None and rounding.bits not in ACT_BITS:
             rounding = None  # stays a node of its own
-        head = head_of(site, rounding)
+        tail = tail_of(site, site.data if rounding is None else rounding.source)
+        head = head_of(site, rounding, tail.low_rank)
         weight = self._weight(site, paired=tail.activation == "swiglu")
         packed = self._packed(site, weight)
         operator = LowBitMatMul(
@@ -62,8 +64,10 @@ class NativeLowering:
             residual=tail.residual is not None,
             splits=tail.splits,
             prologue=head.prologue,
+            low_rank=tail.low_rank is not None,
         )
-        inputs = [head.source, *packed, tail.bias, tail.residual, head.gain, head.base]
+        inputs = [head.source, *packed, tail.bias, tail.residual, head.gain, head.base, None]
+        inputs += self._factors(site, tail.low_rank)
         while inputs[-1] is None:
             inputs.pop()
         node = call(self.model, operator.function(), inputs, operator.attributes(), site.name)
@@ -79,6 +83,16 @@ class NativeLowering:
         node = call(self.model, lowbit_gather(weight), inputs, weight.attributes(), site.name)
         take_place(site.node, site.node.outputs[0], node)
         self.context.entry.changed(site.name, f"LowBitGather {weight.overload()}")
+
+    def _factors(self, site: Site, low_rank: LowRank | None) -> list[ir.Value]:
+        """The values of a low-rank branch's D and U."""
+        if low_rank is None:
+            return []
+        stem = (site.source.name or site.name).removesuffix(".dequantized")
+        return [
+            new_initializer(self.model.graph, self.context, factor, f"{stem}.low_rank_{name}")
+            for factor, name in zip(low_rank.factors(), ("down", "up"), strict=True)
+        ]
 
     def _weight(self, site: Site, paired: bool) -> PackedWeight:
         dequantize = site.quantized

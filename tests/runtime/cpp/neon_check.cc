@@ -241,7 +241,7 @@ void check_matmul(const Kernels* kernels, const Format& f, const MatMulCase& c) 
       op.prologue.hadamard = {c.k % 4 ? 1 : 4, 1, c.k % 4 ? 0 : 2, c.k % 4 ? 1 : 0.5f, nullptr};
     }
     op.low_rank = {c.rank, half, half ? static_cast<const void*>(down_halves.data) : down.data,
-                   half ? static_cast<const void*>(up_halves.data) : up.data, nullptr};
+                   half ? static_cast<const void*>(up_halves.data) : up.data, nullptr, false};
     op.rows = c.rows;
     op.x = x.data;
     op.parts = parts;

@@ -114,7 +114,7 @@ void check_matmul(std::mt19937& random, int64_t m, int bits, int act_bits, Activ
   const std::vector<float> up = floats(random, tiles * rank * kTile);
   if (rank) {
     op.prologue = {gain.data(), 1e-5f, {}};
-    op.low_rank = {rank, false, down.data(), up.data(), nullptr};
+    op.low_rank = {rank, false, down.data(), up.data(), nullptr, false};
   }
   op.rows = m;
   op.x = x.data();

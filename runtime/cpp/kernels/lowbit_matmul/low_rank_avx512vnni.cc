@@ -26,8 +26,9 @@ void project_avx512(const LowRank* branch, const float* x, int64_t k, Span rows,
 }
 
 void add_low_rank_avx512(const LowRank* branch, int64_t row, int32_t rows, int32_t tile,
-                         float* sums) {
-  return (branch->half ? add_low_rank<true> : add_low_rank<false>)(branch, row, rows, tile, sums);
+                         int32_t tiles, float* const* sums) {
+  return (branch->half ? add_low_rank<true> : add_low_rank<false>)(branch, row, rows, tile, tiles,
+                                                                   sums);
 }
 
 }  // namespace bitfold

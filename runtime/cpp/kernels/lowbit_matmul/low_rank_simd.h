@@ -26,6 +26,16 @@ inline Vec::T factors_part(const void* factor, int64_t at, int64_t count) {
               : Vec::load_part((const float*)factor + at, count);
 }
 
+// Ask for a factor's numbers from index `at` on, which may lie behind its end.
+template <bool HALF>
+inline void fetch(const void* factor, int64_t at) {
+  __builtin_prefetch((const char*)factor + at * (HALF ? 2 : 4));
+}
+
+// A single row comes by each number once, and from one run of them to the next: those of the next
+// ranks, and of tiles ahead, are fetched early where they are far.
+constexpr int64_t kTilesAhead = 4;
+
 // ROWS rows of x times RANKS rows of D.
 template <bool HALF, int ROWS, int RANKS>
 void project_block(const LowRank* branch, const float* x, int64_t k, int64_t row, int64_t rank) {
@@ -43,6 +53,7 @@ void project_block(const LowRank* branch, const float* x, int64_t k, int64_t row
     BITFOLD_UNROLL
     for (int d = 0; d < RANKS; d++) {
       const Vec::T down = factors<HALF>(branch->down, (rank + d) * k + i);
+      if (ROWS == 1 && branch->far) fetch<HALF>(branch->down, (rank + RANKS + d) * k + i);
       BITFOLD_UNROLL
       for (int r = 0; r < ROWS; r++) sums[r][d] = Vec::multiply_add(values[r], down, sums[r][d]);
     }
@@ -59,71 +70,86 @@ void project_block(const LowRank* branch, const float* x, int64_t k, int64_t row
       branch->rows[(row + r) * branch->rank + rank + d] = Vec::sum(sums[r][d]);
 }
 
-// ROWS rows of x times all that are asked for of D's.
-template <bool HALF, int ROWS, int RANKS>
-void project_rows(const LowRank* branch, const float* x, int64_t k, int64_t row, Span ranks) {
+// `count` rows of x, up to ROWS, times all that are asked for of D's.
+template <bool HALF, int ROWS>
+void project_rows(const LowRank* branch, const float* x, int64_t k, int64_t row, int64_t count,
+                  Span ranks) {
+  if constexpr (ROWS > 1)
+    if (count < ROWS) return project_rows<HALF, ROWS - 1>(branch, x, k, row, count, ranks);
+  constexpr int kRanks = ROWS == 1 ? kRanksOfOne : kRanksAtOnce;
   int64_t rank = ranks.first;
-  for (; rank + RANKS <= ranks.last; rank += RANKS)
-    project_block<HALF, ROWS, RANKS>(branch, x, k, row, rank);
+  for (; rank + kRanks <= ranks.last; rank += kRanks)
+    project_block<HALF, ROWS, kRanks>(branch, x, k, row, rank);
   for (; rank < ranks.last; rank++) project_block<HALF, ROWS, 1>(branch, x, k, row, rank);
 }
 
 template <bool HALF>
 void project(const LowRank* branch, const float* x, int64_t k, Span rows, Span ranks) {
-  int64_t row = rows.first;
-  for (; row + kRowsAtOnce <= rows.last; row += kRowsAtOnce)
-    project_rows<HALF, kRowsAtOnce, kRanksAtOnce>(branch, x, k, row, ranks);
-  for (; row < rows.last; row++)
-    project_rows<HALF, 1, kRanksOfOne>(branch, x, k, row, ranks);
+  for (int64_t row = rows.first; row < rows.last; row += kRowsAtOnce)
+    project_rows<HALF, kRowsAtOnce>(branch, x, k, row, rows.last - row, ranks);
 }
 
-// Few rows are few chains of sums that wait for one another: each is split in several.
-template <int ROWS>
-constexpr int kChains = ROWS == 1 ? 4 : ROWS <= 3 ? 2 : 1;
-
-// `rows` is D . x, [ROWS][R]; `up` is U's part of the tile, from index `at` on.
-template <bool HALF, int ROWS>
-void add_block(const LowRank* branch, const float* rows, int64_t at, float* sums) {
-  constexpr int kSplit = kChains<ROWS>;
+// `rows` is D . x, [ROWS][R]; `up` is the index of U's part of the first of TILES tiles.
+template <bool HALF, int ROWS, int TILES>
+void add_block(const LowRank* branch, const float* rows, int64_t up, float* const* sums) {
+  constexpr int kParts = kTile / (int)Vec::kLanes, kVectors = TILES * kParts;
+  // A few sums would be chains that wait for one another: each is split in several.
+  constexpr int kSums = ROWS * kVectors, kSplit = kSums >= 8 ? 1 : kSums >= 4 ? 2 : 4;
   const int64_t ranks = branch->rank;
-  for (int lane = 0; lane < kTile; lane += Vec::kLanes) {
-    Vec::T acc[kSplit][ROWS];
+  Vec::T acc[kSplit][kVectors][ROWS];
+  BITFOLD_UNROLL
+  for (int v = 0; v < kVectors; v++)
     BITFOLD_UNROLL
-    for (int r = 0; r < ROWS; r++)
+    for (int r = 0; r < ROWS; r++) {
+      acc[0][v][r] = Vec::load(sums[v / kParts] + r * kTile + v % kParts * Vec::kLanes);
       BITFOLD_UNROLL
-      for (int s = 0; s < kSplit; s++)
-        acc[s][r] = s ? Vec::all(0) : Vec::load(sums + r * kTile + lane);
-    int64_t rank = 0;
-    for (; rank + kSplit <= ranks; rank += kSplit)
-      BITFOLD_UNROLL
-      for (int s = 0; s < kSplit; s++) {
-        const Vec::T up = factors<HALF>(branch->up, at + (rank + s) * kTile + lane);
-        BITFOLD_UNROLL
-        for (int r = 0; r < ROWS; r++)
-          acc[s][r] = Vec::multiply_add(up, Vec::all(rows[r * ranks + rank + s]), acc[s][r]);
-      }
-    for (; rank < ranks; rank++) {
-      const Vec::T up = factors<HALF>(branch->up, at + rank * kTile + lane);
-      BITFOLD_UNROLL
-      for (int r = 0; r < ROWS; r++)
-        acc[0][r] = Vec::multiply_add(up, Vec::all(rows[r * ranks + rank]), acc[0][r]);
+      for (int s = 1; s < kSplit; s++) acc[s][v][r] = Vec::all(0);
+    }
+  const auto add = [&](int64_t rank, int s) __attribute__((always_inline)) {
+    Vec::T factor[kVectors];
+    BITFOLD_UNROLL
+    for (int v = 0; v < kVectors; v++) {
+      const int64_t at = up + ((v / kParts) * ranks + rank) * kTile + v % kParts * Vec::kLanes;
+      factor[v] = factors<HALF>(branch->up, at);
+      if (ROWS == 1 && branch->far) fetch<HALF>(branch->up, at + kTilesAhead * ranks * kTile);
     }
     BITFOLD_UNROLL
     for (int r = 0; r < ROWS; r++) {
+      const Vec::T projected = Vec::all(rows[r * ranks + rank]);
       BITFOLD_UNROLL
-      for (int s = 1; s < kSplit; s++) acc[0][r] = Vec::add(acc[0][r], acc[s][r]);
-      Vec::store(sums + r * kTile + lane, acc[0][r]);
+      for (int v = 0; v < kVectors; v++)
+        acc[s][v][r] = Vec::multiply_add(factor[v], projected, acc[s][v][r]);
     }
-  }
+  };
+  int64_t rank = 0;
+  for (; rank + kSplit <= ranks; rank += kSplit)
+    BITFOLD_UNROLL
+    for (int s = 0; s < kSplit; s++) add(rank + s, s);
+  for (; rank < ranks; rank++) add(rank, 0);
+  BITFOLD_UNROLL
+  for (int v = 0; v < kVectors; v++)
+    BITFOLD_UNROLL
+    for (int r = 0; r < ROWS; r++) {
+      BITFOLD_UNROLL
+      for (int s = 1; s < kSplit; s++) acc[0][v][r] = Vec::add(acc[0][v][r], acc[s][v][r]);
+      Vec::store(sums[v / kParts] + r * kTile + v % kParts * Vec::kLanes, acc[0][v][r]);
+    }
 }
 
+template <bool HALF, int TILES>
+constexpr void (*kAddBlocks[])(const LowRank*, const float*, int64_t, float* const*) = {
+    add_block<HALF, 1, TILES>, add_block<HALF, 2, TILES>, add_block<HALF, 3, TILES>,
+    add_block<HALF, 4, TILES>, add_block<HALF, 5, TILES>, add_block<HALF, 6, TILES>};
+
 template <bool HALF>
-void add_low_rank(const LowRank* branch, int64_t row, int32_t rows, int32_t tile, float* sums) {
-  static constexpr void (*kBlocks[])(const LowRank*, const float*, int64_t, float*) = {
-      add_block<HALF, 1>, add_block<HALF, 2>, add_block<HALF, 3>,
-      add_block<HALF, 4>, add_block<HALF, 5>, add_block<HALF, 6>};
-  kBlocks[rows - 1](branch, branch->rows + row * branch->rank,
-                    (int64_t)tile * branch->rank * kTile, sums);
+void add_low_rank(const LowRank* branch, int64_t row, int32_t rows, int32_t tile, int32_t tiles,
+                  float* const* sums) {
+  const float* projected = branch->rows + row * branch->rank;
+  const int64_t each = branch->rank * kTile;
+  if ((int)Vec::kLanes == kTile && tiles == 2)
+    return kAddBlocks<HALF, 2>[rows - 1](branch, projected, tile * each, sums);
+  for (int32_t t = 0; t < tiles; t++)
+    kAddBlocks<HALF, 1>[rows - 1](branch, projected, (tile + t) * each, sums + t);
 }
 
 }  // namespace

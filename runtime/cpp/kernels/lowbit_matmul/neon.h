@@ -258,9 +258,8 @@ void write_as(const MatMul* op, const Block* b, int32_t tile, const float* sums,
 inline void write(const MatMul* op, const Block* b, int32_t tile, float* sums,
                   float* up_sums) {
   if (op->low_rank.rank) {
-    add_low_rank_neon(&op->low_rank, b->first, b->rows, tile, sums);
-    if (is_paired(op))
-      add_low_rank_neon(&op->low_rank, b->first, b->rows, tile + 1, up_sums);
+    float* const both[] = {sums, up_sums};
+    add_low_rank_neon(&op->low_rank, b->first, b->rows, tile, is_paired(op) ? 2 : 1, both);
   }
   switch (op->activation) {
     case kIdentity:

@@ -165,6 +165,8 @@ class Walk {
     const Block b = block_at(op_, block0);
     const bool direct = is_direct(tile, tiles);
     const Rows own = sums_of(b.rows), residual = residual_rows(&b, tile);
+    const bool branches = direct && op_->low_rank.rank;
+    if (branches) begin_sums(own, residual, tile, tiles, block0, block1);
     for (int32_t first = 0; first < w_->chunks; first += chunks_) {
       const int32_t last = first + chunks_ < w_->chunks ? first + chunks_ : w_->chunks;
       Panel panel = panel_of(tile, tiles, first, last);
@@ -180,7 +182,7 @@ class Walk {
       __m512 bias[kTiles] = {};
       for (int32_t t = 0; t < tiles && adds && op_->bias; t++)
         bias[t] = _mm512_loadu_ps(op_->bias + (int64_t)(tile + t) * kTile);
-      const Rows* from = first ? &own : adds && op_->residual ? &residual : nullptr;
+      const Rows* from = first || branches ? &own : adds && op_->residual ? &residual : nullptr;
       const Rows to = direct && last == w_->chunks ? rows_of_y(&b, tile, tiles) : own;
       panel_dot_for(&panel, b.rows, tiles)(&panel, acts, bias, from, to);
     }
@@ -189,10 +191,9 @@ class Walk {
   }
 
  private:
-  // Whether sums go to Y as they are: whole tiles without an activation or a low-rank branch.
+  // Whether sums go to Y as they are: whole tiles without an activation.
   bool is_direct(int32_t tile, int32_t tiles) const {
-    return op_->activation == kIdentity && !op_->low_rank.rank &&
-           (int64_t)(tile + tiles) * kTile <= op_->columns;
+    return op_->activation == kIdentity && (int64_t)(tile + tiles) * kTile <= op_->columns;
   }
 
   Panel panel_of(int32_t tile, int32_t tiles, int32_t first, int32_t last) {
@@ -261,6 +262,23 @@ class Walk {
       rows.block[t] = b->rows * part->columns;
     }
     return rows;
+  }
+
+  // Sums that begin with the residual and the low-rank branch, and go to Y as they are.
+  void begin_sums(Rows sums, Rows residual, int32_t tile, int32_t tiles, int32_t block0,
+                  int32_t block1) const {
+    for (int32_t index = block0; index < block1; index++) {
+      const Block b = block_at(op_, index);
+      for (int32_t t = 0; t < tiles; t++)
+        for (int32_t r = 0; r < b.rows; r++) {
+          const float* at = residual.at[t] + r * residual.stride[t];
+          const __m512 begin = op_->residual ? _mm512_loadu_ps(at) : _mm512_setzero_ps();
+          _mm512_storeu_ps(sums.at[t] + r * kTile, begin);
+        }
+      add_low_rank_avx512(&op_->low_rank, b.first, b.rows, tile, tiles, sums.at);
+      for (int32_t t = 0; t < tiles; t++)
+        sums.at[t] += sums.block[t], residual.at[t] += residual.block[t];
+    }
   }
 
   void write_sums(int32_t index, int32_t place, int32_t tile, int32_t tiles) const {

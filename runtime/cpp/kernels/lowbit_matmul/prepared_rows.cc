@@ -16,6 +16,8 @@ constexpr int64_t kMostTasks = 32;
 constexpr int64_t kWorthATask = 192 << 10;
 // Rows of a task stay in a core's L2 while D's pass by; ranks are multiplied a few at a time.
 constexpr int64_t kRowsOfATask = 24, kRanksOfATask = 8;
+// A weight of this many bytes drives all else out of a core's own cache.
+constexpr int64_t kLargeWeight = 1 << 20;
 
 struct Call {
   const MatMulKernels* kernels;
@@ -43,7 +45,8 @@ void prepare_part(void* data, size_t index) {
   }
   const Span rows = part_of_all(op->rows, 1, call->row_parts, index);
   for (int64_t row = rows.first; row < rows.last; row++)
-    call->kernels->prepare_row(&op->prologue, op->x + row * k, call->prepared + row * k, k, scratch);
+    call->kernels->prepare_row(&op->prologue, op->x + row * k, call->prepared + row * k, k,
+                               scratch);
 }
 
 void project_part(void* data, size_t index) {
@@ -86,8 +89,10 @@ bool project_rows(const MatMulKernels* kernels, MatMul* op, ParallelFor parallel
   branch->rows = reinterpret_cast<float*>(
       thread_scratch(Scratch::kProjected, op->rows * branch->rank * sizeof(float)));
   if (branch->rows == nullptr) return false;
+  branch->far = op->streamed || op->weight->tiles * tile_bytes(op->weight) > kLargeWeight;
   const int64_t numbers = branch->rank * op->weight->k;
-  const int64_t tasks = tasks_of(std::max(numbers * (branch->half ? 2 : 4), numbers * op->rows / 2));
+  const int64_t bytes = numbers * (branch->half ? 2 : 4);
+  const int64_t tasks = tasks_of(std::max(bytes, numbers * op->rows / 2));
   Call call{kernels, op, nullptr, 1, 1, {false}};
   call.row_parts = std::min(tasks, (op->rows + kRowsOfATask - 1) / kRowsOfATask);
   call.rank_parts = std::min<int64_t>(tasks / call.row_parts,
