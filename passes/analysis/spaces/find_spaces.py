@@ -1,0 +1,158 @@
+"""Spaces from traces: which coordinates are one, and which change together."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from bitfold.passes.analysis.spaces.space import Held, Space
+from bitfold.passes.analysis.spaces.symmetry import ALL, NONE, SCALE, Symmetry
+from bitfold.passes.analysis.spaces.trace import Trace
+
+
+def find_spaces(trace: Trace, symmetry: Symmetry) -> list[Space]:
+    """The spaces of a traced graph for one kind of change, in the order of the graph.
+
+    Coordinates that are linked under ``symmetry`` are one.  Those that meet the same parameters,
+    operators and limits, as often, make a space; those that an operator treats apart, as
+    attention does heads, make its blocks.
+    """
+    classes, inverse, self_dual = _classes(trace, symmetry)
+    count = int(classes.max(initial=-1)) + 1
+    whole, apart = _signatures(trace, classes, count)
+    held = np.zeros(count, bool)
+    for port in trace.ports:
+        held[classes[port.ids.ravel()]] = True
+    members = np.flatnonzero(held)
+    # Blocks of one space have other heads, and each space has blocks of one size.
+    _, block_of = np.unique(np.stack([whole[members], apart[members]]), axis=1, return_inverse=True)
+    block_of = block_of.reshape(-1)
+    sizes = np.bincount(block_of)[block_of]
+    _, space_of = np.unique(np.stack([whole[members], sizes]), axis=1, return_inverse=True)
+    space_of = _by_first(space_of.reshape(-1))
+    space, block, place = (np.full(count, -1) for _ in range(3))
+    space[members] = space_of
+    for number in range(int(space_of.max(initial=-1)) + 1):
+        mine = members[space_of == number]
+        block[mine] = _by_first(block_of[space_of == number])
+    order = np.lexsort((members, block[members], space_of))
+    place[members[order]] = _running(space_of[order], block[members[order]])
+    return _assemble(trace, symmetry, classes, inverse, self_dual, (space, block, place))
+
+
+def _classes(trace: Trace, symmetry: Symmetry) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The class of each coordinate, whether it is the inverse of its class, and whether both."""
+    links = [link for link in trace.links if symmetry in link.symmetry]
+    n = trace.count
+    # Each coordinate stands for itself and, n higher, for its inverse.
+    rows, columns = [np.empty(0, int)], [np.empty(0, int)]
+    for link in links:
+        flip = n if link.dual and symmetry is SCALE else 0
+        rows += [link.a, link.a + n]
+        columns += [link.b + flip, link.b + n - flip]
+    a, b = np.concatenate(rows), np.concatenate(columns)
+    graph = coo_array((np.ones(len(a), np.int8), (a, b)), shape=(2 * n, 2 * n))
+    _, labels = connected_components(graph, directed=False)
+    upper, lower = labels[:n], labels[n:]
+    _, classes = np.unique(np.minimum(upper, lower), return_inverse=True)
+    return classes.reshape(-1), upper > lower, upper == lower
+
+
+def _signatures(trace: Trace, classes: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of each class two numbers: what it meets, and at which places of what treats them apart.
+
+    Sums of random numbers, one for each thing met: equal sums mean equal things, but for chance
+    (about 1e-19 a pair).
+    """
+    rng = np.random.default_rng(0)
+    whole, apart = np.zeros(count, np.uint64), np.zeros(count, np.uint64)
+
+    def draw(size: int) -> np.ndarray:
+        return rng.integers(0, 2**64, size, np.uint64)
+
+    met: list[Iterable[np.ndarray]] = [[p.ids.ravel() for p in trace.ports]]
+    met += [[limit.ids for limit in trace.limits], [p.ids for p in trace.parts]]
+    for ids in (each for group in met for each in group):
+        np.add.at(whole, classes[ids], draw(1))
+    for part in trace.parts:
+        numbers = draw(int(part.labels.max(initial=0)) + 1)
+        np.add.at(apart, classes[part.ids], numbers[part.labels])
+    return whole, apart
+
+
+def _by_first(labels: np.ndarray) -> np.ndarray:
+    """Labels renumbered in the order in which they first come."""
+    _, first, places = np.unique(labels, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), int)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[places.reshape(-1)]
+
+
+def _running(*keys: np.ndarray) -> np.ndarray:
+    """0, 1, 2… within each run of equal keys."""
+    if not len(keys[0]):
+        return np.empty(0, int)
+    new = np.zeros(len(keys[0]), bool)
+    new[0] = True
+    for key in keys:
+        new[1:] |= key[1:] != key[:-1]
+    starts = np.flatnonzero(new)
+    return np.arange(len(new)) - np.repeat(starts, np.diff([*starts, len(new)]))
+
+
+def _assemble(
+    trace: Trace,
+    symmetry: Symmetry,
+    classes: np.ndarray,
+    inverse: np.ndarray,
+    self_dual: np.ndarray,
+    tables: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> list[Space]:
+    space, block, place = tables
+    count = int(space.max(initial=-1)) + 1
+    held: dict[int, list[Held]] = defaultdict(list)
+    for port in trace.ports:
+        ids = port.ids.ravel()
+        mine = classes[ids]
+        for number in np.unique(space[mine]):
+            if number >= 0:
+                inside = space[mine] == number
+                parts = (np.where(inside, table[mine], -1) for table in (block, place))
+                held[int(number)].append(Held(port, *parts, inverse[ids]))
+    limits = defaultdict(list)
+    lost = np.zeros(count, int)
+    for limit in trace.limits:
+        for number in np.unique(space[classes[limit.ids]]):
+            if number >= 0:
+                limits[int(number)].append((limit.lost, limit.node, limit.reason))
+                lost[number] |= limit.lost.value
+    both = np.unique(space[classes[self_dual]]) if symmetry is SCALE else np.empty(0, int)
+    for number in both[both >= 0]:
+        limits[int(number)].append((SCALE, None, "it meets itself: a factor and its inverse"))
+        lost[number] |= SCALE.value
+    carriers: dict[int, Counter[str]] = defaultdict(Counter)
+    for node, coordinate in trace.carriers:
+        carriers[int(space[classes[coordinate]])][node.op_type] += 1
+    states = defaultdict(list)
+    for state in trace.states:
+        for number in np.unique(space[classes[state.ids.ravel()]]):
+            states[int(number)].append(state)
+    sizes = [int(place[space == number].max()) + 1 for number in range(count)]
+    return [
+        Space(
+            symmetry,
+            sizes[number],
+            int(block[space == number].max()) + 1,
+            ALL & ~Symmetry(int(lost[number])) if lost[number] else ALL,
+            tuple(held[number]),
+            tuple(limits[number]),
+            carriers[number],
+            tuple(states[number]),
+        )
+        for number in range(count)
+        if held[number] or NONE
+    ]

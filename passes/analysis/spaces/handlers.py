@@ -1,0 +1,91 @@
+"""Which handler follows coordinates through which operator.
+
+To support an operator, write a handler (node, trace) in the file that it fits, and add a line.  A
+handler gives the node's outputs their coordinates, and returns None, or why it cannot: then the
+spaces of the node's inputs end there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from bitfold.passes.analysis.sites import is_constant
+from bitfold.passes.analysis.spaces import (
+    attention_ops,
+    linear_ops,
+    moving_ops,
+    norm_ops,
+    pointwise_ops,
+)
+from bitfold.passes.analysis.spaces.trace import Trace
+from bitfold.runtime.ops import DOMAIN
+
+Handler = Callable[[ir.Node, Trace], "str | None"]
+
+_FUNCTIONS = (
+    *("Gelu", "Sigmoid", "Tanh", "Erf", "Softplus", "Softsign", "HardSwish", "HardSigmoid", "Elu"),
+    *("Selu", "Celu", "Mish", "Swish", "Exp", "Log", "Sqrt", "Reciprocal", "Pow", "Clip", "Sin"),
+    *("Cos", "Floor", "Ceil", "Round", "Sign", "ThresholdedRelu", "Softmax", "LogSoftmax"),
+)
+
+
+def _matmul(node: ir.Node, trace: Trace) -> str | None:
+    weight = node.inputs[1]
+    producer = weight.producer() if weight is not None else None
+    stored = (
+        producer.inputs[0] if producer is not None and producer.op_type == "Transpose" else None
+    )
+    if any(value is not None and is_constant(value) for value in (weight, stored)):
+        return linear_ops.linear(node, trace)
+    return attention_ops.matmul(node, trace)
+
+
+def _gather(node: ir.Node, trace: Trace) -> str | None:
+    table = node.inputs[0]
+    if table is not None and is_constant(table):
+        floats = table.dtype is not None and table.dtype.is_floating_point()
+        return linear_ops.linear(node, trace) if floats and len(table.shape or ()) == 2 else None
+    return moving_ops.gather(node, trace)
+
+
+def _size_alone(node: ir.Node, trace: Trace) -> str | None:
+    """Shape and Size look at no element."""
+    return None
+
+
+HANDLERS: dict[tuple[str, str], Handler] = {
+    **{("", name): pointwise_ops.function for name in _FUNCTIONS},
+    **{("", name): moving_ops.same for name in ("Identity", "Cast", "Neg", "Resize", "Pad")},
+    **{("", name): moving_ops.pool for name in ("AveragePool", "GlobalAveragePool")},
+    **{("", n): moving_ops.reshape for n in ("Reshape", "Flatten", "Squeeze", "Unsqueeze")},
+    **{("", name): pointwise_ops.homogeneous for name in ("Relu", "LeakyRelu", "Abs")},
+    **{("", name): _size_alone for name in ("Shape", "Size")},
+    ("", "MaxPool"): pointwise_ops.homogeneous,
+    ("", "GlobalMaxPool"): pointwise_ops.homogeneous,
+    ("", "Transpose"): moving_ops.transpose,
+    ("", "Expand"): moving_ops.expand,
+    ("", "Slice"): moving_ops.slice_,
+    ("", "Split"): moving_ops.split,
+    ("", "Concat"): moving_ops.concat,
+    ("", "Gather"): _gather,
+    ("", "MatMul"): _matmul,
+    ("", "Gemm"): linear_ops.linear,
+    ("", "Conv"): linear_ops.conv,
+    ("", "Add"): pointwise_ops.add,
+    ("", "Sub"): pointwise_ops.add,
+    ("", "Mul"): pointwise_ops.multiply,
+    ("", "Div"): pointwise_ops.multiply,
+    ("", "Where"): pointwise_ops.where,
+    ("", "ReduceMean"): moving_ops.reduce,
+    ("", "ReduceSum"): moving_ops.reduce,
+    ("", "RMSNormalization"): norm_ops.norm,
+    ("", "LayerNormalization"): norm_ops.norm,
+    ("", "BatchNormalization"): norm_ops.batch_norm,
+    ("", "InstanceNormalization"): norm_ops.instance_norm,
+    ("", "Attention"): attention_ops.attention,
+    ("", "RotaryEmbedding"): attention_ops.rotary,
+    (DOMAIN, "SwiGLU"): pointwise_ops.swiglu,
+}
+"""From domain and operator to handler."""

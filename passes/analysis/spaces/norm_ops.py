@@ -1,0 +1,87 @@
+"""Norms: what they leave of a space's symmetries, and their gains and biases."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from bitfold.passes.analysis.sites import input_at
+from bitfold.passes.analysis.spaces.pointwise_ops import vector_port
+from bitfold.passes.analysis.spaces.symmetry import CENTER, PERMUTE, ROTATE, SCALE
+from bitfold.passes.analysis.spaces.trace import Part, Port, Role, Trace, varying
+from bitfold.passes.core.rewire import constant
+
+
+def norm(node: ir.Node, trace: Trace) -> str | None:
+    """RMSNormalization and LayerNormalization over the last axes.
+
+    A rotation passes through an RMSNorm whose gains are all the same (folded, say); scales do
+    not, but the gain can scale what comes out.  A LayerNorm subtracts the mean over the channels,
+    so that what is added to all of them does not matter.
+    """
+    ids = trace.ids(input_at(node, 0))
+    if ids is None:
+        return None
+    axis = node.attributes.get_int("axis", -1) % ids.ndim
+    trace.part(ids, tuple(range(axis)), node)
+    made = trace.fresh(ids.size).reshape(ids.shape)
+    trace.put(node.outputs[0], made)
+    array = constant(input_at(node, 1))
+    if array is None:
+        return "its gain is no constant"
+    rms = node.op_type == "RMSNormalization"
+    even = array.size > 0 and bool(np.all(array == array.flat[0]))
+    trace.link(made, ids, PERMUTE | ROTATE if rms and even else PERMUTE)
+    lost = SCALE | CENTER if rms else SCALE
+    trace.limit(ids, lost, node, "divides by the norm of all channels")
+    if not rms:
+        both = np.concatenate([ids.ravel(), made.ravel()])
+        trace.limit(both, ROTATE, node, "subtracts the mean (ln-to-rms may make it an RMSNorm)")
+    elif not even:
+        both = np.concatenate([ids.ravel(), made.ravel()])
+        trace.limit(both, ROTATE, node, "has a gain for each channel (fold-norm-gain)")
+    trace.limit(made, CENTER, node, "gives it")
+    covered = tuple(each for each in varying(ids) if each >= axis)
+    ports = [vector_port(node, 1, array, made, covered, trace, Role.WRITE)]
+    if not (rms and even):  # an even gain may be reordered without being touched
+        ports.append(vector_port(node, 1, array, ids, covered, trace, Role.READ))
+    bias = constant(input_at(node, 2))
+    if bias is not None:
+        ports.append(vector_port(node, 2, bias, made, covered, trace, Role.WRITE))
+    trace.ports += ports
+    return None
+
+
+def batch_norm(node: ir.Node, trace: Trace) -> str | None:
+    """BatchNormalization of inference, over axis 1."""
+    ids = trace.ids(input_at(node, 0))
+    if ids is None:
+        return None
+    row = trace.channel(ids, 1)
+    made = trace.write(node.outputs[0], 1, len(row))
+    trace.link(made, row, PERMUTE)
+    for each in (row, made):
+        trace.limit(each, ROTATE | CENTER, node, "scales each channel (fold-batch-norm)")
+    trace.limit(row, SCALE, node, "scales each channel (fold-batch-norm)")
+    for index, role, its in ((1, Role.WRITE, made), (2, Role.WRITE, made), (3, Role.READ, row)):
+        trace.ports.append(Port(node, index, (len(row),), (0,), its, role, node, linear=False))
+    trace.ports.append(Port(node, 4, (len(row),), (0,), row, Role.READ, node, linear=False))
+    return None
+
+
+def instance_norm(node: ir.Node, trace: Trace) -> str | None:
+    """InstanceNormalization: each channel by itself."""
+    ids = trace.ids(input_at(node, 0))
+    if ids is None:
+        return None
+    row = trace.channel(ids, 1)
+    made = trace.write(node.outputs[0], 1, len(row))
+    trace.link(made, row, PERMUTE)
+    for each in (row, made):
+        trace.limit(each, ROTATE | CENTER | SCALE, node, "normalizes each channel by itself")
+    trace.parts.append(Part(row, np.zeros(len(row), int), node))
+    for index in (1, 2):
+        trace.ports.append(
+            Port(node, index, (len(row),), (0,), made, Role.WRITE, node, linear=False)
+        )
+    return None

@@ -1,0 +1,90 @@
+"""A channel space: coordinates that change together, and the parameters that hold them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from bitfold.passes.analysis.spaces.symmetry import NONE, Symmetry
+from bitfold.passes.analysis.spaces.trace import Port, Role, State
+
+
+@dataclass(frozen=True)
+class Held:
+    """Where a port's parameter holds a space's coordinates.
+
+    Attributes:
+        port: which parameter, and along which axes.
+        block: of each place along these axes, flattened, the block of the space; -1 outside.
+        place: likewise, the channel within the block.
+        inverse: where dual coordinates meet (queries and keys), the ones that change inversely.
+    """
+
+    port: Port
+    block: np.ndarray
+    place: np.ndarray
+    inverse: np.ndarray
+
+    def views(self, block: int, size: int) -> np.ndarray:
+        """Places of the channels of a block, int[copies, size]: each row holds each of them once.
+
+        Shared K/V heads, say, make several copies in what reads them.
+        """
+        places = np.flatnonzero(self.block == block)
+        order = places[np.argsort(self.place[places], kind="stable")]
+        return order.reshape(size, -1).T
+
+
+@dataclass(frozen=True)
+class Space:
+    """Channels that a change of coordinates changes together.
+
+    Attributes:
+        symmetry: the kind of change that it was found for.
+        size: channels in a block.
+        blocks: heads, say: each is changed by itself.
+        group: everything that may be done to it.
+        held: the parameters that hold its coordinates.
+        limits: what is ruled out, by what: (symmetries, node or None, reason).
+        carriers: operators between writers and readers, counted.
+        states: caches that hold its coordinates from run to run.
+    """
+
+    symmetry: Symmetry
+    size: int
+    blocks: int
+    group: Symmetry
+    held: tuple[Held, ...]
+    limits: tuple[tuple[Symmetry, ir.Node | None, str], ...]
+    carriers: Counter[str] = field(default_factory=Counter)
+    states: tuple[State, ...] = ()
+
+    @property
+    def writers(self) -> list[Held]:
+        """Weights whose outputs are its channels."""
+        return [h for h in self.held if h.port.linear and h.port.role is Role.WRITE]
+
+    @property
+    def readers(self) -> list[Held]:
+        """Weights whose inputs are its channels."""
+        return [h for h in self.held if h.port.linear and h.port.role is Role.READ]
+
+    @property
+    def name(self) -> str:
+        """The name of its first writer, or else of whatever holds it first."""
+        first = next(iter(self.writers or self.held))
+        return first.port.op.name or str(first.port.op.outputs[0].name)
+
+    def why_not(self, symmetry: Symmetry) -> str:
+        """What rules ``symmetry`` out; empty where nothing does."""
+        for lost, node, reason in self.limits:
+            if lost & symmetry:
+                return reason if node is None else f"{node.op_type} {node.name} {reason}"
+        return ""
+
+    def allows(self, symmetry: Symmetry) -> bool:
+        """Whether it may be changed so."""
+        return self.group & symmetry != NONE

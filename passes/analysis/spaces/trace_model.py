@@ -1,0 +1,56 @@
+"""Walk a graph and follow the coordinates of its channels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from bitfold.passes.analysis.spaces.handlers import HANDLERS
+from bitfold.passes.analysis.spaces.symmetry import ALL
+from bitfold.passes.analysis.spaces.trace import Trace
+from bitfold.passes.core.rewire import constant
+
+
+def trace_model(model: ir.Model) -> Trace:
+    """The coordinates of the main graph's values; takes time in proportion to its nodes."""
+    trace = Trace()
+    for node in model.graph:
+        handler = HANDLERS.get((node.domain if node.domain != "ai.onnx" else "", node.op_type))
+        if handler is None:
+            _end(node, trace, "is an operator that channels cannot be followed through")
+            continue
+        reason = handler(node, trace)
+        if reason is not None:
+            _end(node, trace, reason)
+    states = {state.kept for state in trace.states}
+    for value in model.graph.outputs:
+        ids = trace.ids(value)
+        if ids is not None and value not in states:
+            trace.limit(ids, ALL, None, f"it is the output {value.name} of the model")
+    return trace
+
+
+def _end(node: ir.Node, trace: Trace, reason: str) -> None:
+    """The spaces of what ``node`` reads end here."""
+    for value in _read(node):
+        ids = trace.ids(value)
+        if ids is not None:
+            trace.limit(ids, ALL, node, reason)
+
+
+def _read(node: ir.Node) -> Iterator[ir.Value]:
+    """Values that a node or its subgraphs read."""
+    yield from (value for value in node.inputs if value is not None and constant(value) is None)
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            graphs = [attribute.as_graph()]
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            graphs = list(attribute.as_graphs())
+        else:
+            continue
+        for graph in graphs:
+            for value in graph.outputs:
+                yield value
+            for inner in graph:
+                yield from _read(inner)
