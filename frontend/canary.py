@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 
 from bitfold.passes.core.compare import Moved, is_float, moved_beside_mask
 from bitfold.passes.core.context import Feeds
 from bitfold.passes.core.noise import NOISE_MARGIN, rounding_noise
+from bitfold.passes.core.own_coordinates import to_original, to_own
 from bitfold.passes.core.stage import Stage
 from bitfold.runtime.errors import BitfoldError, VerificationError
 from bitfold.runtime.op_library import op_library_path
@@ -31,13 +33,14 @@ MOST = 0.7
 """No noise excuses more than this; zeros are off by 1."""
 
 
-def check_file(path: Path, reference: Stage) -> None:
+def check_file(path: Path, model: ir.Model, reference: Stage) -> None:
     """Load the file, run it on the samples, and compare with the quantized model before lowering.
 
     An output may differ by :data:`ROUNDING`, or by a few times the noise that rounding alone makes
     in the reference (:mod:`~bitfold.passes.core.noise`), whichever is more.
 
     Args:
+        model: what was written to the file.
         reference: the model that the file must agree with; samples whose outputs it has kept are
             run.
 
@@ -52,7 +55,8 @@ def check_file(path: Path, reference: Stage) -> None:
         return  # NumPy has no such arrays; that the file loads is all that can be seen
     for index, expected in reference.computed.items():
         feeds = reference.samples[index]
-        found = session.run(feeds, names)
+        found = session.run(to_own(model.graph.inputs, feeds), names)
+        found = to_original(model.graph.outputs, found)
         kept = {name: array for name, array in expected.items() if name in found}
         reason = _difference(kept, found, reference, feeds)
         if reason:

@@ -255,7 +255,7 @@ def _write(
     def check(complete: Path) -> None:
         if run.reference is not None and checked:
             progress("running the result", 1.0)
-            check_file(complete, run.reference)
+            check_file(complete, run.model, run.reference)
 
     write_model(run.model, path, force=force, progress=progress, check=check)
 

@@ -12,6 +12,7 @@ from bitfold.passes.lower.fuse_attention import FuseAttention
 from bitfold.passes.lower.fuse_skip_norm import FuseSkipNorm
 from bitfold.passes.lower.lower import Lower
 from bitfold.passes.quantize.quantize import Quantize
+from bitfold.passes.transform.rotate import Rotate
 
 PASSES: list[type[Pass]] = [
     Canonicalize,
@@ -19,6 +20,7 @@ PASSES: list[type[Pass]] = [
     FoldNormGain,
     MergeSiblings,
     FuseSwiGLU,
+    Rotate,
     Quantize,
     FuseAttention,
     FuseSkipNorm,

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from bitfold.passes.core.compare import Moved, Outputs, flat_outputs, moved
 from bitfold.passes.core.context import Feeds
+from bitfold.passes.core.own_coordinates import to_original, to_own
 from bitfold.runtime.execution import open_session
 
 LARGEST_FLOOR = 1e-2
@@ -73,7 +74,9 @@ def rounding_noise(model: ir.Model, feeds: Feeds, outputs: Outputs) -> dict[str,
             step = rng.integers(-1, 2, array.shape).astype(array.dtype)
             nudged = array * (1 + step * array.dtype.type(_EPSILON[tensor.dtype]))
             value.const_value = ir.tensor(nudged.astype(array.dtype), name=tensor.name)
-    found = flat_outputs(open_session(shaken, optimize=True, copy_weights=False).run(feeds))
+    execution = open_session(shaken, optimize=True, copy_weights=False)
+    found = flat_outputs(execution.run(to_own(model.graph.inputs, feeds)))
+    found = to_original(model.graph.outputs, found)
     return {name: moved(array, found[name]) for name, array in outputs.items() if name in found}
 
 

@@ -17,6 +17,7 @@ from bitfold.passes.core.invariants import check_invariants
 from bitfold.passes.core.local_check import local_difference
 from bitfold.passes.core.metadata import versions, write_provenance
 from bitfold.passes.core.noise import judge_outputs
+from bitfold.passes.core.own_coordinates import to_own
 from bitfold.passes.core.recipe import Recipe, as_options, format_text
 from bitfold.passes.core.report import Divergence, PassEntry, Report
 from bitfold.passes.core.samples import check_feeds, prepare_samples
@@ -236,7 +237,8 @@ class Pipeline:
             if verdict.chaotic:
                 # Noise this large could hide a wrong pass, or convict a right one.
                 after.close()
-                where = local_difference(before.runs, after.runs, feeds)
+                own = to_own(before.model.graph.inputs, feeds)
+                where = local_difference(before.runs, after.runs, own)
                 if where is None:
                     note = "checked piece by piece: rounding alone moves the outputs far"
                     if note not in entry.notes:
@@ -244,7 +246,8 @@ class Pipeline:
                     continue
             elif verdict.reason is not None:
                 after.close()
-                where = first_difference(before.runs, after.runs, feeds, self.tolerance)
+                own = to_own(before.model.graph.inputs, feeds)
+                where = first_difference(before.runs, after.runs, own, self.tolerance)
             else:
                 continue
             entry.divergence = _divergence(before, after, [index])

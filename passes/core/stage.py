@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from bitfold.passes.core.compare import flat_outputs
 from bitfold.passes.core.context import Feeds
+from bitfold.passes.core.own_coordinates import to_original, to_own
 from bitfold.runtime.execution import Execution, open_session
 
 
@@ -34,8 +35,11 @@ class Stage:
         """Run the stage's model; the session stays open until :meth:`close`.
 
         ORT's optimizer stays off: it would copy the weights, and hide where rounding comes from.
+        Caches go in and come out in the original coordinates, whatever the model's own are.
         """
-        return flat_outputs(self.open().run(feeds))
+        graph = self.model.graph
+        found = self.open().run(to_own(graph.inputs, feeds))
+        return to_original(graph.outputs, flat_outputs(found))
 
     def open(self) -> Execution:
         """The session, which is opened where it is not yet."""

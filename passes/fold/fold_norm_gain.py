@@ -9,10 +9,11 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
+from bitfold.passes.analysis.site_weights import other_reader, set_site_weight
 from bitfold.passes.analysis.sites import Site, site_of
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
-from bitfold.passes.core.rewire import add_bias, constant, set_input, shared_initializer, vector
+from bitfold.passes.core.rewire import add_bias, constant, shared_initializer, vector
 from bitfold.passes.core.words import counted
 from bitfold.passes.fold.weights import scale_inputs, shift_of_inputs
 
@@ -90,12 +91,9 @@ class FoldNormGain(Pass):
         return sites or "nothing reads it"
 
     def _shared(self, site: Site) -> str:
-        others = [user for user, _ in site.source.uses() if user not in (site.node, site.transpose)]
-        if site.transpose is not None:
-            others += [u for u, _ in site.transpose.outputs[0].uses() if u is not site.node]
+        other = other_reader(site)
         size = int(np.prod(site.shape))
-        if others and size > self.copy_limit:
-            other = others[0]
+        if other is not None and size > self.copy_limit:
             return (
                 f"{site.name} shares its weight {site.source.name} with {other.op_type} "
                 f"{other.name}: folding would copy {size} elements"
@@ -111,28 +109,9 @@ def _fold(graph: ir.Graph, norm: ir.Node, sites: list[Site], context: Context) -
         weight = site.weight()
         if bias is not None and np.any(bias):
             add_bias(site.node, shift_of_inputs(weight, bias), context)
-        _set_weight(site, scale_inputs(weight, gain), context)
+        set_site_weight(site, scale_inputs(weight, gain), context)
     ones = np.ones_like(gain)
     name = f"bitfold.ones.{len(gain)}.{gain.dtype.name}"
     norm.replace_input_with(1, shared_initializer(graph, context, ones, name))
     if len(norm.inputs) > 2:
         norm.resize_inputs(2)
-
-
-def _set_weight(site: Site, weight: np.ndarray, context: Context) -> None:
-    """Give the site a new weight [N, K], stored as the old one was."""
-    stored = weight if site.out_first else weight.T
-    if site.transpose is None:
-        set_input(site.node, 1, stored, context)
-        return
-    if len(site.transpose.outputs[0].uses()) == 1:
-        set_input(site.transpose, 0, stored, context)
-        return
-    # Others read the Transpose too: this reader gets a Transpose of its own.
-    turned = ir.node("Transpose", [site.source], {"perm": [1, 0]}, name=f"{site.name}/transpose")
-    turned.outputs[0].name = f"{site.name}/transpose"
-    graph = site.node.graph
-    assert isinstance(graph, ir.Graph)
-    graph.insert_before(site.node, turned)
-    site.node.replace_input_with(1, turned.outputs[0])
-    set_input(turned, 0, stored, context)

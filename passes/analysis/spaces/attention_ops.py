@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import input_at
-from bitfold.passes.analysis.spaces.symmetry import CENTER, PERMUTE, ROTATE, SCALE
-from bitfold.passes.analysis.spaces.trace import State, Trace, dims_of
+from bitfold.passes.analysis.spaces.symmetry import ALL, CENTER, PERMUTE, ROTATE, SCALE
+from bitfold.passes.analysis.spaces.trace import Trace, dims_of
 
 
 def matmul(node: ir.Node, trace: Trace) -> str | None:
@@ -57,50 +57,44 @@ def _mixed(
 def attention(node: ir.Node, trace: Trace) -> str | None:
     """The standard Attention: [B, heads, L, D], or [B, L, heads * D]."""
     given = [input_at(node, index) for index in range(6)]
-    query, key, value = (_by_head(trace, node, place, given[place]) for place in range(3))
-    if all(each is None for each in (query, key, value)):
-        return None
-    if any(isinstance(each, str) for each in (query, key, value)):
+    found = [_by_head(trace, node, place, given[place]) for place in range(3)]
+    if any(trace.ids(v) is not None and f is None for v, f in zip(given, found, strict=False)):
         return "its heads are not known"
+    query, key, value = found
     shape = dims_of(node.outputs[0])
-    flat = shape is not None and len(shape) == 3
+    heads = len(query) if query is not None else node.attributes.get_int("q_num_heads", 0)
     if query is not None and key is not None:
-        repeated = _repeat(key, len(query))  # type: ignore[arg-type]
-        if repeated is None or repeated.shape != query.shape:  # type: ignore[union-attr]
+        repeated = _repeat(key, heads)
+        if repeated is None or repeated.shape != query.shape:
             return "query and key have other heads"
-        _contract(node, trace, query[:, None], repeated[:, None])  # type: ignore[index]
+        _contract(node, trace, query[:, None], repeated[:, None])
     elif query is not None or key is not None:
         return "the channels of its query or key are not known"
-    heads = len(query) if query is not None else node.attributes.get_int("q_num_heads", 0)  # type: ignore[arg-type]
-    if value is None:
-        return None
-    wide = _repeat(value, heads)  # type: ignore[arg-type]
-    if wide is None:
-        return "its heads are not known"
-    trace.part(wide, (0,), node)
-    trace.limit(wide, CENTER, node, "mixes its rows")
-    out = wide.reshape(1, 1, -1) if flat else wide[None, :, None]
-    trace.put(node.outputs[0], out)
+    if value is not None:
+        wide = _repeat(value, heads)
+        if wide is None or shape is None:
+            return "its heads are not known"
+        trace.part(wide, (0,), node)
+        trace.limit(wide, CENTER, node, "mixes its rows")
+        flat = len(shape) == 3
+        trace.put(node.outputs[0], wide.reshape(1, 1, -1) if flat else wide[None, :, None])
     for place, ids in ((1, key), (2, value)):
-        _cache(node, trace, given[place + 3], place, ids)  # type: ignore[arg-type]
+        if ids is not None:
+            _cache(node, trace, given[place + 3], place, ids)
     return None
 
 
-def _by_head(
-    trace: Trace, node: ir.Node, place: int, value: ir.Value | None
-) -> np.ndarray | str | None:
-    """Coordinates [heads, D] of a query, key or value."""
-    ids = trace.ids(value)
-    dims = dims_of(value)
+def _by_head(trace: Trace, node: ir.Node, place: int, value: ir.Value | None) -> np.ndarray | None:
+    """Coordinates [heads, D] of a query, key or value; None where they are not known."""
+    ids, dims = trace.ids(value), dims_of(value)
     if ids is None or dims is None:
         return None
     if ids.ndim == 3:
         heads = node.attributes.get_int("kv_num_heads" if place else "q_num_heads", 0)
-        if not heads or dims[2] is None:
-            return "unknown"
-        return np.broadcast_to(ids[0, 0], (dims[2],)).reshape(heads, -1)
+        known = heads and dims[2] is not None and ids.shape[0] == ids.shape[1] == 1
+        return np.broadcast_to(ids[0, 0], (dims[2] or 0,)).reshape(heads, -1) if known else None
     if ids.ndim != 4 or dims[1] is None or dims[3] is None or ids.shape[0] > 1 or ids.shape[2] > 1:
-        return "unknown"
+        return None
     return np.broadcast_to(ids[0, :, 0], (dims[1], dims[3]))
 
 
@@ -109,21 +103,14 @@ def _repeat(ids: np.ndarray, heads: int) -> np.ndarray | None:
     return None if rest or not times else np.repeat(ids, times, axis=0)
 
 
-def _cache(
-    node: ir.Node, trace: Trace, past: ir.Value | None, place: int, ids: np.ndarray | None
-) -> None:
+def _cache(node: ir.Node, trace: Trace, past: ir.Value | None, place: int, ids: np.ndarray) -> None:
     """Keys and values that come from an earlier run and go to a later one."""
-    if ids is None:
-        return
     kept = node.outputs[place] if len(node.outputs) > place else None
-    if past is None and kept is None:
-        return
+    wide = ids[None, :, None]
     if kept is not None:
-        trace.put(kept, ids[None, :, None])
-    if past is not None and kept is not None and past.is_graph_input() and kept.is_graph_output():
-        trace.states.append(State(past, kept, ids[None, :, None]))
-    elif past is not None:
-        trace.limit(ids, ROTATE | SCALE | PERMUTE, node, "joins it with a cache")
+        trace.put(kept, wide)
+    if not trace.keep(past, kept, wide) and past is not None:
+        trace.limit(ids, ALL, node, f"joins it with {past.name}")
 
 
 def rotary(node: ir.Node, trace: Trace) -> str | None:

@@ -9,8 +9,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from bitfold.passes.analysis.spaces.space import Held, Space
-from bitfold.passes.analysis.spaces.symmetry import ALL, NONE, SCALE, Symmetry
+from bitfold.passes.analysis.spaces.space import Held, HeldState, Space
+from bitfold.passes.analysis.spaces.symmetry import ALL, SCALE, Symmetry
 from bitfold.passes.analysis.spaces.trace import Trace
 
 
@@ -121,8 +121,8 @@ def _assemble(
         for number in np.unique(space[mine]):
             if number >= 0:
                 inside = space[mine] == number
-                parts = (np.where(inside, table[mine], -1) for table in (block, place))
-                held[int(number)].append(Held(port, *parts, inverse[ids]))
+                blocks, places = (np.where(inside, table[mine], -1) for table in (block, place))
+                held[int(number)].append(Held(port, blocks, places, inverse[ids]))
     limits = defaultdict(list)
     lost = np.zeros(count, int)
     for limit in trace.limits:
@@ -139,20 +139,20 @@ def _assemble(
         carriers[int(space[classes[coordinate]])][node.op_type] += 1
     states = defaultdict(list)
     for state in trace.states:
-        for number in np.unique(space[classes[state.ids.ravel()]]):
-            states[int(number)].append(state)
+        mine = classes[state.ids[0, :, 0]]
+        for number in np.unique(space[mine]):
+            states[int(number)].append(HeldState(state, block[mine], place[mine]))
     sizes = [int(place[space == number].max()) + 1 for number in range(count)]
     return [
         Space(
             symmetry,
             sizes[number],
             int(block[space == number].max()) + 1,
-            ALL & ~Symmetry(int(lost[number])) if lost[number] else ALL,
+            ALL & ~Symmetry(int(lost[number])),
             tuple(held[number]),
             tuple(limits[number]),
             carriers[number],
             tuple(states[number]),
         )
         for number in range(count)
-        if held[number] or NONE
     ]

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import Site, input_at, site_of
 from bitfold.passes.analysis.spaces.symmetry import CENTER, PERMUTE, ROTATE
-from bitfold.passes.analysis.spaces.trace import Port, Role, Trace
+from bitfold.passes.analysis.spaces.trace import Kind, Port, Role, Trace
 from bitfold.passes.core.rewire import constant
 
 
@@ -38,7 +38,7 @@ def linear(node: ir.Node, trace: Trace) -> str | None:
     made = trace.write(output, len(output.shape) - 1, n)
     trace.ports.append(Port(owner, index, view, (outer,), made, Role.WRITE, node))
     if site.kind == "gemm" and input_at(node, 2) is not None:
-        trace.ports.append(Port(node, 2, (n,), (0,), made, Role.WRITE, node, linear=False))
+        trace.ports.append(Port(node, 2, (n,), (0,), made, Role.WRITE, node, kind=Kind.BIAS))
     return None
 
 
@@ -59,13 +59,14 @@ def conv(node: ir.Node, trace: Trace) -> str | None:
     ids = trace.ids(input_at(node, 0))
     made = trace.write(output, 1, n)
     single = cg == 1 and groups > 1
+    kind = Kind.GAIN if single else Kind.WEIGHT
     if ids is not None:
         row = trace.channel(ids, 1)
         if len(row) != groups * cg:
             return f"it reads {groups * cg} channels of {len(row)}"
         view = (groups, n // groups, cg, *kernel)
         grouped = row.reshape(groups, cg)
-        port = Port(node, 1, view, (0, 2), grouped, Role.READ, node, linear=not single)
+        port = Port(node, 1, view, (0, 2), grouped, Role.READ, node, kind=kind)
         trace.ports.append(port)
         trace.limit(row, CENTER, node, "reads it")
         if single:
@@ -73,10 +74,10 @@ def conv(node: ir.Node, trace: Trace) -> str | None:
         elif groups > 1:
             trace.part(grouped, (0,), node)
             trace.part(made.reshape(groups, -1), (0,), node)
-    port = Port(node, 1, weight.shape, (0,), made, Role.WRITE, node, linear=not single)
+    port = Port(node, 1, weight.shape, (0,), made, Role.WRITE, node, kind=kind)
     trace.ports.append(port)
     if input_at(node, 2) is not None:
-        trace.ports.append(Port(node, 2, (n,), (0,), made, Role.WRITE, node, linear=False))
+        trace.ports.append(Port(node, 2, (n,), (0,), made, Role.WRITE, node, kind=Kind.BIAS))
     return None
 
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import input_at
 from bitfold.passes.analysis.spaces.symmetry import ALL
-from bitfold.passes.analysis.spaces.trace import Port, Role, State, Trace, dims_of, numbers_at
+from bitfold.passes.analysis.spaces.trace import Kind, Port, Role, Trace, dims_of, numbers_at
 from bitfold.passes.core.rewire import constant
 
 
@@ -73,9 +73,9 @@ def reshaped(
         hole, gap = _last_open(before), _last_open(after)
         if np.prod(own[: max(hole, 0)]) > 1:
             return None
-        inner = [
-            int(own[i]) if i <= hole else int(size) for i, size in enumerate(before) if i >= hole
-        ]  # type: ignore[arg-type]
+        start = max(hole, 0)
+        inner = [int(own[hole])] if hole >= 0 else []
+        inner += [size for size in before[hole + 1 :] if isinstance(size, int)]
         channels = math.prod(inner)
         sizes = [size for size in after[gap + 1 :] if isinstance(size, int)]
         if gap < 0:
@@ -87,7 +87,7 @@ def reshaped(
         target[len(after) - len(sizes) :] = sizes
         if period > 1:
             target[gap] = period
-        ids = ids.reshape((*lead, *own[max(hole, 0) :], *tail))
+        ids = ids.reshape((*lead, *own[start:], *tail))
         ids = np.broadcast_to(ids, (*lead, *inner, *tail))
     return ids.reshape((*lead, *target, *tail))
 
@@ -128,14 +128,14 @@ def expand(node: ir.Node, trace: Trace) -> str | None:
 
 
 def _rows_of_constant(node: ir.Node, trace: Trace) -> str | None:
-    """Rows cut from a constant, or repeated (positions, a class token): its last axis is written."""
+    """Rows of a constant, cut or repeated (positions, a class token): new channels."""
     array, new = constant(input_at(node, 0)), dims_of(node.outputs[0])
     if array is None or array.dtype.kind != "f" or array.ndim == 0 or not new:
         return None
     width = array.shape[-1]
     if width > 1 and new[-1] == width:
         made = trace.write(node.outputs[0], len(new) - 1, width)
-        port = Port(node, 0, array.shape, (array.ndim - 1,), made, Role.WRITE, node, linear=False)
+        port = Port(node, 0, array.shape, (array.ndim - 1,), made, Role.WRITE, node, kind=Kind.BIAS)
         trace.ports.append(port)
     return None
 
@@ -200,21 +200,18 @@ def concat(node: ir.Node, trace: Trace) -> str | None:
         return _concat_rows(node, trace, found)
     parts: list[np.ndarray] = []
     for value, ids in zip(node.inputs, found, strict=True):
-        dims = dims_of(value)
-        if dims is None or dims[axis] is None:
+        length = (dims_of(value) or {axis: None})[axis]
+        if length is None:
             return "the sizes of its parts are not known"
-        length = dims[axis]
         if ids is None:
-            shape = [length if each == axis else 1 for each in range(rank)]
-            ids = trace.fresh(length).reshape(shape)  # type: ignore[arg-type]
-            trace.limit(ids, ALL, node, f"{node.op_type} {node.name} joins it with other data")
-        wide = list(ids.shape)
-        wide[axis] = length  # type: ignore[call-overload]
+            ids = trace.fresh(length).reshape([length if a == axis else 1 for a in range(rank)])
+            trace.limit(ids, ALL, node, "joins it with other data")
+        wide = (*ids.shape[:axis], length, *ids.shape[axis + 1 :])
         parts.append(np.broadcast_to(ids, wide))
-    others = [max(p.shape[each] for p in parts) for each in range(rank)]
-    shapes = [[p.shape[e] if e == axis else others[e] for e in range(rank)] for p in parts]
-    wide_parts = [np.broadcast_to(p, shape) for p, shape in zip(parts, shapes, strict=True)]
-    trace.put(node.outputs[0], np.concatenate(wide_parts, axis))
+    others = np.broadcast_shapes(*(part.take([0], axis).shape for part in parts))
+    shapes = [(*others[:axis], part.shape[axis], *others[axis + 1 :]) for part in parts]
+    whole = [np.broadcast_to(part, shape) for part, shape in zip(parts, shapes, strict=True)]
+    trace.put(node.outputs[0], np.concatenate(whole, axis))
     return None
 
 
@@ -223,9 +220,7 @@ def _concat_rows(node: ir.Node, trace: Trace, found: list[np.ndarray | None]) ->
     for value, ids in zip(node.inputs, found, strict=True):
         if ids is not None:
             trace.link(ids, first)
-        elif value is not None and value.is_graph_input() and node.outputs[0].is_graph_output():
-            trace.states.append(State(value, node.outputs[0], first))
-        else:
+        elif not trace.keep(value, node.outputs[0], first):
             return f"{value.name if value else ''} joins its rows"
     trace.put(node.outputs[0], first)
     return None

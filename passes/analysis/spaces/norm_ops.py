@@ -8,7 +8,7 @@ import onnx_ir as ir
 from bitfold.passes.analysis.sites import input_at
 from bitfold.passes.analysis.spaces.pointwise_ops import vector_port
 from bitfold.passes.analysis.spaces.symmetry import CENTER, PERMUTE, ROTATE, SCALE
-from bitfold.passes.analysis.spaces.trace import Part, Port, Role, Trace, varying
+from bitfold.passes.analysis.spaces.trace import Kind, Part, Port, Role, Trace, varying
 from bitfold.passes.core.rewire import constant
 
 
@@ -42,12 +42,12 @@ def norm(node: ir.Node, trace: Trace) -> str | None:
         trace.limit(both, ROTATE, node, "has a gain for each channel (fold-norm-gain)")
     trace.limit(made, CENTER, node, "gives it")
     covered = tuple(each for each in varying(ids) if each >= axis)
-    ports = [vector_port(node, 1, array, made, covered, trace, Role.WRITE)]
+    ports = [vector_port(node, 1, array, made, covered, trace, Role.WRITE, Kind.GAIN)]
     if not (rms and even):  # an even gain may be reordered without being touched
-        ports.append(vector_port(node, 1, array, ids, covered, trace, Role.READ))
+        ports.append(vector_port(node, 1, array, ids, covered, trace, Role.READ, Kind.GAIN))
     bias = constant(input_at(node, 2))
     if bias is not None:
-        ports.append(vector_port(node, 2, bias, made, covered, trace, Role.WRITE))
+        ports.append(vector_port(node, 2, bias, made, covered, trace, Role.WRITE, Kind.BIAS))
     trace.ports += ports
     return None
 
@@ -63,9 +63,13 @@ def batch_norm(node: ir.Node, trace: Trace) -> str | None:
     for each in (row, made):
         trace.limit(each, ROTATE | CENTER, node, "scales each channel (fold-batch-norm)")
     trace.limit(row, SCALE, node, "scales each channel (fold-batch-norm)")
-    for index, role, its in ((1, Role.WRITE, made), (2, Role.WRITE, made), (3, Role.READ, row)):
-        trace.ports.append(Port(node, index, (len(row),), (0,), its, role, node, linear=False))
-    trace.ports.append(Port(node, 4, (len(row),), (0,), row, Role.READ, node, linear=False))
+    shape = (len(row),)
+    trace.ports += [
+        Port(node, 1, shape, (0,), made, Role.WRITE, node, Kind.GAIN),
+        Port(node, 2, shape, (0,), made, Role.WRITE, node, Kind.BIAS),
+        Port(node, 3, shape, (0,), row, Role.WRITE, node, Kind.BIAS),
+        Port(node, 4, shape, (0,), row, Role.READ, node, Kind.GAIN),
+    ]
     return None
 
 
@@ -80,8 +84,7 @@ def instance_norm(node: ir.Node, trace: Trace) -> str | None:
     for each in (row, made):
         trace.limit(each, ROTATE | CENTER | SCALE, node, "normalizes each channel by itself")
     trace.parts.append(Part(row, np.zeros(len(row), int), node))
-    for index in (1, 2):
-        trace.ports.append(
-            Port(node, index, (len(row),), (0,), made, Role.WRITE, node, linear=False)
-        )
+    for index, kind in ((1, Kind.GAIN), (2, Kind.BIAS)):
+        port = Port(node, index, (len(row),), (0,), made, Role.WRITE, node, kind)
+        trace.ports.append(port)
     return None

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import input_at
 from bitfold.passes.analysis.spaces.symmetry import ALL, CENTER, PERMUTE, ROTATE, SCALE, Symmetry
-from bitfold.passes.analysis.spaces.trace import Port, Role, Trace, dims_of, varying
+from bitfold.passes.analysis.spaces.trace import Kind, Port, Role, Trace, dims_of, varying
 from bitfold.passes.core.rewire import constant
 
 BENDS = ROTATE | SCALE | CENTER
@@ -67,7 +67,9 @@ def add(node: ir.Node, trace: Trace) -> str | None:
         return None
     if array is None:
         return f"it adds {other.name if other else ''}, whose channels are not known"
-    trace.ports.append(vector_port(node, 1 - place, array, ids, covered, trace, Role.WRITE))
+    trace.ports.append(
+        vector_port(node, 1 - place, array, ids, covered, trace, Role.WRITE, Kind.BIAS)
+    )
     return None
 
 
@@ -117,7 +119,7 @@ def gain(
         trace.limit(each, ROTATE | CENTER, node, "multiplies each channel by its own factor")
     roles = (Role.READ, Role.WRITE) if not divides else (Role.WRITE, Role.READ)
     for each, role in zip((ids, made), roles, strict=True):
-        trace.ports.append(vector_port(node, index, array, each, covered, trace, role))
+        trace.ports.append(vector_port(node, index, array, each, covered, trace, role, Kind.GAIN))
 
 
 def vector_port(
@@ -128,6 +130,7 @@ def vector_port(
     covered: tuple[int, ...],
     trace: Trace,
     role: Role,
+    kind: Kind,
 ) -> Port:
     """The port of a constant that broadcasts to ``ids`` and covers the axes ``covered`` of it."""
     others = tuple(a for a in varying(ids) if a not in covered)
@@ -136,7 +139,7 @@ def vector_port(
     if len(kept) > 1:
         trace.link(kept[1:], kept[:1])
     axes = tuple(a - ids.ndim + array.ndim for a in covered)
-    return Port(node, index, array.shape, axes, kept[0], role, node, linear=False)
+    return Port(node, index, array.shape, axes, kept[0], role, node, kind)
 
 
 def _product(node: ir.Node, trace: Trace, a: np.ndarray, b: np.ndarray) -> str | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 
 from bitfold.passes.analysis.spaces.symmetry import NONE, Symmetry
-from bitfold.passes.analysis.spaces.trace import Port, Role, State
+from bitfold.passes.analysis.spaces.trace import Kind, Port, Role, State
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,21 @@ class Held:
 
 
 @dataclass(frozen=True)
+class HeldState:
+    """Where a cache [batch, heads, length, D] holds a space's coordinates: int[heads, D] each."""
+
+    state: State
+    block: np.ndarray
+    place: np.ndarray
+
+    def matrices(self, blocks: Sequence[np.ndarray]) -> np.ndarray:
+        """[heads, D, D]: what each head is multiplied by where each block is by its [n, n]."""
+        return np.stack(
+            [blocks[b[0]][np.ix_(p, p)] for b, p in zip(self.block, self.place, strict=True)]
+        )
+
+
+@dataclass(frozen=True)
 class Space:
     """Channels that a change of coordinates changes together.
 
@@ -60,17 +76,17 @@ class Space:
     held: tuple[Held, ...]
     limits: tuple[tuple[Symmetry, ir.Node | None, str], ...]
     carriers: Counter[str] = field(default_factory=Counter)
-    states: tuple[State, ...] = ()
+    states: tuple[HeldState, ...] = ()
 
     @property
     def writers(self) -> list[Held]:
         """Weights whose outputs are its channels."""
-        return [h for h in self.held if h.port.linear and h.port.role is Role.WRITE]
+        return [h for h in self.held if h.port.kind is Kind.WEIGHT and h.port.role is Role.WRITE]
 
     @property
     def readers(self) -> list[Held]:
         """Weights whose inputs are its channels."""
-        return [h for h in self.held if h.port.linear and h.port.role is Role.READ]
+        return [h for h in self.held if h.port.kind is Kind.WEIGHT and h.port.role is Role.READ]
 
     @property
     def name(self) -> str:

@@ -26,6 +26,17 @@ class Role(enum.Enum):
     """They are what it is multiplied by: a linear op's inputs."""
 
 
+class Kind(enum.Enum):
+    """What a parameter is to its operator."""
+
+    WEIGHT = "weight"
+    """A matrix over channels."""
+    BIAS = "bias"
+    """Added, channel by channel; or data itself, as rows of a table are."""
+    GAIN = "gain"
+    """A factor for each channel: a norm's gain, a depthwise kernel."""
+
+
 @dataclass(frozen=True)
 class Port:
     """One axis (or several) of a parameter that holds coordinates.
@@ -38,7 +49,7 @@ class Port:
         ids: the coordinates, of the shape of those axes.
         role: what the parameter does to them.
         op: the operator that the port belongs to; ``node`` may be a Transpose in front of it.
-        linear: whether it is a weight: not a gain, a bias or one that works channel by channel.
+        kind: what the parameter is to ``op``.
     """
 
     node: ir.Node
@@ -48,7 +59,7 @@ class Port:
     ids: np.ndarray
     role: Role
     op: ir.Node
-    linear: bool = True
+    kind: Kind = Kind.WEIGHT
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,7 @@ class Part:
 class State:
     """A graph input and output that hand coordinates on from one run to the next: a cache.
 
-    ``ids`` are those of the output, of its rank.
+    ``ids`` [1, heads, 1, D] are those of the output.
     """
 
     given: ir.Value
@@ -170,6 +181,16 @@ class Trace:
         if len(rows) > 1:
             self.link(rows[1:], rows[:1])
         return rows[0]
+
+    def keep(self, past: ir.Value | None, kept: ir.Value | None, ids: np.ndarray) -> bool:
+        """Note a cache of heads that comes in as ``past`` and goes out; False where it is none."""
+        shaped = ids.ndim == 4 and ids.shape[0] == ids.shape[2] == 1 and ids.shape[3] > 1
+        if not shaped or past is None or not past.is_graph_input():
+            return False
+        if kept is None or not kept.is_graph_output():
+            return False
+        self.states.append(State(past, kept, ids))
+        return True
 
     def part(self, ids: np.ndarray, axes: tuple[int, ...], node: ir.Node) -> None:
         """Coordinates at different places along ``axes`` are treated apart by ``node``."""

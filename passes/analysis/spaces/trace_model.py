@@ -50,7 +50,6 @@ def _read(node: ir.Node) -> Iterator[ir.Value]:
         else:
             continue
         for graph in graphs:
-            for value in graph.outputs:
-                yield value
+            yield from graph.outputs
             for inner in graph:
                 yield from _read(inner)
