@@ -22,6 +22,7 @@ PASSES_MAY_USE = {
     "errors",
     "execution",
     "formats",
+    "hadamard",
     "layouts",
     "op_library",
     "ops",
@@ -36,7 +37,7 @@ WITHIN_PASSES = {
     "analysis": {"analysis", "core", "opsets"},
     **{
         stage: {stage, "analysis", "core", "opsets"}
-        for stage in ("canonicalize", "fold", "fuse", "lower", "quantize")
+        for stage in ("canonicalize", "fold", "fuse", "lower", "quantize", "transform")
     },
 }
 """For each folder of the passes, those that it may import: no stage knows another."""
