@@ -4,8 +4,9 @@ Run from anywhere::
 
     python tests/benchmarks/bench_decoders.py [--presets w4a8 w8a8] [--threads 2] [--json out.json]
 
-Each form runs in a process of its own; llama.cpp takes part where ``llama_cpp`` is installed and
-``--gguf`` names a file (that of the catalogue's SmolLM2 otherwise).  Figures are medians over
+Each form runs in a process of its own; llama.cpp takes part where ``llama_cpp`` is installed
+(the extra ``bench``), on the file that ``--gguf`` names (that of the catalogue's SmolLM2
+otherwise), brought to ``--llama-type`` by llama.cpp itself.  Figures are medians over
 rounds.  Ours computes the logits of every token of the prompt, llama.cpp those of the last one;
 the cosine is that of these to the float model's.
 
@@ -17,6 +18,7 @@ is longer, both measured on this machine.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import statistics
 import sys
@@ -24,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +129,23 @@ class LlamaCpp:
     def close(self) -> None:
         """Free the model."""
         self._model.close()
+
+
+def requantized(gguf: Path, name: str, folder: Path) -> Path:
+    """``gguf`` in another of llama.cpp's types, written by llama.cpp: a new file in ``folder``."""
+    import llama_cpp
+
+    options = llama_cpp.llama_model_quantize_default_params()
+    options.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{name}")
+    options.allow_requantize = True
+    result = folder / f"{gguf.stem.rpartition('.')[0]}.{name}.gguf"
+    silent = llama_cpp.llama_log_callback(lambda *line: None)
+    llama_cpp.llama_log_set(silent, None)
+    names = (str(each).encode() for each in (gguf, result))
+    if llama_cpp.llama_model_quantize(*names, ctypes.byref(options)):
+        raise SystemExit(f"llama.cpp cannot bring {gguf} to {name}")
+    llama_cpp.llama_log_set(llama_cpp.llama_log_callback(), None)
+    return result
 
 
 @contextmanager
@@ -245,6 +265,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="smollm2-135m", help="a name or an ONNX file")
     parser.add_argument("--presets", nargs="*", default=["w4a8", "w8a8"])
     parser.add_argument("--gguf", type=Path, help="what llama.cpp runs")
+    parser.add_argument("--llama-type", default="Q4_0", help="empty for the file's own")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--prefill", type=int, default=512)
@@ -264,6 +285,8 @@ def main() -> None:
             convert(path, forms[preset], preset=preset, verify="off")
         longest = max(options.prefill, options.context + options.decode)
         tokens, _ = text_tokens([path], None, longest, 0)
+        if gguf and options.llama_type and find_spec("llama_cpp"):
+            gguf = requantized(gguf, options.llama_type, Path(folder))
         print(f"{'form':20} {'prefill/s':>10} {'decode/s':>10} {'cosine':>9}")
         with subjects(forms, gguf, options.threads, longest) as runs:
             rows = time_all(runs, tokens, options)
