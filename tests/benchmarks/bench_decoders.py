@@ -134,17 +134,16 @@ class LlamaCpp:
 def requantized(gguf: Path, name: str, folder: Path) -> Path:
     """``gguf`` in another of llama.cpp's types, written by llama.cpp: a new file in ``folder``."""
     import llama_cpp
+    from llama_cpp._logger import set_verbose
 
     options = llama_cpp.llama_model_quantize_default_params()
     options.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{name}")
     options.allow_requantize = True
     result = folder / f"{gguf.stem.rpartition('.')[0]}.{name}.gguf"
-    silent = llama_cpp.llama_log_callback(lambda *line: None)
-    llama_cpp.llama_log_set(silent, None)
+    set_verbose(False)
     names = (str(each).encode() for each in (gguf, result))
     if llama_cpp.llama_model_quantize(*names, ctypes.byref(options)):
         raise SystemExit(f"llama.cpp cannot bring {gguf} to {name}")
-    llama_cpp.llama_log_set(llama_cpp.llama_log_callback(), None)
     return result
 
 
