@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 import numpy as np
+import onnx_ir as ir
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -36,9 +37,7 @@ def find_spaces(trace: Trace, symmetry: Symmetry) -> list[Space]:
     space_of = _by_first(space_of.reshape(-1))
     space, block, place = (np.full(count, -1) for _ in range(3))
     space[members] = space_of
-    for number in range(int(space_of.max(initial=-1)) + 1):
-        mine = members[space_of == number]
-        block[mine] = _by_first(block_of[space_of == number])
+    block[members] = _numbered_within(space_of, _by_first(block_of))
     order = np.lexsort((members, block[members], space_of))
     place[members[order]] = _running(space_of[order], block[members[order]])
     return _assemble(trace, symmetry, classes, inverse, self_dual, (space, block, place))
@@ -92,6 +91,16 @@ def _by_first(labels: np.ndarray) -> np.ndarray:
     return rank[places.reshape(-1)]
 
 
+def _numbered_within(space_of: np.ndarray, block_of: np.ndarray) -> np.ndarray:
+    """Blocks numbered from 0 within the space that each belongs to, in their order."""
+    owner = np.zeros(int(block_of.max(initial=-1)) + 1, int)
+    owner[block_of] = space_of
+    order = np.argsort(owner, kind="stable")
+    number = np.empty_like(order)
+    number[order] = _running(owner[order])
+    return number[block_of]
+
+
 def _running(*keys: np.ndarray) -> np.ndarray:
     """0, 1, 2… within each run of equal keys."""
     if not len(keys[0]):
@@ -134,24 +143,28 @@ def _assemble(
     for number in both[both >= 0]:
         limits[int(number)].append((SCALE, None, "it meets itself: a factor and its inverse"))
         lost[number] |= SCALE.value
-    carriers: dict[int, Counter[str]] = defaultdict(Counter)
+    carriers: dict[int, list[ir.Node]] = defaultdict(list)
     for node, coordinate in trace.carriers:
-        carriers[int(space[classes[coordinate]])][node.op_type] += 1
+        carriers[int(space[classes[coordinate]])].append(node)
     states = defaultdict(list)
     for state in trace.states:
         mine = classes[state.ids[0, :, 0]]
         for number in np.unique(space[mine]):
             states[int(number)].append(HeldState(state, block[mine], place[mine]))
-    sizes = [int(place[space == number].max()) + 1 for number in range(count)]
+    sizes, blocks = np.zeros(count, int), np.zeros(count, int)
+    known = space >= 0
+    np.maximum.at(sizes, space[known], place[known] + 1)
+    np.maximum.at(blocks, space[known], block[known] + 1)
     return [
         Space(
             symmetry,
-            sizes[number],
-            int(block[space == number].max()) + 1,
+            int(sizes[number]),
+            int(blocks[number]),
             ALL & ~Symmetry(int(lost[number])),
             tuple(held[number]),
             tuple(limits[number]),
-            carriers[number],
+            Counter(node.op_type for node in carriers[number]),
+            tuple(dict.fromkeys(carriers[number])),
             tuple(states[number]),
         )
         for number in range(count)

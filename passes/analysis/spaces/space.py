@@ -65,7 +65,8 @@ class Space:
         group: everything that may be done to it.
         held: the parameters that hold its coordinates.
         limits: what is ruled out, by what: (symmetries, node or None, reason).
-        carriers: operators between writers and readers, counted.
+        carriers: operators between writers and readers, counted; writers among them.
+        nodes: the nodes that give values in these coordinates, in the order of the graph.
         states: caches that hold its coordinates from run to run.
     """
 
@@ -76,6 +77,7 @@ class Space:
     held: tuple[Held, ...]
     limits: tuple[tuple[Symmetry, ir.Node | None, str], ...]
     carriers: Counter[str] = field(default_factory=Counter)
+    nodes: tuple[ir.Node, ...] = ()
     states: tuple[HeldState, ...] = ()
 
     @property
