@@ -109,17 +109,22 @@ inline void codes_16(const MatMul* op, const Block* b, const float* rows_x) {
   }
 }
 
-// How R rows of 16 int32 become [16][R]: vector j takes lane `from[j][p]` of the row whose mask has
-// bit p.  A row has its int32 in the order that packing leaves: 4 (i % 4) + i / 4.
+// How R rows of 16 int32 become [16][R].  A row has its int32 in the order that packing leaves:
+// 4 (i % 4) + i / 4.  Rows of a pair are first unpacked into two vectors, of which the first holds
+// the int32 i < 8 of both; the last row of an odd number stays as it is.  Vector j of the result
+// takes lane `from[j][p]` of the source whose mask has bit p.
 template <int R>
 struct Interleaving {
+  static constexpr int kSources = R / 2 * 2 + R % 2;
   alignas(64) int32_t from[R][16];
-  __mmask16 of[R][R];
+  __mmask16 of[R][kSources];
   constexpr Interleaving() : from(), of() {
     for (int at = 0; at < 16 * R; at++) {
-      const int i = at / R;
-      from[at / 16][at % 16] = i % 4 * 4 + i / 4;
-      of[at / 16][at % R] = (__mmask16)(of[at / 16][at % R] | 1 << at % 16);
+      const int i = at / R, r = at % R, lane = i % 4 * 4;
+      const bool paired = r / 2 * 2 + 1 < R;
+      const int source = paired ? r / 2 * 2 + i / 8 : r;
+      from[at / 16][at % 16] = lane + (paired ? i / 4 % 2 * 2 + r % 2 : i / 4);
+      of[at / 16][source] = (__mmask16)(of[at / 16][source] | 1 << at % 16);
     }
   }
 };
@@ -127,16 +132,48 @@ struct Interleaving {
 template <int R>
 constexpr Interleaving<R> kInterleaving{};
 
-// Codes of up to 64 inputs as int32 of four, in packing's order.  `high` scales the second half.
-template <bool CLAMP>
-inline __m512i round_64(const float* x, int64_t count, __m512 low, __m512 high) {
+// Vector j of the interleaved sources.
+template <int R, int J, int SOURCE = 0>
+inline __attribute__((always_inline)) __m512i interleaved(const __m512i* sources, __m512i from,
+                                                          __m512i so_far) {
+  if constexpr (SOURCE == Interleaving<R>::kSources) {
+    return so_far;
+  } else {
+    constexpr __mmask16 kMask = kInterleaving<R>.of[J][SOURCE];
+    if constexpr (kMask != 0)
+      so_far = _mm512_mask_permutexvar_epi32(so_far, kMask, from, sources[SOURCE]);
+    return interleaved<R, J, SOURCE + 1>(sources, from, so_far);
+  }
+}
+
+// Write the interleaved int32 of R rows, from vector J on; q has room for `room` of them, or WHOLE
+// vectors.
+template <int R, bool WHOLE, int J = 0>
+inline __attribute__((always_inline)) void write_interleaved(const __m512i* sources, int32_t* q,
+                                                             int64_t room) {
+  if constexpr (J < R) {
+    const __m512i from = _mm512_load_si512(kInterleaving<R>.from[J]);
+    const __m512i mixed = interleaved<R, J>(sources, from, _mm512_setzero_si512());
+    if (WHOLE) {
+      _mm512_storeu_si512(q + 16 * J, mixed);
+    } else if (room > 16 * J) {
+      _mm512_mask_storeu_epi32(q + 16 * J, lanes_left(room - 16 * J), mixed);
+    }
+    write_interleaved<R, WHOLE, J + 1>(sources, q, room);
+  }
+}
+
+// Codes of up to 64 inputs, or of 64 if WHOLE, as int32 of four, in packing's order.  `high` scales
+// the second half.
+template <bool CLAMP, bool WHOLE>
+inline __attribute__((always_inline)) __m512i round_64(const float* x, int64_t count, __m512 low,
+                                                       __m512 high) {
   __m512i value[4];
   BITFOLD_UNROLL
   for (int i = 0; i < 4; i++) {
-    const float* at = x + 16 * i;
+    const __mmask16 there = count > 16 * i ? lanes_left(count - 16 * i) : 0;
     const __m512 from =
-        count >= 64 ? _mm512_loadu_ps(at)
-                    : _mm512_maskz_loadu_ps(count > 16 * i ? lanes_left(count - 16 * i) : 0, at);
+        WHOLE ? _mm512_loadu_ps(x + 16 * i) : _mm512_maskz_loadu_ps(there, x + 16 * i);
     __m512 scaled = _mm512_mul_ps(from, i < 2 ? low : high);
     if (CLAMP) {
       scaled = _mm512_max_ps(scaled, _mm512_set1_ps(-127));
@@ -148,9 +185,81 @@ inline __m512i round_64(const float* x, int64_t count, __m512 low, __m512 high) 
                             _mm512_packs_epi32(value[2], value[3]));
 }
 
-inline void set_sum(const MatMul* op, const Block* b, int64_t at, int32_t sum) {
-  b->start[at] = -op->offset * sum;
-  b->sum[at] = (float)sum;
+// The lanes of each of N vectors, up to 16, reduced to one: [N].
+template <int N, class Reduce>
+inline __attribute__((always_inline)) __m512i reduce_lanes(const __m512i (&v)[N], Reduce reduce) {
+  const auto at = [&](int i) { return i < N ? v[i] : _mm512_setzero_si512(); };
+  __m512i fours[4];  // 128 bits of vectors 4i to 4i + 3, four times
+  BITFOLD_UNROLL
+  for (int i = 0; i < (N + 3) / 4; i++) {
+    const __m512i a = at(4 * i), b = at(4 * i + 1), c = at(4 * i + 2), d = at(4 * i + 3);
+    const __m512i ab = reduce(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    const __m512i cd = reduce(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    fours[i] = reduce(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+  }
+  const auto both = [&](__m512i a, __m512i b) {
+    return reduce(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));
+  };
+  const __m512i low = both(fours[0], N > 4 ? fours[1] : fours[0]);
+  const __m512i high = N > 12 ? both(fours[2], fours[3]) : N > 8 ? both(fours[2], fours[2]) : low;
+  return both(low, high);
+}
+
+inline __m512i sum_of_two(__m512i a, __m512i b) { return _mm512_add_epi32(a, b); }
+inline __m512i larger_of_two(__m512i a, __m512i b) { return _mm512_max_epi32(a, b); }
+
+// Store the first N lanes and touch no others: what lies behind is read soon, and would have to wait
+// for a store that is masked.
+template <int N>
+inline __attribute__((always_inline)) void store_first(void* to, __m512i v) {
+  int32_t* at = (int32_t*)to;
+  if (N & 8) {
+    _mm256_storeu_si256((__m256i*)at, _mm512_castsi512_si256(v));
+    v = _mm512_shuffle_i32x4(v, v, 0xee), at += 8;
+  }
+  __m128i rest = _mm512_castsi512_si128(v);
+  if (N & 4) _mm_storeu_si128((__m128i*)at, rest), rest = _mm512_extracti32x4_epi32(v, 1), at += 4;
+  if (N & 2) _mm_storel_epi64((__m128i*)at, rest), rest = _mm_unpackhi_epi64(rest, rest), at += 2;
+  if (N & 1) *at = _mm_cvtsi128_si32(rest);
+}
+
+// Codes of up to 64 inputs of R rows, or of 64 if WHOLE, into q, which has room for `room` int32;
+// their sums are added to `sums`: those of the second half, with HALVES, to sums[R] and on.
+template <int R, bool HALVES, bool CLAMP, bool WHOLE>
+inline __attribute__((always_inline)) void codes_of_span(
+    const float* x, int64_t k, int64_t count, const __m512 (&low)[R], const __m512 (&high)[R],
+    int32_t* q, int64_t room, __m512i (&sums)[HALVES ? 2 * R : R]) {
+  // In packing's order the first half is in lanes 0 and 1 of every four.
+  const __m512i first = HALVES ? _mm512_maskz_set1_epi32(0x3333, 0x01010101) : _mm512_set1_epi8(1);
+  const __m512i second = _mm512_maskz_set1_epi32(0xcccc, 0x01010101);
+  __m512i codes[R], sources[R];
+  BITFOLD_UNROLL
+  for (int r = 0; r < R; r++) {
+    codes[r] = round_64<CLAMP, WHOLE>(x + r * k, count, low[r], high[r]);
+    sums[r] = _mm512_dpbusd_epi32(sums[r], first, codes[r]);
+    if (HALVES) sums[R + r] = _mm512_dpbusd_epi32(sums[R + r], second, codes[r]);
+  }
+  BITFOLD_UNROLL
+  for (int r = 0; r < R; r += 2) {
+    sources[r] = codes[r];
+    if (r + 1 == R) break;
+    sources[r] = _mm512_unpacklo_epi32(codes[r], codes[r + 1]);
+    sources[r + 1] = _mm512_unpackhi_epi32(codes[r], codes[r + 1]);
+  }
+  write_interleaved<R, WHOLE>(sources, q, room);
+}
+
+// X of so many inputs comes from beyond a core's L2.
+constexpr int64_t kFarInputs = 256 << 10;
+
+// Fetch 64 inputs of the R rows of the next block.
+template <int R>
+inline void fetch_rows(const float* x, int64_t k) {
+  BITFOLD_UNROLL
+  for (int r = 0; r < R; r++)
+    BITFOLD_UNROLL
+    for (int line = 0; line < 4; line++)
+      _mm_prefetch((const char*)(x + r * k + 16 * line), _MM_HINT_T0);
 }
 
 // Write codes of 64 inputs of R rows at a time.  Groups are multiples of 64, or, with HALVES, 32.
@@ -160,53 +269,38 @@ void codes_64(const MatMul* op, const Block* b, const float* x) {
   const int64_t k = w->k, padded = padded_k(w);
   const int32_t by = HALVES ? 2 : 1;
   const int64_t span = HALVES ? 64 : w->group_size;
-  const __m512i ones = _mm512_set1_epi8(1);
+  const bool far = op->rows * k >= kFarInputs && !has_prologue(&op->prologue);
   int64_t k0 = 0;
   for (int32_t g = 0; g < w->groups; g += by) {
-    const int64_t end = k0 + span < k ? k0 + span : k;
-    const int32_t second = HALVES && g + 1 < w->groups ? R : 0;
-    const float* inverses = b->sum + (int64_t)g * R;
+    const int64_t end = k0 + span < k ? k0 + span : k, at = (int64_t)g * R;
+    const bool second = HALVES && g + 1 < w->groups;
+    const float* inverses = b->sum + at;
     __m512 low[R], high[R];
-    __m512i sums[R];
+    __m512i sums[HALVES ? 2 * R : R];
     BITFOLD_UNROLL
     for (int r = 0; r < R; r++) {
       low[r] = _mm512_set1_ps(inverses[r]);
-      high[r] = HALVES ? _mm512_set1_ps(inverses[second + r]) : low[r];
-      sums[r] = _mm512_setzero_si512();
+      high[r] = HALVES ? _mm512_set1_ps(inverses[second ? R + r : r]) : low[r];
+      sums[r] = sums[HALVES ? R + r : r] = _mm512_setzero_si512();
     }
-    for (; k0 < end; k0 += 64) {
-      __m512i codes[R];
-      BITFOLD_UNROLL
-      for (int r = 0; r < R; r++) {
-        codes[r] = round_64<CLAMP>(x + r * k + k0, end - k0, low[r], high[r]);
-        sums[r] = _mm512_dpbusd_epi32(sums[r], ones, codes[r]);
-      }
-      int32_t* q = b->q + k0 / 4 * R;
-      const int64_t room = (padded - k0) / 4 * R;
-      BITFOLD_UNROLL
-      for (int j = 0; j < R; j++) {
-        const __m512i from = _mm512_load_si512(kInterleaving<R>.from[j]);
-        __m512i mixed = _mm512_permutexvar_epi32(from, codes[0]);
-        BITFOLD_UNROLL
-        for (int r = 1; r < R; r++)
-          mixed = _mm512_mask_permutexvar_epi32(mixed, kInterleaving<R>.of[j][r], from, codes[r]);
-        if (room >= 16 * R) {
-          _mm512_storeu_si512(q + 16 * j, mixed);
-        } else if (room > 16 * j) {
-          _mm512_mask_storeu_epi32(q + 16 * j, lanes_left(room - 16 * j), mixed);
-        }
-      }
+    for (; k0 + 64 <= end; k0 += 64) {
+      if (far) fetch_rows<R>(x + R * k + k0, k);
+      codes_of_span<R, HALVES, CLAMP, true>(x + k0, k, 64, low, high, b->q + k0 / 4 * R, 16 * R,
+                                            sums);
     }
-    BITFOLD_UNROLL
-    for (int r = 0; r < R; r++) {
-      const int64_t at = (int64_t)g * R + r;
-      if (!HALVES) {
-        set_sum(op, b, at, _mm512_reduce_add_epi32(sums[r]));
-        continue;
-      }
-      // In packing's order the first half is in lanes 0 and 1 of every four.
-      set_sum(op, b, at, _mm512_mask_reduce_add_epi32(0x3333, sums[r]));
-      if (second) set_sum(op, b, at + R, _mm512_mask_reduce_add_epi32(0xcccc, sums[r]));
+    if (k0 < end)
+      codes_of_span<R, HALVES, CLAMP, false>(x + k0, k, end - k0, low, high, b->q + k0 / 4 * R,
+                                             (padded - k0) / 4 * R, sums);
+    k0 = end;
+    const __m512i sum = reduce_lanes(sums, sum_of_two);
+    const __m512i start = _mm512_mullo_epi32(sum, _mm512_set1_epi32(-op->offset));
+    const __m512i levels = _mm512_castps_si512(_mm512_cvtepi32_ps(sum));
+    if (second) {
+      store_first<2 * R>(b->start + at, start);
+      store_first<2 * R>(b->sum + at, levels);
+    } else {
+      store_first<R>(b->start + at, start);
+      store_first<R>(b->sum + at, levels);
     }
   }
 }
@@ -221,11 +315,19 @@ inline Codes codes_of(int32_t rows) {
   return kCodes[rows - 1];
 }
 
-// Largest magnitudes of a run of inputs, as 16 bit patterns to be reduced.
+// Largest magnitudes of a run of inputs, usually SIZE of them or, with 0, any number, as 16 bit
+// patterns to be reduced.
+template <int SIZE>
 inline __m512i reaches(const float* x, int64_t count) {
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
   __m512i most = _mm512_setzero_si512();
   int64_t i = 0;
+  if (SIZE && count >= SIZE) {
+    BITFOLD_UNROLL
+    for (; i < SIZE; i += 16)
+      most = _mm512_max_epi32(most, _mm512_and_si512(_mm512_loadu_si512(x + i), magnitude));
+    return most;
+  }
   for (; i + 16 <= count; i += 16)
     most = _mm512_max_epi32(most, _mm512_and_si512(_mm512_loadu_si512(x + i), magnitude));
   if (i < count)
@@ -234,37 +336,26 @@ inline __m512i reaches(const float* x, int64_t count) {
   return most;
 }
 
-// The largest lane of each of four vectors.
-inline __m128i largest_of_four(const __m512i* v) {
-  const __m512i ab = _mm512_max_epi32(_mm512_unpacklo_epi32(v[0], v[1]),
-                                      _mm512_unpackhi_epi32(v[0], v[1]));
-  const __m512i cd = _mm512_max_epi32(_mm512_unpacklo_epi32(v[2], v[3]),
-                                      _mm512_unpackhi_epi32(v[2], v[3]));
-  const __m512i all = _mm512_max_epi32(_mm512_unpacklo_epi64(ab, cd),
-                                       _mm512_unpackhi_epi64(ab, cd));
-  const __m256i half =
-      _mm256_max_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
-  return _mm_max_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
-}
-
-// The reach of every group and row, four at a time, into b.scale.  Whole vectors: it is padded.
-inline void find_reaches(const MatMul* op, const Block* b, const float* x) {
+// The reach of every group and row, 16 at a time, into b.scale.  Whole vectors: it is padded.
+template <int SIZE>
+void find_reaches(const MatMul* op, const Block* b, const float* x) {
   const PackedWeight* w = op->weight;
   const int64_t k = w->k, size = w->group_size;
   const bool whole = op->act_group_size >= k;
   const int64_t runs = whole ? 1 : w->groups, count = runs * b->rows;
   int64_t k0 = 0;
   int32_t r = 0;
-  for (int64_t at = 0; at < count; at += 4) {
-    __m512i most[4];
-    for (int i = 0; i < 4; i++) {
+  for (int64_t at = 0; at < count; at += 16) {
+    __m512i most[16];
+    BITFOLD_UNROLL
+    for (int i = 0; i < 16; i++) {
       most[i] = _mm512_setzero_si512();
       if (at + i >= count) continue;
       const int64_t left = k - k0;
-      most[i] = reaches(x + r * k + k0, whole || left < size ? left : size);
+      most[i] = reaches<SIZE>(x + r * k + k0, whole || left < size ? left : size);
       if (++r == b->rows) r = 0, k0 += size;
     }
-    _mm_storeu_si128((__m128i*)(b->scale + at), largest_of_four(most));
+    _mm512_storeu_si512(b->scale + at, reduce_lanes(most, larger_of_two));
   }
   for (int64_t at = count; at < w->groups * (int64_t)b->rows; at++)
     b->scale[at] = b->scale[at - b->rows];
@@ -273,7 +364,9 @@ inline void find_reaches(const MatMul* op, const Block* b, const float* x) {
 // Two passes over a block: the reach of every group and row, then all scales at once.  Leaves the
 // scales in b->scale and their inverses in b->sum; returns a bit for each broken row.
 uint32_t find_scales(const MatMul* op, Block* b, const float* x) {
-  find_reaches(op, b, x);
+  const bool grouped = op->act_group_size < op->weight->k;
+  const int32_t size = grouped ? op->weight->group_size : 0;
+  (size == 32 ? find_reaches<32> : size == 128 ? find_reaches<128> : find_reaches<0>)(op, b, x);
   const int64_t count = (int64_t)op->weight->groups * b->rows;
   const bool broken = holds_infinite(b->scale, count);
   uint32_t broken_rows = 0;
@@ -346,7 +439,7 @@ void interleave_avx512(const MatMul* op, int32_t index, const float* rows_x) {
   const int32_t rows = block.rows;
   for (int32_t r = 0; r < rows; r++) {
     const float* x = rows_x + r * w->k;
-    const bool broken = _mm512_reduce_max_epi32(reaches(x, w->k)) >= kInfinity;
+    const bool broken = _mm512_reduce_max_epi32(reaches<0>(x, w->k)) >= kInfinity;
     block.scale[r] = broken ? NAN : 1.0f;
     for (int64_t k = 0; k < w->k; k++) block.x[k * rows + r] = broken ? 0 : x[k];
     for (int64_t k = w->k; k < padded_k(w); k++) block.x[k * rows + r] = 0;
