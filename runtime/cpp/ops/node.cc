@@ -182,7 +182,9 @@ float* output(const OrtApi* api, OrtKernelContext* context, const int64_t* shape
 
 void parallel_for(void* threads, void (*fn)(void*, size_t), void* data, size_t count) {
   const Threads* on = static_cast<const Threads*>(threads);
-  OrtStatus* status = on->api->KernelContext_ParallelFor(on->context, fn, count, 0, data);
+  // As many batches as calls: a thread takes the next one when it is free, where by default each
+  // would have its share from the start and wait for the slowest.
+  OrtStatus* status = on->api->KernelContext_ParallelFor(on->context, fn, count, count, data);
   if (status == nullptr) return;
   on->api->ReleaseStatus(status);
   for (size_t i = 0; i < count; i++) fn(data, i);

@@ -13,7 +13,9 @@ namespace {
 
 // Work below this many byte-sized steps (weight bytes read, or eight multiply-adds) is done
 // by the calling thread: waking another one costs as much.
-constexpr int64_t kWorthAThread = 384 << 10;
+constexpr int64_t kWorthAThread = 256 << 10;
+// Such steps that quantizing an input takes as long as, and its prologue.
+constexpr int64_t kQuantizeSteps = 5, kPrologueSteps = 8;
 // Rows of prepared activations that a task goes over should stay in a core's L2.
 constexpr int64_t kActBytes = 768 << 10;
 constexpr int64_t kMaxTasks = 32;
@@ -93,8 +95,8 @@ bool run_matmul(const MatMulKernels* kernels, MatMul op, ParallelFor parallel, v
 
   std::atomic<bool> starved{false};
   Call call{kernels, &op, 1, 1, &starved};
-  int64_t inputs = op.rows * w->k * (has_prologue(&op.prologue) ? 4 : 1);
-  if (inputs < kWorthAThread) {
+  int64_t steps = kQuantizeSteps + (has_prologue(&op.prologue) ? kPrologueSteps : 0);
+  if (op.rows * w->k * steps < kWorthAThread) {
     prepare(&call, 0);
   } else {
     call.block_parts = static_cast<int32_t>(std::min<int64_t>(op.blocks, kMaxTasks));
@@ -103,7 +105,8 @@ bool run_matmul(const MatMulKernels* kernels, MatMul op, ParallelFor parallel, v
   if (starved.load()) return false;
 
   int64_t work = std::max<int64_t>(tile_bytes(w), op.rows * padded_k(w) * kTile / 8) * w->tiles;
-  int64_t tasks = std::clamp<int64_t>(work / (kWorthAThread / 2), 1, kMaxTasks);
+  // A multiple of four, so that few threads all get as many.
+  int64_t tasks = std::min<int64_t>(round_up(work / (kWorthAThread / 2), 4), kMaxTasks);
   if (work < kWorthAThread) tasks = 1;
   int64_t bytes = op.block_stride * op.blocks;
   int64_t fewest = std::min<int64_t>(op.blocks, (bytes + kActBytes - 1) / kActBytes);
