@@ -32,6 +32,15 @@ int64_t pairs_of(const PackedWeight* w) { return (w->tiles + 1) / 2; }
 
 int64_t split(int64_t total, int64_t parts, int64_t index) { return total * index / parts; }
 
+// Fetch a row that is needed next.
+void fetch(const float* x, int64_t k) {
+#if defined(__GNUC__)
+  for (int64_t i = 0; i < k; i += 16) __builtin_prefetch(x + i);
+#else
+  (void)x, (void)k;
+#endif
+}
+
 void prepare(void* data, size_t index) {
   const Call* call = static_cast<const Call*>(data);
   const MatMul* op = call->op;
@@ -40,6 +49,7 @@ void prepare(void* data, size_t index) {
   auto last = static_cast<int32_t>(split(op->blocks, call->block_parts, index + 1));
   float *rows = nullptr, *scratch = nullptr;
   const int64_t k = op->weight->k;
+  const bool far = op->rows * k >= kFarInputs;
   if (has_prologue(&op->prologue)) {
     const int64_t most = round_up(call->kernels->block_rows * k, kLine);
     scratch = reinterpret_cast<float*>(thread_scratch(
@@ -53,8 +63,10 @@ void prepare(void* data, size_t index) {
   for (int32_t block = first; block < last; block++) {
     const Block b = block_at(op, block);
     const float* x = op->x + b.first * k;
-    for (int32_t r = 0; rows && r < b.rows; r++)
+    for (int32_t r = 0; rows && r < b.rows; r++) {
+      if (far) fetch(x + (r + 1) * k, k);
       call->kernels->prepare_row(&op->prologue, x + r * k, rows + r * k, k, scratch);
+    }
     prepare_block(op, block, rows ? rows : x);
   }
 }

@@ -60,6 +60,9 @@ struct MatMul {
   int64_t block_stride;
 };
 
+// X of so many inputs comes from beyond a core's L2.
+constexpr int64_t kFarInputs = 256 << 10;
+
 struct Block {
   int32_t rows;
   int64_t first;  // row of X

@@ -249,9 +249,6 @@ inline __attribute__((always_inline)) void codes_of_span(
   write_interleaved<R, WHOLE>(sources, q, room);
 }
 
-// X of so many inputs comes from beyond a core's L2.
-constexpr int64_t kFarInputs = 256 << 10;
-
 // Fetch 64 inputs of the R rows of the next block.
 template <int R>
 inline void fetch_rows(const float* x, int64_t k) {
