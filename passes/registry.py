@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bitfold.passes.advise.advise import Advise
 from bitfold.passes.canonicalize.canonicalize import Canonicalize
 from bitfold.passes.core.base import Pass
 from bitfold.passes.fold.fold_batch_norm import FoldBatchNorm
@@ -21,6 +22,7 @@ PASSES: list[type[Pass]] = [
     MergeSiblings,
     FuseSwiGLU,
     Rotate,
+    Advise,
     Quantize,
     FuseAttention,
     FuseSkipNorm,

@@ -35,6 +35,7 @@ WITHIN_PASSES = {
     "opsets": {"opsets"},
     "core": {"core", "opsets"},
     "analysis": {"analysis", "core", "opsets"},
+    "advise": {"advise", "analysis", "core", "fold", "opsets", "quantize", "transform"},
     **{
         stage: {stage, "analysis", "core", "opsets"}
         for stage in ("canonicalize", "fold", "fuse", "lower", "quantize", "transform")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -124,7 +124,7 @@ class Quantize(Pass):
         inserter, corrected = SiteInserter(model, context), 0
         for done, (source, sites) in enumerate(sources):
             context.progress(f"quantizing {sites[0].name}", done / len(sources))
-            scheme = self._scheme_of(sites)
+            scheme = self.scheme_of(sites)
             weight, shape = finite_weight(sites[0]), sites[0].shape
             conv = sites[0].conv
             if conv is not None:
@@ -180,7 +180,7 @@ class Quantize(Pass):
             )
         return finite
 
-    def _scheme_of(self, sites: list[Site]) -> QuantScheme:
+    def scheme_of(self, sites: Sequence[Site]) -> QuantScheme:
         """The scheme of ``sites``, which share a weight."""
         scheme = self.scheme(any(site.kind == "gather" for site in sites))
         conv = sites[0].conv
@@ -204,7 +204,7 @@ class Quantize(Pass):
             else:
                 by_source.setdefault((site.source, site.out_first), []).append(site)
         for (source, _), sites in by_source.items():
-            (n, k), scheme = sites[0].shape, self._scheme_of(sites)
+            (n, k), scheme = sites[0].shape, self.scheme_of(sites)
             conv = sites[0].conv
             packed = packed_nbytes((n, k), scheme.weight, conv)
             # Depthwise weights weigh nothing either way; their kernel is what pays.

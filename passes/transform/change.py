@@ -16,7 +16,7 @@ from bitfold.passes.core.context import Context
 from bitfold.passes.core.rewire import constant, new_initializer
 from bitfold.passes.transform.rotation import Rotation
 
-CHUNK = 1 << 21
+CHUNK = 1 << 18
 """Elements that are changed at once, in float64."""
 
 _Use = tuple[ir.Node, int]

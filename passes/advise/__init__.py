@@ -1,0 +1,1 @@
+"""Which changes of coordinates pay at a scheme: they are tried, measured, and kept if they do."""

@@ -1,0 +1,104 @@
+"""Changes of coordinates that a model has room for, as candidates for trials."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from glob import escape
+
+import onnx_ir as ir
+
+from bitfold.passes.advise.trials import Candidate
+from bitfold.passes.analysis.site_weights import other_reader
+from bitfold.passes.analysis.sites import find_sites, site_of
+from bitfold.passes.analysis.spaces.find_spaces import find_spaces
+from bitfold.passes.analysis.spaces.space import Space
+from bitfold.passes.analysis.spaces.symmetry import ROTATE
+from bitfold.passes.analysis.spaces.trace_model import trace_model
+from bitfold.passes.core.base import Pass
+from bitfold.passes.core.context import Context
+from bitfold.passes.core.stage import snapshot
+from bitfold.passes.fold.fold_norm_gain import FoldNormGain
+from bitfold.passes.transform.rotate import SMALLEST, Rotate
+
+
+@dataclass(frozen=True)
+class FreeRotations:
+    """Rotations of whole spaces."""
+
+    title = "rotated"
+
+    def candidates(self, model: ir.Model) -> list[Candidate]:
+        """Spaces that may be rotated as the model is."""
+        return [_candidate(space) for space in _rotatable(model)]
+
+    def passes(self, chosen: Sequence[Candidate]) -> list[Pass]:
+        """What rotates them."""
+        return [Rotate(spaces=_globs(chosen))]
+
+
+@dataclass(frozen=True)
+class FoldedRotations:
+    """Rotations of spaces that norms' gains must be folded for.
+
+    Attributes:
+        untie: elements up to which a weight that others read too is copied.
+    """
+
+    untie: int
+    title = "norm gains folded, rotated"
+
+    def candidates(self, model: ir.Model) -> list[Candidate]:
+        """Spaces that may be rotated once the gains are folded, and not before."""
+        already = {space.name for space in _rotatable(model)}
+        with Context() as context:
+            folded = snapshot(model)
+            FoldNormGain(copy_limit=self.untie).run(folded, context)
+            spaces = list(_rotatable(folded))
+        return [_candidate(space) for space in spaces if space.name not in already]
+
+    def passes(self, chosen: Sequence[Candidate]) -> list[Pass]:
+        """What folds the gains and rotates them."""
+        return [FoldNormGain(copy_limit=self.untie), Rotate(spaces=_globs(chosen))]
+
+
+@dataclass(frozen=True)
+class OnlineRotations:
+    """Rotations of inputs as the model runs, where no free one reaches."""
+
+    title = "rotated online"
+
+    def candidates(self, model: ir.Model) -> list[Candidate]:
+        """Sites whose input lies in no space that can be rotated; those of one input together."""
+        reached = {held.port.op for space in _rotatable(model) for held in space.readers}
+        by_data: dict[ir.Value, list[str]] = {}
+        for site in find_sites(model):
+            if site.kind not in ("matmul", "gemm") or site.node in reached:
+                continue
+            inside = site.node.graph is model.graph
+            if inside and site.shape[1] >= SMALLEST and other_reader(site) is None:
+                by_data.setdefault(site.data, []).append(site.name)
+        return [Candidate(names[0], frozenset(names)) for names in by_data.values()]
+
+    def passes(self, chosen: Sequence[Candidate]) -> list[Pass]:
+        """What rotates them."""
+        names = sorted(name for each in chosen for name in each.sites)
+        return [Rotate(spaces=(), online=tuple(escape(name) for name in names))]
+
+
+def _rotatable(model: ir.Model) -> list[Space]:
+    return [
+        space
+        for space in find_spaces(trace_model(model), ROTATE)
+        if space.readers and space.writers and space.allows(ROTATE) and space.size >= SMALLEST
+    ]
+
+
+def _candidate(space: Space) -> Candidate:
+    ports = [held.port for held in (*space.writers, *space.readers)]
+    sites = [site_of(port.op) for port in ports]
+    return Candidate(space.name, frozenset(site.name for site in sites if site is not None))
+
+
+def _globs(chosen: Sequence[Candidate]) -> tuple[str, ...]:
+    return tuple(escape(each.name) for each in chosen)

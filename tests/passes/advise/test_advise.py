@@ -1,0 +1,163 @@
+"""The advisor rotates where it helps at the scheme, leaves the rest, and says why."""
+
+import numpy as np
+import pytest
+from support.graphs import assert_same, census, parse, run
+
+from bitfold.models import tiny
+from bitfold.passes.advise.advise import Advise
+from bitfold.passes.advise.layer_errors import input_rows, layer_error, round_rows, table_error
+from bitfold.passes.advise.trials import Candidate, disjoint
+from bitfold.passes.analysis.conv_shape import ConvShape
+from bitfold.passes.core.context import Context
+from bitfold.passes.core.pipeline import Pipeline
+from bitfold.passes.core.report import PassEntry
+from bitfold.passes.quantize.quantize import Quantize
+from bitfold.runtime.errors import RecipeError
+from bitfold.runtime.formats.scheme import QuantScheme, WeightScheme
+
+RNG = np.random.default_rng(0)
+
+
+def f(*shape):
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def advise(model, feeds, **options):
+    entry = PassEntry("advise", {}, "exact")
+    with Context(samples=[feeds], entry=entry) as context:
+        Advise(**options).run(model, context)
+    return entry
+
+
+def block(outlier):
+    """A stream with one channel ``outlier`` times as large as the others, and a gated layer."""
+    spread = np.ones(64, np.float32)
+    spread[7] = outlier
+    return parse(
+        """g (float[b, s, 24] x) => (float[b, s, 24] y) {
+            e = MatMul(x, table)
+            n = RMSNormalization<axis = -1>(e, ones)
+            g0 = MatMul(n, gate)
+            t = Sigmoid(g0)
+            z = Mul(g0, t)
+            u = MatMul(n, up)
+            p = Mul(z, u)
+            d = MatMul(p, down)
+            h = Add(e, d)
+            o = RMSNormalization<axis = -1>(h, ones)
+            y = MatMul(o, head)
+        }""",
+        table=f(24, 64) * spread,
+        ones=np.ones(64, np.float32),
+        gate=f(64, 96) / 8,
+        up=f(64, 96) / 8,
+        down=f(96, 64) / 50,
+        head=f(64, 24) / 8,
+    )
+
+
+FEEDS = {"x": f(2, 40, 24)}
+
+
+def test_rotates_what_has_outliers():
+    model = block(200)
+    before = run(model, FEEDS)
+    entry = advise(model, FEEDS, weights="int8", acts="int4", act_granularity="token", online=False)
+    assert_same(before, run(model, FEEDS), 1e-4)
+    (change,) = [each for each in entry.changes if "64" not in each.site]
+    assert change.text.startswith("rotated: layer errors")
+    assert any("the whole model" in note for note in entry.notes)
+    assert any(note.startswith("by hand: rotate{spaces=") for note in entry.notes)
+
+
+def test_leaves_what_has_none():
+    model = block(1)
+    nodes = census(model)
+    entry = advise(model, FEEDS, weights="int8", acts="none")
+    assert not entry.changes
+    assert census(model) == nodes
+    assert all("would not gain by being rotated" in skip.text for skip in entry.skips)
+    assert all("layer errors" in skip.detail for skip in entry.skips)
+
+
+def test_online_where_nothing_is_free():
+    model = block(1)
+    model.graph.initializers["up"].const_value.numpy()[:, 5] *= 100  # an outlier behind the gate
+    entry = advise(model, FEEDS, weights="int8", acts="int4", act_granularity="token")
+    assert "rotated online" in " ".join(change.text for change in entry.changes)
+    assert census(model)["Hadamard"] == 1
+
+
+def test_the_plan_by_hand_gives_the_same_bytes():
+    original = block(200)
+    recipe = "advise{weights=int8 acts=int4 act_granularity=token}"
+    with Context(samples=[FEEDS]) as context:
+        model, report = Pipeline(recipe, context, verify="off").run(original)
+    notes = report.passes[0].notes
+    (text,) = [note.removeprefix("by hand: ") for note in notes if "by hand" in note]
+    with Context() as context:
+        other, _ = Pipeline(text, context, verify="off").run(original)
+    assert list(model.graph.initializers) == list(other.graph.initializers)
+    for name, value in model.graph.initializers.items():
+        found = other.graph.initializers[name].const_value.numpy()
+        np.testing.assert_array_equal(value.const_value.numpy(), found)
+
+
+def test_without_samples_nothing_is_tried():
+    entry = PassEntry("advise", {}, "exact")
+    with Context(entry=entry) as context:
+        assert not Advise().run(block(200), context)
+    assert entry.notes == ["no sample inputs: nothing is tried"]
+
+
+def test_options_are_those_of_quantize():
+    with pytest.raises(RecipeError):
+        Advise(weights="int99")
+    assert Advise(group=64).quantizer() == Quantize(group=64)
+
+
+@pytest.mark.parametrize("name", sorted(tiny.TINY))
+def test_tiny_models(name):
+    with Context(samples=[tiny.sample_feeds(name, 0)]) as context:
+        recipe = "canonicalize, fold-batch-norm, advise{weights=int8 acts=int4}"
+        _, report = Pipeline(recipe, context, verify="full").run(tiny.TINY[name](0))
+    assert report.passes[-1].status in ("applied", "unchanged")
+
+
+def test_layer_error():
+    x, w = f(50, 64), f(20, 64)
+    fine = QuantScheme(WeightScheme("int8", 32), "int8")
+    coarse = QuantScheme(WeightScheme("int8", 32), "int4")
+    assert 0 < layer_error(x, w, fine) < 1e-3 < layer_error(x, w, coarse) < 0.1
+    assert layer_error(x, np.zeros_like(w), fine) == 0
+    assert table_error(w, fine) < 1e-3
+    floats = QuantScheme(WeightScheme("int8", 32), "none")
+    np.testing.assert_array_equal(round_rows(x, floats), x)
+    per_token = QuantScheme(WeightScheme("int8", 32), "int4", "token")
+    scale = np.abs(x).max(axis=1, keepdims=True) / 7
+    np.testing.assert_allclose(round_rows(x, per_token), np.rint(x / scale) * scale, atol=1e-5)
+
+
+def test_candidates_that_share_a_site_are_tried_apart():
+    a, b, c = (Candidate(name, frozenset(name)) for name in ("xy", "yz", "w"))
+    groups = disjoint([a, b, c])
+    assert sorted(len(group) for group in groups) == [1, 2]
+    assert not any(a in group and b in group for group in groups)
+
+
+def test_windows_of_a_convolution_are_what_its_weight_multiplies():
+    x, w = f(2, 3, 6, 7), f(4, 3, 3, 2)
+    conv = ConvShape(4, 3, (3, 2), 1)
+    rows = input_rows(x, conv, 10**6, np.random.default_rng(0))
+    model = parse(
+        """g (float[2, 3, 6, 7] x) => (float[2, 4, 4, 6] y) {
+            y = Conv<kernel_shape = [3, 2]>(x, w)
+        }""",
+        w=w,
+    )
+    expected = run(model, {"x": x})["y"]
+    found = (rows @ conv.columns(w).T).reshape(2, 4, 6, 4)
+    np.testing.assert_allclose(np.moveaxis(found, -1, 1), expected, atol=1e-4)
+    assert len(input_rows(x, conv, 5, np.random.default_rng(0))) == 5
+    assert len(input_rows(f(1, 3, 2, 2), conv, 5, np.random.default_rng(0))) == 0
