@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
-from bitfold.passes.advise.candidates import FoldedRotations, FreeRotations, OnlineRotations
+from bitfold.passes.advise.candidates import FoldedRotations, FreeRotations, Kind, OnlineRotations
 from bitfold.passes.advise.trials import Trials, Verdict
 from bitfold.passes.analysis.sites import Site, site_of
 from bitfold.passes.core.base import Pass, Promise
@@ -66,11 +66,13 @@ class Advise(Pass):
         if not samples:
             context.entry.note("no sample inputs: nothing is tried")
             return False
-        kinds = [FoldedRotations(self.untie), FreeRotations()]
+        kinds: list[Kind] = [FoldedRotations(self.untie), FreeRotations()]
+        if self.online:
+            kinds.append(OnlineRotations())
         told: list[tuple[str, Verdict]] = []
         with Context(seed=context.seed) as scratch:
             trials = Trials(snapshot(model), self._scheme_of, samples, self.rows, scratch)
-            for kind in (*kinds, *([OnlineRotations()] if self.online else [])):
+            for kind in kinds:
                 context.progress(f"trying what can be {kind.title}", 0.5)
                 done = {verdict.candidate.name for _, verdict in told if verdict.pays}
                 open_ = [each for each in kind.candidates(trials.model) if each.name not in done]

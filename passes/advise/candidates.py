@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import escape
+from typing import Protocol
 
 import onnx_ir as ir
 
@@ -20,6 +21,23 @@ from bitfold.passes.core.context import Context
 from bitfold.passes.core.stage import snapshot
 from bitfold.passes.fold.fold_norm_gain import FoldNormGain
 from bitfold.passes.transform.rotate import SMALLEST, Rotate
+
+
+class Kind(Protocol):
+    """A kind of change."""
+
+    @property
+    def title(self) -> str:
+        """What it does to a place, as a participle."""
+        ...
+
+    def candidates(self, model: ir.Model) -> list[Candidate]:
+        """Places that it may be made at."""
+        ...
+
+    def passes(self, chosen: Sequence[Candidate]) -> list[Pass]:
+        """What makes it at some of them."""
+        ...
 
 
 @dataclass(frozen=True)
