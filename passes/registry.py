@@ -13,12 +13,14 @@ from bitfold.passes.lower.fuse_attention import FuseAttention
 from bitfold.passes.lower.fuse_skip_norm import FuseSkipNorm
 from bitfold.passes.lower.lower import Lower
 from bitfold.passes.quantize.quantize import Quantize
+from bitfold.passes.transform.ln_to_rms import LnToRms
 from bitfold.passes.transform.rotate import Rotate
 
 PASSES: list[type[Pass]] = [
     Canonicalize,
     FoldBatchNorm,
     FoldNormGain,
+    LnToRms,
     MergeSiblings,
     FuseSwiGLU,
     Rotate,

@@ -23,6 +23,10 @@ attentions of a 2,100-node decoder moved its outputs by 8 times epsilon times sq
 NOISE_MARGIN = 8.0
 """An exact pass may move outputs this many times as far as the measured rounding noise does."""
 
+DRAWS = 4
+"""Times that rounding noise is measured before a pass is found to have moved outputs further.  On
+one token of a speech encoder, draws gave 1.2e-6 to 1.7e-5."""
+
 CHAOS = 10.0
 """A model is chaotic where rounding noise is this many times as large as rounding's floor."""
 
@@ -52,7 +56,9 @@ def rounding_floor(model: ir.Model) -> float:
     return min(LARGEST_FLOOR, FLOOR_STEPS * math.sqrt(max(total, 2.0**-46)))
 
 
-def rounding_noise(model: ir.Model, feeds: Feeds, outputs: Outputs) -> dict[str, Moved]:
+def rounding_noise(
+    model: ir.Model, feeds: Feeds, outputs: Outputs, seed: int = 0
+) -> dict[str, Moved]:
     """Measure how far each output moves when nothing but rounding changes.
 
     The model runs with ORT's optimizer on (``outputs`` came from a run with it off) and with
@@ -62,8 +68,9 @@ def rounding_noise(model: ir.Model, feeds: Feeds, outputs: Outputs) -> dict[str,
 
     Args:
         outputs: what ``model`` gives for ``feeds``.
+        seed: which elements move which way.
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     shaken = model.clone()
     for value in shaken.graph.initializers.values():
         tensor = value.const_value
@@ -101,7 +108,7 @@ def judge_outputs(
     An output may move by ``tolerance`` of its largest magnitude where one is given.  Otherwise
     it may move by :func:`rounding_floor`; past that, :func:`rounding_noise` is measured, and it
     may move :data:`NOISE_MARGIN` times as far as the noise does, in its largest error and in
-    its root mean square.
+    its root mean square; noise that is too small is drawn again, :data:`DRAWS` times in all.
 
     Args:
         model: the model before the pass, which gave ``expected`` for ``feeds``.
@@ -120,8 +127,20 @@ def judge_outputs(
     if not suspects:
         return Judgement()
     noise: dict[str, Moved] = {}
-    if tolerance is None:
-        noise = rounding_noise(model, feeds, expected)
+    judgement = _compare(suspects, noise, limit)
+    for seed in range(DRAWS if tolerance is None else 0):
+        for name, own in rounding_noise(model, feeds, expected, seed).items():
+            before = noise.get(name, Moved(0.0, 0.0))
+            worst = max(before.max_error, own.max_error), max(before.rms_error, own.rms_error)
+            noise[name] = Moved(*worst)
+        judgement = _compare(suspects, noise, limit)
+        if judgement.reason is None:
+            break
+    return judgement
+
+
+def _compare(suspects: dict[str, Moved], noise: dict[str, Moved], limit: float) -> Judgement:
+    """What outputs that moved further than ``limit`` say beside what rounding does to them."""
     chaotic = any(own.max_error > CHAOS * limit for own in noise.values())
     for name, apart in suspects.items():
         own = noise.get(name, Moved(0.0, 0.0))

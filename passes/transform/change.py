@@ -76,6 +76,20 @@ class Scale:
 
 
 @dataclass(frozen=True)
+class Center:
+    """Subtract the mean over the channels of each block from what writes them."""
+
+    def way(self, held: Held) -> object:
+        """What reads channels without their mean needs no change."""
+        return "centered" if held.port.role is Role.WRITE else None
+
+    def apply(self, rows: np.ndarray, held: Held, block: int) -> np.ndarray:
+        """Rows less their means."""
+        centered: np.ndarray = rows - rows.mean(axis=-1, keepdims=True)
+        return centered
+
+
+@dataclass(frozen=True)
 class Permute:
     """Bring the channels of each block into another order.
 
@@ -100,14 +114,25 @@ def shared_elsewhere(space: Space, change: Change, limit: int) -> str:
     Args:
         limit: elements up to which a parameter is copied.
     """
+    return next(iter(owners_of_shared(space, change, limit).values()), "")
+
+
+def owners_of_shared(space: Space, change: Change, limit: int) -> dict[ir.Node, str]:
+    """The space's operators whose parameters would be copied, for others read them too, and why.
+
+    Args:
+        limit: elements up to which a parameter is copied.
+    """
+    owners: dict[ir.Node, str] = {}
     for value, uses in _by_value(space, change).items():
         other = next((use.node for use in value.uses() if tuple(use) not in uses), None)
         alike = len({_treatment(helds, change) for helds in uses.values()}) == 1
         size = int(np.prod(value.shape.numpy())) if value.shape is not None else 0
         if (other is not None or not alike) and size > limit:
             reader = other or next(iter(uses))[0]
-            return f"{reader.op_type} {reader.name} reads {value.name} too, in other coordinates"
-    return ""
+            text = f"{reader.op_type} {reader.name} reads {value.name} too, in other coordinates"
+            owners.update((held.port.op, text) for helds in uses.values() for held in helds)
+    return owners
 
 
 def change_space(space: Space, change: Change, context: Context) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from bitfold.passes.analysis.site_weights import set_site_weight
@@ -29,13 +30,17 @@ def rotate_input(model: ir.Model, sites: list[Site], context: Context) -> int:
     return size
 
 
-def hadamard_node(model: ir.Model, x: ir.Value, size: int, name: str, context: Context) -> ir.Node:
-    """A ``bitfold.Hadamard`` of ``x``, not yet in the graph."""
+def hadamard_node(
+    model: ir.Model, x: ir.Value, size: int, name: str, context: Context, inverse: bool = False
+) -> ir.Node:
+    """A ``bitfold.Hadamard`` of ``x`` or its inverse, not yet in the graph."""
     order, _ = hadamard_base(size)
     base = None
     if order > 1:
         matrix = base_matrix(order)
-        base = shared_initializer(model.graph, context, matrix, f"bitfold.hadamard.{order}")
+        way = ".inverse" if inverse and not np.array_equal(matrix, matrix.T) else ""
+        matrix = np.ascontiguousarray(matrix.T) if way else matrix
+        base = shared_initializer(model.graph, context, matrix, f"bitfold.hadamard.{order}{way}")
     node = call(model, hadamard(size, order), [x, base], {"size": size}, name)
     output = node.outputs[0]
     output.name, output.type, output.shape = name, x.type, x.shape

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from bitfold.passes.analysis.site_weights import other_reader
 from bitfold.passes.analysis.sites import Site, find_sites
+from bitfold.passes.analysis.spaces.borders import Inside
 from bitfold.passes.analysis.spaces.find_spaces import find_spaces
 from bitfold.passes.analysis.spaces.space import Space
 from bitfold.passes.analysis.spaces.symmetry import ROTATE
@@ -20,9 +21,10 @@ from bitfold.passes.core.context import Context
 from bitfold.passes.core.own_coordinates import add_rotation
 from bitfold.passes.core.words import counted
 from bitfold.passes.transform import change
-from bitfold.passes.transform.change import change_space, shared_elsewhere
+from bitfold.passes.transform.change import change_space
 from bitfold.passes.transform.online import rotate_input
 from bitfold.passes.transform.rotation import RandomizedHadamard
+from bitfold.passes.transform.turn_borders import find_inside, trace_joined, turn_borders
 
 SMALLEST = 16
 """Spaces with fewer channels have none to hide an outlier among."""
@@ -43,7 +45,11 @@ class Rotate(Pass):
     2. So does one that no linear op writes.
     3. Caches of keys and values change coordinates from run to run alike; the model says so in
        the metadata of its inputs and outputs, for whoever compares them.
-    4. Online, a weight that others read too stays as it is.
+    4. A few borders may be crossed as the model runs: what leaves a rotated space for an operator
+       that cannot take it rotated is turned back by a Hadamard node, what enters turned forth,
+       at most ``borders`` values and fewer than the linear ops read; a norm that keeps its gain
+       in front of a tied head stands between two, and takes the signs into its gain.
+    5. Online, a weight that others read too stays as it is.
 
     Attributes:
         spaces: globs of spaces (by their first writer's name) to rotate.
@@ -51,6 +57,7 @@ class Rotate(Pass):
             not rotated; none by default.
         caches: rotate what caches hold; without it, their spaces stay.
         copy_limit: elements; a weight that others read in other coordinates is copied up to here.
+        borders: values of a space that may be turned as the model runs.
     """
 
     name: ClassVar[str] = "rotate"
@@ -60,10 +67,12 @@ class Rotate(Pass):
     online: tuple[str, ...] = ()
     caches: bool = True
     copy_limit: int = 4096
+    borders: int = 2
 
     def run(self, model: ir.Model, context: Context) -> bool:
         rotated: set[ir.Node] = set()
-        for space in find_spaces(trace_model(model), ROTATE):
+        trace = trace_joined(model) if self.borders > 1 else trace_model(model)
+        for space in find_spaces(trace, ROTATE):
             if not space.readers:
                 continue  # nothing that a rotation would make easier to quantize
             rotations = [
@@ -71,21 +80,24 @@ class Rotate(Pass):
                 for block in range(space.blocks)
             ]
             turn = change.Rotate(rotations)
-            reason = self._refusal(space) or shared_elsewhere(space, turn, self.copy_limit)
-            if reason:
-                context.entry.skipped(space.name, reason)
+            found: Inside | str = self._refusal(space)
+            found = found or find_inside(model, trace, space, turn, self.copy_limit, self.borders)
+            if isinstance(found, str):
+                context.entry.skipped(space.name, found)
                 continue
-            change_space(space, turn, context)
+            change_space(found.space, turn, context)
+            turn_borders(model, found, rotations[0], context)
             for held in space.states:
                 matrices = held.matrices([each.apply(np.eye(space.size)) for each in rotations])
                 for value in (held.state.given, held.state.kept):
                     add_rotation(value, matrices)
-            rotated |= {held.port.op for held in space.readers}
+            rotated |= {held.port.op for held in found.space.readers}
             blocks = f" in {space.blocks} blocks" if space.blocks > 1 else ""
-            readers = counted(len(space.readers), "reader")
-            writers = counted(len(space.writers), "writer")
+            readers = counted(len(found.space.readers), "reader")
+            writers = counted(len(found.space.writers), "writer")
+            crossed = f", {counted(found.borders, 'border')}" if found.borders else ""
             context.entry.changed(
-                space.name, f"{space.size} channels{blocks}: {writers}, {readers}"
+                space.name, f"{space.size} channels{blocks}: {writers}, {readers}{crossed}"
             )
         return self._online(model, rotated, context) or bool(rotated)
 
@@ -94,9 +106,8 @@ class Rotate(Pass):
             return "not among the recipe's spaces"
         if space.size < SMALLEST:
             return f"it has {space.size} channels"
-        reason = space.why_not(ROTATE)
-        if reason or not space.writers:
-            return reason or "no linear op writes it"
+        if not space.writers:
+            return space.why_not(ROTATE) or "no linear op writes it"
         if space.states and not self.caches:
             return f"{space.states[0].state.given.name} holds it from run to run"
         return ""

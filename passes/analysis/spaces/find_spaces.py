@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
@@ -10,7 +11,7 @@ import onnx_ir as ir
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from bitfold.passes.analysis.spaces.space import Held, HeldState, Space
+from bitfold.passes.analysis.spaces.space import Coordinates, Held, HeldState, Space
 from bitfold.passes.analysis.spaces.symmetry import ALL, SCALE, Symmetry
 from bitfold.passes.analysis.spaces.trace import Trace
 
@@ -155,12 +156,14 @@ def _assemble(
     known = space >= 0
     np.maximum.at(sizes, space[known], place[known] + 1)
     np.maximum.at(blocks, space[known], block[known] + 1)
+    coordinates = _by_space(count, classes, tables)
     return [
         Space(
             symmetry,
             int(sizes[number]),
             int(blocks[number]),
             ALL & ~Symmetry(int(lost[number])),
+            coordinates[number],
             tuple(held[number]),
             tuple(limits[number]),
             Counter(node.op_type for node in carriers[number]),
@@ -169,3 +172,13 @@ def _assemble(
         )
         for number in range(count)
     ]
+
+
+def _by_space(
+    count: int, classes: np.ndarray, tables: tuple[np.ndarray, np.ndarray, np.ndarray]
+) -> list[Coordinates]:
+    space, block, place = (table[classes] for table in tables)
+    order = np.argsort(space, kind="stable")
+    starts = np.searchsorted(space[order], np.arange(count + 1))
+    found = (order[a:b] for a, b in itertools.pairwise(starts))
+    return [Coordinates(ids, block[ids], place[ids]) for ids in found]

@@ -57,7 +57,9 @@ def _size_alone(node: ir.Node, trace: Trace) -> str | None:
 
 HANDLERS: dict[tuple[str, str], Handler] = {
     **{("", name): pointwise_ops.function for name in _FUNCTIONS},
-    **{("", name): moving_ops.same for name in ("Identity", "Cast", "Neg", "Resize", "Pad")},
+    **{("", name): moving_ops.same for name in ("Identity", "Neg", "Resize")},
+    ("", "Cast"): moving_ops.cast,
+    ("", "Pad"): moving_ops.pad,
     **{("", name): moving_ops.pool for name in ("AveragePool", "GlobalAveragePool")},
     **{("", n): moving_ops.reshape for n in ("Reshape", "Flatten", "Squeeze", "Unsqueeze")},
     **{("", name): pointwise_ops.homogeneous for name in ("Relu", "LeakyRelu", "Abs")},

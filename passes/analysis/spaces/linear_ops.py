@@ -85,6 +85,6 @@ def _channelwise(node: ir.Node, trace: Trace, read: np.ndarray, made: np.ndarray
     times = len(made) // len(read)
     trace.link(made.reshape(-1, times)[:, 0], read, PERMUTE)
     for ids in (read, made):
-        trace.limit(ids, ROTATE, node, "works channel by channel")
+        trace.limit(ids, ROTATE | CENTER, node, "works channel by channel")
     if times > 1:
         trace.limit(made, PERMUTE, node, f"makes {times} channels of each")

@@ -9,8 +9,16 @@ import numpy as np
 import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import input_at
-from bitfold.passes.analysis.spaces.symmetry import ALL
-from bitfold.passes.analysis.spaces.trace import Kind, Port, Role, Trace, dims_of, numbers_at
+from bitfold.passes.analysis.spaces.symmetry import ALL, CENTER, ROTATE, SCALE
+from bitfold.passes.analysis.spaces.trace import (
+    Kind,
+    Port,
+    Role,
+    Trace,
+    dims_of,
+    numbers_at,
+    varying,
+)
 from bitfold.passes.core.rewire import constant
 
 
@@ -21,6 +29,30 @@ def same(node: ir.Node, trace: Trace) -> str | None:
         return None
     if output.shape is None or len(output.shape) != ids.ndim:
         return "the shape of its output is not known"
+    trace.put(output, ids)
+    return None
+
+
+def cast(node: ir.Node, trace: Trace) -> str | None:
+    """Cast, from one kind of floats to another."""
+    if not ir.DataType(node.attributes.get_int("to", 1)).is_floating_point():
+        return "it casts to integers"
+    return same(node, trace)
+
+
+def pad(node: ir.Node, trace: Trace) -> str | None:
+    """Pad over rows, with zeros or with what is there."""
+    source, output = input_at(node, 0), node.outputs[0]
+    ids, old, new = trace.ids(source), dims_of(source), dims_of(output)
+    if ids is None:
+        return None
+    if old is None or new is None or any(old[axis] != new[axis] for axis in varying(ids)):
+        return "it pads channels"
+    if node.attributes.get_string("mode", "constant") == "constant":
+        fill = input_at(node, 2)
+        filled = None if fill is None else constant(fill)
+        if fill is not None and (filled is None or np.any(filled)):
+            trace.limit(ids, ROTATE | SCALE | CENTER, node, "fills in other numbers")
     trace.put(output, ids)
     return None
 
@@ -133,11 +165,16 @@ def _rows_of_constant(node: ir.Node, trace: Trace) -> str | None:
     if array is None or array.dtype.kind != "f" or array.ndim == 0 or not new:
         return None
     width = array.shape[-1]
-    if width > 1 and new[-1] == width:
+    if width > 1 and (new[-1] == width or _cuts_rows_alone(node, array.ndim)):
         made = trace.write(node.outputs[0], len(new) - 1, width)
         port = Port(node, 0, array.shape, (array.ndim - 1,), made, Role.WRITE, node, kind=Kind.BIAS)
         trace.ports.append(port)
     return None
+
+
+def _cuts_rows_alone(node: ir.Node, rank: int) -> bool:
+    axes = numbers_at(node, 3) if node.op_type == "Slice" else None
+    return axes is not None and all(axis % rank != rank - 1 for axis in axes)
 
 
 def slice_(node: ir.Node, trace: Trace) -> str | None:
@@ -253,7 +290,12 @@ def reduce(node: ir.Node, trace: Trace) -> str | None:
     if ids is None:
         return None
     axes = numbers_at(node, 1) if input_at(node, 1) is not None else list(range(ids.ndim))
-    if axes is None or any(ids.shape[axis] > 1 for axis in axes):
+    if axes is None:
+        return "it sums over channels"
+    if any(ids.shape[axis] > 1 for axis in axes):
+        if {axis % ids.ndim for axis in axes} >= set(varying(ids)):
+            trace.limit(ids, ROTATE | SCALE | CENTER, node, "sums over channels")
+            return None
         return "it sums over channels"
     if not node.attributes.get_int("keepdims", 1):
         ids = np.squeeze(ids, tuple(axes))

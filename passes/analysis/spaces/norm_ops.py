@@ -17,7 +17,8 @@ def norm(node: ir.Node, trace: Trace) -> str | None:
 
     A rotation passes through an RMSNorm whose gains are all the same (folded, say); scales do
     not, but the gain can scale what comes out.  A LayerNorm subtracts the mean over the channels,
-    so that what is added to all of them does not matter.
+    so that what is added to all of them does not matter.  A norm of ``trace.joined`` has the same
+    coordinates in front and behind, though it has a gain for each channel.
     """
     ids = trace.ids(input_at(node, 0))
     if ids is None:
@@ -29,8 +30,10 @@ def norm(node: ir.Node, trace: Trace) -> str | None:
     array = constant(input_at(node, 1))
     if array is None:
         return "its gain is no constant"
+    if array.size != ids[(0,) * axis].size:
+        return "it normalizes over rows, or its gain is not one for each channel"
     rms = node.op_type == "RMSNormalization"
-    even = array.size > 0 and bool(np.all(array == array.flat[0]))
+    even = bool(np.all(array == array.flat[0])) or node in trace.joined
     trace.link(made, ids, PERMUTE | ROTATE if rms and even else PERMUTE)
     lost = SCALE | CENTER if rms else SCALE
     trace.limit(ids, lost, node, "divides by the norm of all channels")
@@ -40,7 +43,7 @@ def norm(node: ir.Node, trace: Trace) -> str | None:
     elif not even:
         both = np.concatenate([ids.ravel(), made.ravel()])
         trace.limit(both, ROTATE, node, "has a gain for each channel (fold-norm-gain)")
-    trace.limit(made, CENTER, node, "gives it")
+    trace.limit(made, CENTER, node, "gives it, and its gain a mean (post-norm)")
     covered = tuple(each for each in varying(ids) if each >= axis)
     ports = [vector_port(node, 1, array, made, covered, trace, Role.WRITE, Kind.GAIN)]
     if not (rms and even):  # an even gain may be reordered without being touched

@@ -7,7 +7,15 @@ import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import input_at
 from bitfold.passes.analysis.spaces.symmetry import ALL, CENTER, PERMUTE, ROTATE, SCALE, Symmetry
-from bitfold.passes.analysis.spaces.trace import Kind, Port, Role, Trace, dims_of, varying
+from bitfold.passes.analysis.spaces.trace import (
+    Kind,
+    Port,
+    Role,
+    Trace,
+    dims_of,
+    numbers_at,
+    varying,
+)
 from bitfold.passes.core.rewire import constant
 
 BENDS = ROTATE | SCALE | CENTER
@@ -57,13 +65,20 @@ def add(node: ir.Node, trace: Trace) -> str | None:
     place = 0 if found[0] is not None else 1
     ids, other = found[place], values[1 - place]
     assert ids is not None, "one of them has coordinates"
+    if place == 0 and _is_mean(node, ids):
+        made = trace.like(ids)
+        trace.link(made, ids, PERMUTE)
+        both = np.concatenate([ids.ravel(), made.ravel()])
+        trace.limit(both, ROTATE | SCALE, node, "subtracts the mean")
+        trace.put(node.outputs[0], made)
+        return None
     ids = _wide(ids, node)
     trace.put(node.outputs[0], ids)
     array = constant(other)
     covered = _covered(ids, other)
     if not covered:
         if array is None or np.any(array):
-            trace.limit(ids, ROTATE | SCALE, node, "adds one number to all channels")
+            trace.limit(ids, BENDS, node, "adds one number to all channels")
         return None
     if array is None:
         return f"it adds {other.name if other else ''}, whose channels are not known"
@@ -71,6 +86,18 @@ def add(node: ir.Node, trace: Trace) -> str | None:
         vector_port(node, 1 - place, array, ids, covered, trace, Role.WRITE, Kind.BIAS)
     )
     return None
+
+
+def _is_mean(node: ir.Node, ids: np.ndarray) -> bool:
+    """Whether ``node`` subtracts from a value of coordinates ``ids`` the mean over them."""
+    value, mean = node.inputs
+    producer = None if mean is None else mean.producer()
+    if node.op_type != "Sub" or producer is None or producer.op_type != "ReduceMean":
+        return False
+    axes = numbers_at(producer, 1)
+    over = None if axes is None else tuple(sorted(axis % ids.ndim for axis in axes))
+    kept = producer.attributes.get_int("keepdims", 1) == 1
+    return producer.inputs[0] is value and over == varying(ids) and kept
 
 
 def multiply(node: ir.Node, trace: Trace) -> str | None:

@@ -55,6 +55,27 @@ class HeldState:
 
 
 @dataclass(frozen=True)
+class Coordinates:
+    """The coordinates of a trace that a space has.
+
+    Attributes:
+        ids: their numbers, ascending.
+        block: of each, the block of the space.
+        place: of each, the channel within the block.
+    """
+
+    ids: np.ndarray
+    block: np.ndarray
+    place: np.ndarray
+
+    def of(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Block and place of each of ``ids``, in their shape; -1 outside the space."""
+        at = np.searchsorted(self.ids, ids).clip(max=max(0, len(self.ids) - 1))
+        inside = self.ids[at] == ids if len(self.ids) else np.zeros(ids.shape, bool)
+        return np.where(inside, self.block[at], -1), np.where(inside, self.place[at], -1)
+
+
+@dataclass(frozen=True)
 class Space:
     """Channels that a change of coordinates changes together.
 
@@ -67,6 +88,7 @@ class Space:
         limits: what is ruled out, by what: (symmetries, node or None, reason).
         carriers: operators between writers and readers, counted; writers among them.
         nodes: the nodes that give values in these coordinates, in the order of the graph.
+        coordinates: which of the trace's it has.
         states: caches that hold its coordinates from run to run.
     """
 
@@ -74,6 +96,7 @@ class Space:
     size: int
     blocks: int
     group: Symmetry
+    coordinates: Coordinates
     held: tuple[Held, ...]
     limits: tuple[tuple[Symmetry, ir.Node | None, str], ...]
     carriers: Counter[str] = field(default_factory=Counter)

@@ -110,8 +110,10 @@ class Trace:
     Attributes:
         count: coordinates are the numbers below this.
         at: the coordinates of each value that has any.
+        joined: norms with a gain for each channel that are treated as though they had none.
     """
 
+    joined: frozenset[ir.Node] = frozenset()
     count: int = 0
     at: dict[ir.Value, np.ndarray] = field(default_factory=dict)
     ports: list[Port] = field(default_factory=list)

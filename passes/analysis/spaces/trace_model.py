@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import onnx_ir as ir
 
@@ -12,9 +12,14 @@ from bitfold.passes.analysis.spaces.trace import Trace
 from bitfold.passes.core.rewire import constant
 
 
-def trace_model(model: ir.Model) -> Trace:
-    """The coordinates of the main graph's values; takes time in proportion to its nodes."""
-    trace = Trace()
+def trace_model(model: ir.Model, joined: Iterable[ir.Node] = ()) -> Trace:
+    """The coordinates of the main graph's values; takes time in proportion to its nodes.
+
+    Args:
+        joined: norms whose gain is disregarded, so that a rotation passes through them: whoever
+            asks for that turns their input back and their output forth.
+    """
+    trace = Trace(frozenset(joined))
     for node in model.graph:
         handler = HANDLERS.get((node.domain if node.domain != "ai.onnx" else "", node.op_type))
         if handler is None:

@@ -16,7 +16,9 @@ from support.small_models import (
 )
 
 from bitfold.models.tiny.decoder import decoder
+from bitfold.passes.core import noise as noise_module
 from bitfold.passes.core import verify
+from bitfold.passes.core.compare import Moved
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.local_check import local_difference
 from bitfold.passes.core.noise import judge_outputs, rounding_floor, rounding_noise
@@ -188,3 +190,21 @@ def test_same_computation_sees_every_change():
     assert changed(lambda m: m.graph.opset_imports.update({"": 22}))
     assert not changed(lambda m: m.metadata_props.update({"a": "b"}))
     assert not changed(lambda m: setattr(m.graph[2], "name", "other"))
+
+
+def test_noise_is_drawn_again_before_a_pass_is_blamed(monkeypatch):
+    """One token on an edge: some draws of the noise move it, others do not."""
+    model = make_model(MLP, MLP_SHAPES)
+    expected = open_session(model, optimize=False).run(FEEDS)
+    found = {name: array * np.float32(1 + 1e-3) for name, array in expected.items()}
+    for last, kept, count in ((0, True, 1), (2, True, 3), (noise_module.DRAWS, False, 4)):
+        noise = [Moved(1e-7, 1e-7)] * last + [Moved(1e-3, 1e-3)]
+        seeds = []
+
+        def drawn(model, feeds, outputs, seed=0, noise=noise, seeds=seeds):
+            seeds.append(seed)
+            return dict.fromkeys(outputs, noise[seed])
+
+        monkeypatch.setattr(noise_module, "rounding_noise", drawn)
+        assert (judge_outputs(model, FEEDS, expected, found, None).reason is None) is kept
+        assert seeds == list(range(count))

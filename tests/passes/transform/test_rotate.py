@@ -153,6 +153,83 @@ def test_convolutions():
     ]
 
 
+def bordered(tail, writer="e = Gather(table, ids)", **constants):
+    """A residual stream that ``tail`` leaves in coordinates that are not rotated."""
+    return parse(
+        f"""g (int64[b, s] ids) => (float[b, s, v] y) {{
+            {writer}
+            n = RMSNormalization<axis = -1>(e, ones)
+            a = MatMul(n, up)
+            r = Gelu(a)
+            d = MatMul(r, down)
+            h = Add(e, d)
+            m = RMSNormalization<axis = -1>(h, ones)
+            b2 = MatMul(m, up2)
+            r2 = Gelu(b2)
+            d2 = MatMul(r2, down)
+            i = Add(h, d2)
+            {tail}
+        }}""",
+        table=f(20, 48),
+        ones=np.ones(48, np.float32),
+        up=f(48, 64),
+        up2=f(48, 64),
+        down=f(64, 48),
+        **constants,
+    )
+
+
+@pytest.mark.parametrize(
+    ("tail", "extra"),
+    [
+        ("y = RMSNormalization<axis = -1>(i, gain)", 0),
+        ("y = Relu(i)", 1),  # signs cannot be folded
+        ("y = Identity(i)", 1),
+        ("y = LayerNormalization<axis = -1>(i, gain)", 1),
+    ],
+)
+def test_a_border_at_the_end(tail, extra):
+    model = bordered(tail, **({"gain": f(48)} if "gain" in tail else {}))
+    nodes = census(model)
+    entry = check(model, IDS, borders=1)
+    assert census(model) - nodes == ({"Hadamard": 1, "Mul": 1} if extra else {"Hadamard": 1})
+    assert "48 channels: 3 writers, 2 readers, 1 border" in [each.text for each in entry.changes]
+    assert model.graph.outputs[0].name == "y"
+    entry = check(bordered(tail, **({"gain": f(48)} if "gain" in tail else {})), IDS, borders=0)
+    assert not any("48 channels" in each.text for each in entry.changes)
+
+
+def test_a_border_at_the_beginning():
+    writer = "t = Gather(table, ids)\ne = Gelu(t)"
+    model = bordered("y = MatMul(i, head)", writer, head=f(48, 8))
+    entry = check(model, IDS)
+    assert census(model)["Hadamard"] == 1
+    assert "48 channels: 2 writers, 3 readers, 1 border" in [each.text for each in entry.changes]
+
+
+def test_a_tied_head_behind_a_gain():
+    tail = """o = RMSNormalization<axis = -1>(i, gain)
+        turned = Transpose<perm = [1, 0]>(table)
+        y = MatMul(o, turned)"""
+    gain = f(48)
+    model = bordered(tail, gain=gain)
+    nodes, names = census(model), list(model.graph.initializers)
+    old = weights(model)
+    check(model, IDS, copy_limit=10)
+    assert census(model) - nodes == {"Hadamard": 2}
+    new = weights(model)
+    assert set(new) - set(names) <= {"bitfold.hadamard.12", "bitfold.hadamard.12.inverse"}
+    np.testing.assert_array_equal(new["gain"], old["gain"])  # its signs cancel
+    assert not np.array_equal(new["table"], old["table"])
+
+
+def test_borders_that_cost_more_than_they_save():
+    model = decoder_like()  # of the hidden layer's one reader, the input would be turned
+    entry = check(model, IDS, borders=9)
+    assert "Hadamard" not in census(model)
+    assert any("not linear" in skip.text for skip in entry.skips)
+
+
 def cached(caches=True):
     return parse(
         """g (float[b, s, 24] x, float[b, 2, p, 16] pk, float[b, 2, p, 16] pv)
