@@ -8,26 +8,10 @@ Every operator here has a kernel in ``runtime/cpp/ops`` and an oracle in
     Y[m, n] = residual[m, n] + activation(bias[n] + low_rank[m, n] + sum over groups g of
               s_w[n, g] * s_a[m, g] * sum over k in g of (t[c[n, k]] - z[n, g]) * q[m, k])
 
-====  =============  =====================  =================================================
- in   name           type and shape         meaning
-====  =============  =====================  =================================================
- 0    X              f32 [..., K]
- 1    packed         u8  [packed_size]      codes c, in the layout of ``runtime/layouts/tiles``
- 2    scales         [T, G, 16]             s_w, one per output channel and group; see below
- 3    zero_points    i8  [T, G, 16]         z; optional, 0 when absent
- 4    table          i8 or f32 [2**bits]    t; optional, ``t[c] = c - 2**(bits-1)`` when absent
- 5    bias           f32 [N]                optional
- 6    residual       f32, the shape of Y    optional
- 7    norm_gain      f32 [K]                optional: X is normalized first
- 8    hadamard       i8  [m, m], constant   optional: base of the Hadamard transform of X
- 9    act_scale      f32 [1]                optional: the one scale of all activations
-10    low_rank_down  f16 or f32 [R, K]      D; optional, R from 1 to 512
-11    low_rank_up    f16 or f32 [N, R]      U; there with D, and of its type
-====  =============  =====================  =================================================
-
+====  =============  =====================  ==========================================
 Attributes (ints): ``N``, ``K``, ``bits`` (1..8), ``group_size`` (input channels a group: a
 multiple of 16, or K for one group a row; the last group may be shorter; ``G = ceil(K /
-group_size)``), ``layout`` (1); (strings): ``acts`` (``int8``, ``int4``, ``int3``, ``int2``,
+group_size)``), ``layout`` (1 or 2); (strings): ``acts`` (``int8``, ``int4``, ``int3``, ``int2``,
 ``int1`` or ``none``), ``activation`` (``none``, ``swiglu``, ``relu``, ``gelu`` or ``gelu_tanh``);
 (int) ``act_group_size`` (K for one scale a row, or ``group_size``); (list of ints, optional)
 ``splits``.
@@ -37,6 +21,11 @@ standing for ``2**(e - 127)`` (OCP's E8M0, which operators cannot be given as su
 means nothing); and f8e4m3fn numbers that the attribute ``scale_factor`` (float, 1e-30 to 1e30, 1
 where it is missing) multiplies in f32, whose NaN mean nothing.  Other types take no
 ``scale_factor``.
+
+With ``layout`` 1 the codes are packed as in ``runtime/layouts/tiles``, with 2 as in
+``runtime/layouts/masked``: weights whose mask bit is not set are 0, whatever their group's zero
+point.  That takes zero points which are levels (from ``-2**(bits-1)`` to ``2**(bits-1) - 1``, or
+any with an i8 table); an f32 table must then have a level of 0, and there are no zero points.
 
 An f32 table is for levels that are no integers of 8 bits (fp8, say).  It takes ``acts=none``.
 
@@ -80,14 +69,15 @@ rows 16i..16i+15, so ``T = 2 * ceil(N/2 / 16)``; bias is [N] in plain order.
 ``gelu`` is ``y/2 (1 + erf(y / sqrt 2))``, ``gelu_tanh`` the standard ``Gelu``'s approximation of
 it.
 
-``LowBitGather`` (version 1) looks rows up: inputs ``packed``, ``scales``, ``zero_points``
-(optional), ``table`` (optional), ``indices`` (i64 or i32 [...]; negative counts from the end,
-out of range is an error); attributes N, K, bits, group_size, layout, scale_factor; output f32
-[..., K] of ``s_w * (t[c] - z)``.
+``LowBitGather`` (version 1) looks rows up, of layout 1 alone: inputs ``packed``, ``scales``,
+``zero_points`` (optional), ``table`` (optional), ``indices`` (i64 or i32 [...]; negative counts
+from the end, out of range is an error); attributes N, K, bits, group_size, layout, scale_factor;
+output f32 [..., K] of ``s_w * (t[c] - z)``.
 
-``LowBitConv`` (version 1) convolves a float image or signal with a packed low-bit weight: what
-the standard ``Conv`` computes from X, W and bias.  Its inputs are those of ``LowBitMatMul``, with
-X f32 [n, C, *spatial] of one or two spatial axes; the output is f32 [n, N, *out]::
+``LowBitConv`` (version 1) convolves a float image or signal with a packed low-bit weight of
+layout 1: what the standard ``Conv`` computes from X, W and bias.  Its inputs are those of
+``LowBitMatMul``, with X f32 [n, C, *spatial] of one or two spatial axes; the output is f32
+[n, N, *out]::
 
     Y = residual + out_scale * activation(Conv(X, W, bias)) + out_shift
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from bitfold.runtime.layouts.masked import MASKED_VERSION
 from bitfold.runtime.layouts.tiles import CHUNK, LAYOUT_VERSION, TILE, planes
 from bitfold.runtime.ops.body import Body
 from bitfold.runtime.ops.dequantize_weight import dequantized
+from bitfold.runtime.ops.masked import unpacked_masked
 from bitfold.runtime.ops.scale_floats import ScaleKind, factor_attribute, scale_floats
 
 
@@ -21,6 +23,7 @@ class PackedWeight:
         paired: gate and up rows tiled apart and interleaved, for the SwiGLU epilogue.
         scale_kind: how scales are read.
         scale_factor: what ``e4m3`` scales are multiplied by.
+        masked: whether the bytes are those of the masked layout, ``LowBitMatMul``'s alone.
     """
 
     n: int
@@ -32,6 +35,7 @@ class PackedWeight:
     paired: bool = False
     scale_kind: ScaleKind = "float"
     scale_factor: float = 1.0
+    masked: bool = False
 
     @property
     def groups(self) -> int:
@@ -50,7 +54,7 @@ class PackedWeight:
             "K": self.k,
             "bits": self.bits,
             "group_size": self.group_size,
-            "layout": LAYOUT_VERSION,
+            "layout": MASKED_VERSION if self.masked else LAYOUT_VERSION,
             **factor_attribute(self.scale_kind, self.scale_factor),
         }
 
@@ -58,7 +62,7 @@ class PackedWeight:
         """A name for the function body written for this weight."""
         flags = ("z" if self.zero_points else "") + ("t" if self.table else "")
         parts = [f"n{self.n}_k{self.k}_b{self.bits}_g{self.group_size}"] + [flags] * bool(flags)
-        parts += [self.scale_kind] * (self.scale_kind != "float")
+        parts += [self.scale_kind] * (self.scale_kind != "float") + ["masked"] * self.masked
         return "_".join(parts)
 
     def unpacked(self, body: Body, inputs: list[ir.Value]) -> ir.Value:
@@ -67,9 +71,16 @@ class PackedWeight:
         ``inputs`` are packed, scales, zero_points and table, as the operators have them.
         """
         packed, scales, zeros, table = inputs
-        return dequantized(
+        kept: ir.Value | None = None
+        if self.masked:
+            chunks = -(-self.k // CHUNK)
+            codes, kept = unpacked_masked(body, packed, self.tiles, chunks, self.bits)
+            codes, kept = (self._whole(body, each, chunks) for each in (codes, kept))
+        else:
+            codes = self._codes(body, packed)
+        weight = dequantized(
             body,
-            self._codes(body, packed),
+            codes,
             self._per_row(body, scale_floats(body, scales, self.scale_kind)),
             self._per_row(body, zeros) if self.zero_points else None,
             table if self.table else None,
@@ -77,6 +88,7 @@ class PackedWeight:
             self.group_size,
             self.bits,
         )
+        return weight if kept is None else body("Where", kept, weight, body.floats(0.0))
 
     def _codes(self, body: Body, packed: ir.Value) -> ir.Value:
         chunks = -(-self.k // CHUNK)
@@ -98,7 +110,11 @@ class PackedWeight:
             codes = plane if codes is None else body("BitwiseOr", codes, plane)
             first, low = first + width, low + width
         assert codes is not None, "every code has at least one plane"
-        return body.slice(self._rows(body, codes, chunks * CHUNK), 1, 0, self.k)
+        return self._whole(body, codes, chunks)
+
+    def _whole(self, body: Body, rows: ir.Value, chunks: int) -> ir.Value:
+        """The N rows and K columns of ``rows`` [16 T, 32 chunks]."""
+        return body.slice(self._rows(body, rows, chunks * CHUNK), 1, 0, self.k)
 
     def _per_row(self, body: Body, tiled: ir.Value) -> ir.Value:
         rows = body.reshape(body.transpose(tiled, 0, 2, 1), self.tiles * TILE, self.groups)

@@ -6,7 +6,8 @@ import numpy as np
 from scipy.special import erfc
 
 from bitfold.runtime.formats.scale_types import scale_values
-from bitfold.runtime.layouts.tiles import TILE, unpack_codes, untile_groups
+from bitfold.runtime.layouts.masked import MASKED_VERSION, unpack_masked
+from bitfold.runtime.layouts.tiles import LAYOUT_VERSION, TILE, unpack_codes, untile_groups
 from bitfold.runtime.reference.hadamard import hadamard as hadamard_of
 
 TINY = np.float32(1e-30)
@@ -127,6 +128,7 @@ def lowbit_matmul(
     k: int,
     bits: int,
     group_size: int,
+    layout: int = LAYOUT_VERSION,
     acts: str = "int8",
     act_group_size: int = 0,
     activation: str = "none",
@@ -139,23 +141,30 @@ def lowbit_matmul(
     ``act_group_size`` 0 stands for K.  Sums are exact for integer activations up to the scales.  Y
     is whole: ``splits`` cut it into the operator's outputs.
     """
-    paired = activation == "swiglu"
+
+    def of_rows(rows: np.ndarray) -> np.ndarray:
+        return unpaired(rows, n) if activation == "swiglu" else rows[:n]
+
     tiled_rows = len(scales) * TILE
-    codes = unpack_codes(packed.reshape(-1), tiled_rows, k, bits)
+    if layout == MASKED_VERSION:
+        codes, kept = unpack_masked(packed, tiled_rows, k, bits)
+    else:
+        codes = unpack_codes(packed.reshape(-1), tiled_rows, k, bits)
+        kept = np.ones_like(codes)
     parts = [codes, untile_groups(scale_values(scales, scale_factor), tiled_rows)]
     if zero_points is not None:
         parts.append(untile_groups(zero_points, tiled_rows))
-    parts = [unpaired(part, n) if paired else part[:n] for part in parts]
+    parts, kept = [of_rows(part) for part in parts], of_rows(kept)
     codes, scale = parts[0], parts[1].astype(np.float64)
     groups = -(-k // group_size)
-    spread = np.zeros((n, groups * group_size), np.uint8)
-    spread[:, :k] = codes
-    weight = levels(
-        spread.reshape(n, groups, group_size),
-        bits,
-        table,
-        parts[2] if zero_points is not None else None,
-    )
+
+    def grouped(values: np.ndarray) -> np.ndarray:
+        spread = np.zeros((n, groups * group_size), np.uint8)
+        spread[:, :k] = values
+        return spread.reshape(n, groups, group_size)
+
+    zeros = parts[2] if zero_points is not None else None
+    weight = np.where(grouped(kept), levels(grouped(codes), bits, table, zeros), 0)
 
     rows = prepared(x.reshape(-1, k), norm_gain, epsilon, hadamard, hadamard_size)
     broken = ~np.isfinite(rows).all(axis=1)

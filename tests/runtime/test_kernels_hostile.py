@@ -31,6 +31,7 @@ MATMUL = Case(40, 96, 4, 32, act_group=32, zero_points=True, table=True, bias=Tr
 SWIGLU = Case(72, 48, 3, 16, activation="swiglu", zero_points=True)
 PLANES = Case(40, 96, 2, 32, "int1", 32, zero_points=True)
 LOW_RANK = Case(40, 96, 4, 32, act_group=32, rank=9)
+MASKED = Case(40, 96, 4, 32, act_group=32, zero_points=True, bias=True, kept=0.5)
 SPLIT = Case(48, 64, 8, acts="none", splits=(16, 32))
 GATHER = Case(40, 96, 4, 32, zero_points=True, table=True)
 CONV = ConvCase(
@@ -80,8 +81,8 @@ def expect(y: np.ndarray, oracle: Callable[[], np.ndarray]) -> None:
 
 @pytest.mark.parametrize(
     "case",
-    [MATMUL, SWIGLU, PLANES, SPLIT, LOW_RANK],
-    ids=["plain", "swiglu", "planes", "splits", "low rank"],
+    [MATMUL, SWIGLU, PLANES, SPLIT, LOW_RANK, MASKED],
+    ids=["plain", "swiglu", "planes", "splits", "low rank", "masked"],
 )
 @EXAMPLES
 @given(data=st.data())
@@ -94,7 +95,7 @@ def test_matmul_attributes(case: Case, data: st.DataObject) -> None:
     x = np.random.default_rng(0).standard_normal((3, changed["K"]), np.float32)
     found = answered(run, {"X": x})
     if found is not None:
-        kept = {k: v for k, v in changed.items() if k not in ("N", "K", "layout", "splits")}
+        kept = {k: v for k, v in changed.items() if k not in ("N", "K", "splits")}
         n, k = changed["N"], changed["K"]
         expect(np.concatenate(found, 1), lambda: lowbit_matmul(x, **inputs, n=n, k=k, **kept))
 
@@ -147,7 +148,9 @@ def spoiled(case: Any, data: st.DataObject) -> tuple[dict[str, np.ndarray], str]
     return inputs, name
 
 
-@pytest.mark.parametrize("case", [MATMUL, SWIGLU, SPLIT, LOW_RANK, CONV, CLIP, DEPTHWISE], ids=repr)
+@pytest.mark.parametrize(
+    "case", [MATMUL, SWIGLU, SPLIT, LOW_RANK, MASKED, CONV, CLIP, DEPTHWISE], ids=repr
+)
 @EXAMPLES
 @given(data=st.data())
 def test_tensors(case: Case | ConvCase, data: st.DataObject) -> None:
@@ -167,7 +170,7 @@ def test_gather_tensors(data: st.DataObject) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="guard pages are made with mprotect")
-@pytest.mark.parametrize("case", [MATMUL, SWIGLU, LOW_RANK, CONV, DEPTHWISE], ids=repr)
+@pytest.mark.parametrize("case", [MATMUL, SWIGLU, LOW_RANK, MASKED, CONV, DEPTHWISE], ids=repr)
 @EXAMPLES
 @given(data=st.data())
 def test_fed_tensors(case: Case | ConvCase, data: st.DataObject) -> None:

@@ -23,7 +23,8 @@ CASE = Case(40, 96, 4, 32, act_group=32, zero_points=True, table=True, bias=True
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"layout": 2}, "'layout': expected 1, found 2"),
+        ({"layout": 3}, "'layout': expected 1 or 2, found 3"),
+        ({"layout": 0}, "'layout': expected 1 or 2, found 0"),
         ({"bits": 0}, "'bits': expected 1 to 8, found 0"),
         ({"bits": 9}, "'bits': expected 1 to 8, found 9"),
         ({"N": 0}, "'N': expected 1 to"),

@@ -6,14 +6,14 @@ from bitfold.runtime.errors import UnsupportedError
 from bitfold.runtime.op_library import supported_isas
 
 OF_PLANES = {"avx512bitalg"}
-"""Those whose kernels of bit planes alone differ from the ones before."""
+"""Those whose kernels of bit planes and masked weights alone differ from the ones before."""
 
 
 def isas(planes: bool = False) -> list[str]:
     """What to test; one that fails with the reason where the library is missing.
 
     Args:
-        planes: the kernels of bit planes are tested.
+        planes: the kernels of bit planes or masked weights are tested.
     """
     try:
         return [isa for isa in supported_isas() if planes or isa not in OF_PLANES]

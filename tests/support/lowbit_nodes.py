@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from support.hadamard_nodes import base_of
 
 from bitfold.runtime.formats.scale_types import DTYPES, store_scales
-from bitfold.runtime.layouts.tiles import TILE, pack_codes, tile_groups
+from bitfold.runtime.layouts.masked import MASKED_VERSION, pack_masked
+from bitfold.runtime.layouts.tiles import LAYOUT_VERSION, TILE, pack_codes, tile_groups
 from bitfold.runtime.op_library import op_library_path
 from bitfold.runtime.reference.lowbit_gather import lowbit_gather
 from bitfold.runtime.reference.lowbit_matmul import lowbit_matmul
@@ -59,6 +60,13 @@ class Case:
     """Of the low-rank branch; 0 for none."""
     half: bool = True
     """Whether the branch is of halves."""
+    kept: float | None = None
+    """Share of the weights that a masked layout keeps; None for the dense layout."""
+
+    @property
+    def layout(self) -> int:
+        """The packed bytes' layout."""
+        return LAYOUT_VERSION if self.kept is None else MASKED_VERSION
 
     @property
     def group_size(self) -> int:
@@ -72,7 +80,7 @@ class Case:
             "K": self.k,
             "bits": self.bits,
             "group_size": self.group_size,
-            "layout": 1,
+            "layout": self.layout,
             "acts": self.acts,
             "act_group_size": self.act_group or self.k,
             "activation": self.activation,
@@ -92,13 +100,15 @@ class Case:
         zeros = rng.integers(-self.zero_range, self.zero_range + 1, scales.shape).astype(np.int8)
         if self.activation == "swiglu":
             codes, scales, zeros = (interleaved(each) for each in (codes, scales, zeros))
-        inputs = {"packed": pack_codes(codes, self.bits), "scales": tile_groups(scales)}
+        inputs = {"packed": self.packed(codes), "scales": tile_groups(scales)}
         if self.zero_points:
             inputs["zero_points"] = tile_groups(zeros)
         if self.table:
             inputs["table"] = rng.integers(-128, 128, 1 << self.bits).astype(np.int8)
         if self.float_table:
             inputs["table"] = 5 * rng.standard_normal(1 << self.bits, np.float32)
+            if self.kept is not None:
+                inputs["table"][self.seed % (1 << self.bits)] = 0
         if self.bias:
             inputs["bias"] = rng.standard_normal(self.n).astype(np.float32)
         if self.epsilon is not None:
@@ -112,6 +122,17 @@ class Case:
             inputs["low_rank_down"] = rng.standard_normal((self.rank, self.k)).astype(kind)
             inputs["low_rank_up"] = (rng.standard_normal((self.n, self.rank)) / 8).astype(kind)
         return inputs
+
+    def packed(self, codes: np.ndarray) -> np.ndarray:
+        """Codes in the case's layout."""
+        if self.kept is None:
+            return pack_codes(codes, self.bits)
+        return pack_masked(codes, self.kept_weights(codes.shape), self.bits)
+
+    def kept_weights(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Which weights a masked layout keeps."""
+        share = 1 if self.kept is None else self.kept
+        return np.random.default_rng(self.seed).random(shape) < share
 
     def rows(self, m: int) -> np.ndarray:
         """X float32 [m, K]."""
@@ -141,6 +162,7 @@ class Case:
             k=self.k,
             bits=self.bits,
             group_size=self.group_size,
+            layout=self.layout,
             acts=self.acts,
             act_group_size=self.act_group,
             activation=self.activation,

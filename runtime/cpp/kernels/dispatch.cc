@@ -15,21 +15,21 @@ namespace bitfold {
 namespace {
 
 const Kernels kRef = {"ref",        &kMatMulRef, gather_row_ref, &kConvRef,
-                      hadamard_ref, &kPlanesRef, &kAttentionRef};
+                      hadamard_ref, &kPlanesRef, &kAttentionRef, &kMaskedRef};
 
 #if defined(BITFOLD_X86)
 const Kernels kAvx2 = {"avx2",        &kMatMulAvx2, gather_row_avx2, &kConvAvx2,
-                       hadamard_avx2, &kPlanesAvx2, &kAttentionAvx2};
+                       hadamard_avx2, &kPlanesAvx2, &kAttentionAvx2, &kMaskedAvx2};
 #if defined(BITFOLD_AVXVNNI)
 const Kernels kAvxVnni = {"avxvnni",     &kMatMulAvxVnni, gather_row_avx2, &kConvAvxVnni,
-                          hadamard_avx2, &kPlanesAvx2,    &kAttentionAvx2};
+                          hadamard_avx2, &kPlanesAvx2,    &kAttentionAvx2, &kMaskedAvx2};
 #endif
 const Kernels kAvx512Vnni = {"avx512vnni",     &kMatMulAvx512Vnni, gather_row_avx512,
                              &kConvAvx512Vnni, hadamard_avx512,    &kPlanesAvx512,
-                             &kAttentionAvx512Vnni};
+                             &kAttentionAvx512Vnni, &kMaskedAvx2};
 const Kernels kAvx512Bitalg = {"avx512bitalg",   &kMatMulAvx512Vnni, gather_row_avx512,
                                &kConvAvx512Vnni, hadamard_avx512,    &kPlanesBitalg,
-                               &kAttentionAvx512Vnni};
+                               &kAttentionAvx512Vnni, &kMaskedAvx512Vbmi2};
 
 // Whether the operating system saves these parts of the register state (XCR0).
 bool state_enabled(unsigned mask) {
@@ -65,13 +65,14 @@ bool has_avx512vnni() {
 
 bool has_avx512bitalg() {
   unsigned a, b, c, d;
-  return has_avx512vnni() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & bit_AVX512BITALG);
+  if (!has_avx512vnni() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  return (c & bit_AVX512BITALG) && (c & bit_AVX512VBMI2);
 }
 #elif defined(BITFOLD_ARM64)
 // Never faster than products of bytes.
 const PlaneKernels kNoPlanes = {{}, 0};
 const Kernels kNeon = {"neon",        &kMatMulNeon, gather_row_neon, &kConvNeon,
-                       hadamard_neon, &kNoPlanes,   &kAttentionRef};
+                       hadamard_neon, &kNoPlanes,   &kAttentionRef, &kMaskedNeon};
 
 // Whether the CPU multiplies bytes with sdot.
 bool has_neon() {

@@ -6,6 +6,7 @@
 #include "lowbit_conv/lowbit_conv.h"
 #include "lowbit_gather/lowbit_gather.h"
 #include "lowbit_matmul/lowbit_matmul.h"
+#include "lowbit_matmul/masked.h"
 #include "lowbit_matmul/planes.h"
 
 namespace bitfold {
@@ -18,6 +19,7 @@ struct Kernels {
   HadamardBlocks hadamard;
   const PlaneKernels* planes;
   const AttentionKernels* attention;
+  const MaskedKernels* masked;
 };
 
 // Chosen at the first call; BITFOLD_ISA overrides it.  Null when BITFOLD_ISA names an ISA that

@@ -1,7 +1,8 @@
 // A packed low-bit weight W[n, k], as every kernel sees it.  Plain data: ISA files include this.
 //
 // The bytes are those of runtime/layouts/tiles.py: tiles of 16 output channels, each a run of
-// chunks of 32 input channels, each chunk `bits` lines of 64 bytes.
+// chunks of 32 input channels, each chunk `bits` lines of 64 bytes; or, where there are masks, those
+// of runtime/layouts/masked.py, which LowBitMatMul alone takes.
 #pragma once
 
 #include <stdint.h>
@@ -22,7 +23,10 @@ struct PackedWeight {
   int32_t chunks;        // C = ceil(k / 32)
   int32_t offset;        // what `operand` adds to a level to make it a byte
   int32_t least, most;   // smallest and largest level
-  const uint8_t* packed; // [T][C][bits][64]
+  const uint8_t* packed; // [T][C][bits][64], or the lines of a masked weight
+  const uint8_t* masks;  // [T][C][8][8] of a masked weight, else null
+  const int64_t* first_lines;  // [T]: where each tile's lines begin in `packed`, with masks
+  uint8_t zero_code;     // what stands for 0 among `values`, with masks
   const void* scales;    // [T][G][16], of scale_type
   const int8_t* zero_points;  // [T][G][16] or null
   ScaleType scale_type;
@@ -38,9 +42,14 @@ static inline int64_t scale_bytes(const PackedWeight* w) {
   return w->scale_type == kScaleF32 ? 4 : w->scale_type <= kScaleBf16 ? 2 : 1;
 }
 
-// Bytes of one tile.
+// Bytes of one tile of a dense weight.
 static inline int64_t tile_bytes(const PackedWeight* w) {
   return (int64_t)w->chunks * kLine * w->bits;
+}
+
+// Where a tile of a dense weight begins.
+static inline const uint8_t* dense_tile(const PackedWeight* w, int64_t tile) {
+  return w->packed + tile * tile_bytes(w);
 }
 
 // Input channels of one tile, padded to whole chunks.

@@ -28,9 +28,10 @@ class MatMulKernel {
   MatMulKernel(const OrtApi* api, const OrtKernelInfo* info)
       : api_(api),
         activation_(static_cast<Activation>(choice(api, info, "activation", kActivations))),
-        weight_(api, info, {kPacked, kScales, kZeroPoints, kTable}, activation_ == kSwiGlu),
+        weight_(api, info, {kPacked, kScales, kZeroPoints, kTable}, activation_ == kSwiGlu,
+                kMasked),
         splits_(ints_attribute(api, info, "splits")),
-        bytes_(tile_bytes(&weight_.value()) * weight_.value().tiles),
+        bytes_(weight_.bytes()),
         hadamard_(hadamard_of(api, info)),
         low_rank_(api, info, kLowRankDown, kLowRankUp, weight_.value(), activation_ == kSwiGlu) {
     const PackedWeight& w = weight_.value();
@@ -61,10 +62,11 @@ class MatMulKernel {
   void compute(OrtKernelContext* context) const {
     Tensor x = input(api_, context, kX);
     PackedWeight own;
+    std::vector<int64_t> first_lines;
     MatMul op = op_;
     op.weight = &weight_.value();
     if (!weight_.complete()) {
-      own = weight_.at(api_, context);
+      own = weight_.at(api_, context, &first_lines);
       if (op.int8) expect_integers(own);
       op.weight = &own;
     }
@@ -89,6 +91,7 @@ class MatMulKernel {
     op.rows = x.count / op.weight->k;
     op.x = static_cast<const float*>(x.data);
     op.streamed = WeightBytes::exceed_cache();
+    op.masked = kernels()->masked;
     x.shape.back() = op.columns;
     const Tensor residual = input(api_, context, kResidual);
     if (residual.data) {

@@ -2,10 +2,11 @@
 
 #include <algorithm>
 
+#include "masked_weight.h"
+
 namespace bitfold::ops {
 namespace {
 
-constexpr int64_t kLayoutVersion = 1;
 constexpr float kLeastFactor = 1e-30f, kMostFactor = 1e30f;
 
 void expect_count(const char* name, const Tensor& tensor, int64_t count) {
@@ -33,7 +34,7 @@ void expect_shape(const char* name, const Tensor& tensor, const std::vector<int6
 void expect_shapes(const PackedWeight& w, const Tensor& packed, const Tensor& scales,
                    const Tensor& zeros, const Tensor& table) {
   const std::vector<int64_t> tiled = {w.tiles, w.groups, kTile};
-  expect_shape("packed", packed, {w.tiles * tile_bytes(&w)});
+  if (packed.data) expect_shape("packed", packed, {packed.count});
   expect_shape("scales", scales, tiled);
   expect_shape("zero_points", zeros, tiled);
   expect_shape("table", table, {int64_t{1} << w.bits});
@@ -51,16 +52,18 @@ WeightShape read_shape(const OrtApi* api, const OrtKernelInfo* info, bool paired
 
 }  // namespace
 
-Weight::Weight(const OrtApi* api, const OrtKernelInfo* info, WeightInputs where, bool paired)
-    : Weight(api, info, where, read_shape(api, info, paired)) {}
+Weight::Weight(const OrtApi* api, const OrtKernelInfo* info, WeightInputs where, bool paired,
+               Layout last)
+    : Weight(api, info, where, read_shape(api, info, paired), last) {}
 
 Weight::Weight(const OrtApi* api, const OrtKernelInfo* info, WeightInputs where,
-               WeightShape shape)
+               WeightShape shape, Layout last)
     : where_(where) {
   const int64_t layout = int_attribute(api, info, "layout");
-  if (layout != kLayoutVersion)
-    refuse("attribute 'layout': expected " + std::to_string(kLayoutVersion) + ", found " +
-           std::to_string(layout));
+  if (layout < kDense || layout > last)
+    refuse(std::string("attribute 'layout': expected ") + (last == kDense ? "1" : "1 or 2") +
+           ", found " + std::to_string(layout));
+  layout_ = static_cast<Layout>(layout);
   PackedWeight& w = weight_;
   w.n = shape.n;
   w.k = shape.k;
@@ -88,7 +91,8 @@ Weight::Weight(const OrtApi* api, const OrtKernelInfo* info, WeightInputs where,
   const Tensor scales = constant_input(api, info, where.scales);
   const Tensor zeros = constant_input(api, info, where.zero_points);
   const Tensor table = constant_input(api, info, where.table);
-  if (packed.data) set_packed(w, packed);
+  bytes_ = packed.data ? packed.count : w.tiles * tile_bytes(&w);
+  if (packed.data) set_packed(w, packed, &first_lines_);
   if (scales.data) set_scales(w, scales);
   if (zeros.data) set_zero_points(w, zeros);
   if (table.data) set_table(w, table);
@@ -96,25 +100,30 @@ Weight::Weight(const OrtApi* api, const OrtKernelInfo* info, WeightInputs where,
   complete_ = packed.data && scales.data;
   for (size_t index : {where.zero_points, where.table})
     if (has_input(api, info, index) && !constant_input(api, info, index).data) complete_ = false;
+  if (complete_ && layout_ == kMasked) expect_zeros(w);
 }
 
-PackedWeight Weight::at(const OrtApi* api, const OrtKernelContext* context) const {
+PackedWeight Weight::at(const OrtApi* api, const OrtKernelContext* context,
+                        std::vector<int64_t>* first_lines) const {
   PackedWeight w = weight_;
   const Tensor packed = input(api, context, where_.packed);
   const Tensor scales = input(api, context, where_.scales);
   const Tensor zeros = input(api, context, where_.zero_points);
   const Tensor table = input(api, context, where_.table);
   if (!packed.data || !scales.data) refuse("expected inputs packed and scales, found none");
-  set_packed(w, packed);
+  set_packed(w, packed, first_lines);
   set_scales(w, scales);
   if (zeros.data) set_zero_points(w, zeros);
   if (table.data) set_table(w, table);
   expect_shapes(w, packed, scales, zeros, table);
+  if (layout_ == kMasked) expect_zeros(w);
   return w;
 }
 
-void Weight::set_packed(PackedWeight& w, const Tensor& tensor) const {
+void Weight::set_packed(PackedWeight& w, const Tensor& tensor,
+                        std::vector<int64_t>* first_lines) const {
   expect_type("packed", tensor, ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, "uint8");
+  if (layout_ == kMasked) return set_masked(w, tensor, first_lines);
   expect_count("packed", tensor, w.tiles * tile_bytes(&w));
   w.packed = static_cast<const uint8_t*>(tensor.data);
 }

@@ -1,6 +1,8 @@
 // The packed weight of a node: its attributes and inputs, checked before any kernel sees them.
 #pragma once
 
+#include <vector>
+
 #include "../kernels/packed_weight.h"
 #include "node.h"
 
@@ -15,6 +17,9 @@ struct WeightInputs {
 // The largest size that is taken: of a weight's rows, of its columns.
 constexpr int64_t kLargest = int64_t{1} << 30;
 
+// Values of the attribute `layout`.
+enum Layout : int64_t { kDense = 1, kMasked = 2 };
+
 // Rows, columns and tiles of a packed weight.
 struct WeightShape {
   int64_t n, k, tiles;
@@ -23,27 +28,40 @@ struct WeightShape {
 class Weight {
  public:
   // Reads the attributes N, K, bits, group_size, layout and scale_factor, and those inputs that are constant.
-  // `paired`: gate and up rows are tiled apart.  Throws Refusal.
-  Weight(const OrtApi* api, const OrtKernelInfo* info, WeightInputs where, bool paired);
+  // `paired`: gate and up rows are tiled apart.  `last`: the last layout that the operator takes.
+  // Throws Refusal.
+  Weight(const OrtApi* api, const OrtKernelInfo* info, WeightInputs where, bool paired,
+         Layout last = kDense);
 
   // The same for a weight whose shape follows from other attributes than N and K.
-  Weight(const OrtApi* api, const OrtKernelInfo* info, WeightInputs where, WeightShape shape);
+  Weight(const OrtApi* api, const OrtKernelInfo* info, WeightInputs where, WeightShape shape,
+         Layout last = kDense);
+  Weight(const Weight&) = delete;
+  Weight& operator=(const Weight&) = delete;
 
   // Every input is constant and checked: `value()` holds for good.
   bool complete() const { return complete_; }
   const PackedWeight& value() const { return weight_; }
 
-  // The weight of one call whose inputs are not all constant.  Throws Refusal.
-  PackedWeight at(const OrtApi* api, const OrtKernelContext* context) const;
+  // The weight of one call whose inputs are not all constant; `first_lines` is kept as long as it.
+  // Throws Refusal.
+  PackedWeight at(const OrtApi* api, const OrtKernelContext* context,
+                  std::vector<int64_t>* first_lines = nullptr) const;
+
+  // Bytes of the packed codes.
+  int64_t bytes() const { return bytes_; }
 
  private:
-  void set_packed(PackedWeight& w, const Tensor& tensor) const;
+  void set_packed(PackedWeight& w, const Tensor& tensor, std::vector<int64_t>* first_lines) const;
   void set_scales(PackedWeight& w, const Tensor& tensor) const;
   void set_zero_points(PackedWeight& w, const Tensor& tensor) const;
   void set_table(PackedWeight& w, const Tensor& tensor) const;
 
   WeightInputs where_;
+  Layout layout_;
   PackedWeight weight_{};
+  std::vector<int64_t> first_lines_;  // of a masked weight
+  int64_t bytes_ = 0;
   bool complete_ = false;
   bool has_factor_ = false;
 };

@@ -94,19 +94,39 @@ struct Format {
   bool zero_points;
   ScaleType scales;
   int zero_range;
+  bool masked = false;
 };
 
 // A random weight and what it points at.
 struct Weight {
+  Array<uint8_t> masks;  // of a masked weight
+  std::vector<int64_t> first_lines;
   Array<uint8_t> packed;
   Array<uint8_t> scales;
   Array<int8_t> zeros;
   PackedWeight w{};
 
+  static int64_t chunks_of(int64_t k) { return (k + kChunk - 1) / kChunk; }
+
+  // Random masks.  Returns the bytes of the lines and their padding.
+  int64_t draw_masks(Random* random, int bits, int64_t tiles, int64_t chunks) {
+    int64_t at = 0;
+    for (uint8_t& each : masks) each = static_cast<uint8_t>(random->next());
+    for (int64_t i = 0; i < tiles * chunks; i++) {
+      int lengths[8];
+      line_lengths(bits, masks.data + i * kLine, lengths);
+      if (i % chunks == 0) first_lines.push_back(at);
+      for (int line = 0; line < bits; line++) at += lengths[line];
+    }
+    return at + kLine;
+  }
+
   static int64_t groups_of(int64_t k, int64_t group) { return (k + group - 1) / group; }
 
   Weight(Random* random, const Format& f, int64_t n, int64_t k, int64_t group, int64_t tiles)
-      : packed(tiles * ((k + kChunk - 1) / kChunk) * kLine * f.bits),
+      : masks(f.masked ? tiles * chunks_of(k) * kLine : 1),
+        packed(f.masked ? draw_masks(random, f.bits, tiles, chunks_of(k))
+                        : tiles * chunks_of(k) * kLine * f.bits),
         scales(tiles * groups_of(k, group) * kTile * bytes_of(f.scales)),
         zeros(tiles * groups_of(k, group) * kTile) {
     for (uint8_t& each : packed) each = static_cast<uint8_t>(random->next());
@@ -120,7 +140,9 @@ struct Weight {
     w.group_size = static_cast<int32_t>(group);
     w.groups = static_cast<int32_t>(groups_of(k, group));
     w.tiles = static_cast<int32_t>(tiles);
-    w.chunks = static_cast<int32_t>((k + kChunk - 1) / kChunk);
+    w.chunks = static_cast<int32_t>(chunks_of(k));
+    w.masks = f.masked ? masks.data : nullptr;
+    w.first_lines = first_lines.data();
     w.offset = f.table == Format::kFloats ? 0 : f.table ? 128 : 1 << (f.bits - 1);
     w.least = -w.offset;
     w.most = f.table ? 127 : w.offset - 1;
@@ -133,7 +155,7 @@ struct Weight {
     w.has_values = f.table == Format::kFloats;
     for (int c = 0; c < 256; c++) {
       w.operand[c] = static_cast<uint8_t>(w.has_table && c < 1 << f.bits ? random->next() : c);
-      if (w.has_values && c < 1 << f.bits) w.values[c] = random->value();
+      if (w.has_values && c < 1 << f.bits) w.values[c] = f.masked && !c ? 0 : random->value();
     }
   }
 
@@ -182,7 +204,7 @@ std::string text_of(const Format& f) {
   const char* const scales[] = {" f32", " f16", " bf16", " e8m0", " e4m3"};
   return std::to_string(f.bits) + " bits" + tables[f.table] +
          (f.zero_points ? " zero points to " + std::to_string(f.zero_range) : "") +
-         scales[f.scales];
+         scales[f.scales] + (f.masked ? " masked" : "");
 }
 
 // Of either sign, 2^-4 to 2^-1 in magnitude.
@@ -228,6 +250,7 @@ void check_matmul(const Kernels* kernels, const Format& f, const MatMulCase& c) 
                            {y[which].data + c.rows * cut, cut, columns - cut}};
     MatMul op{};
     op.weight = &weight.w;
+    op.masked = which ? &kMaskedRef : kernels->masked;
     op.bias = c.extras ? bias.data : nullptr;
     op.residual = c.extras ? residual.data : nullptr;
     op.activation = c.activation;
@@ -322,6 +345,13 @@ std::vector<Format> formats(int bits) {
           {bits, Format::kFloats, true, kScaleE4m3, 7}};
 }
 
+std::vector<Format> masked_formats(int bits) {
+  return {{bits, Format::kPlain, false, kScaleF16, 0, true},
+          {bits, Format::kPlain, true, kScaleF32, (1 << (bits - 1)) - 1, true},
+          {bits, Format::kIntegers, true, kScaleBf16, 7, true},
+          {bits, Format::kFloats, false, kScaleE8m0, 0, true}};
+}
+
 void check_all_matmul(const Kernels* kernels) {
   struct Shape {
     int64_t n, k, group;
@@ -336,6 +366,15 @@ void check_all_matmul(const Kernels* kernels) {
             if (acts && f.table == Format::kFloats) continue;
             const bool odd = (s.n + rows) % 2;
             check_matmul(kernels, f, {s.n, s.k, s.group, rows, acts, odd, odd, kIdentity, false});
+          }
+  for (int bits = 1; bits <= 8; bits++)
+    for (const Format& f : masked_formats(bits))
+      for (const Shape& s : shapes)
+        for (int64_t rows : {1, 5, 14})
+          for (int acts : {8, 0}) {
+            if (acts && f.table == Format::kFloats) continue;
+            const Activation activation = rows == 5 && s.n % 2 == 0 ? kSwiGlu : kIdentity;
+            check_matmul(kernels, f, {s.n, s.k, s.group, rows, acts, true, true, activation, false});
           }
   const Format f = {4, Format::kPlain, true, kScaleF16, 7};
   const Format values = {5, Format::kFloats, true, kScaleBf16, 7};

@@ -54,7 +54,7 @@ struct V {
 void depthwise_avx2(const Conv* c, int64_t image, int64_t first, int64_t last, uint8_t* scratch) {
   const PackedWeight* w = c->weight;
   const auto decode_weights = [&](int32_t tile, uint8_t* operands, float* weights) {
-    decoder(w)(w, tile, operands);
+    decoder(w)(w, dense_tile(w, tile), operands);
     for (int half = 0; half < 2; half++) {
       const int64_t at = 2 * (int64_t)tile + half;
       const __m256 scale = scales_at(w, at);

@@ -53,7 +53,7 @@ void depthwise_avx512(const Conv* c, int64_t image, int64_t first, int64_t last,
   const PackedWeight* w = c->weight;
   const Shift none = {nullptr, 0};
   const auto decode_weights = [&](int32_t tile, uint8_t* operands, float* weights) {
-    decoder(w)(w, tile, 0, w->chunks, &none, operands);
+    decoder(w)(w, dense_tile(w, tile), 0, w->chunks, &none, operands);
     const __m512 scale = scales_at(w, tile);
     __m512 zero = _mm512_set1_ps((float)w->offset);
     if (w->zero_points) zero = _mm512_add_ps(zero, zeros_at(w->zero_points, tile));

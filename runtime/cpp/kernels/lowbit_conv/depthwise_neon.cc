@@ -44,7 +44,7 @@ struct V {
 void depthwise_neon(const Conv* c, int64_t image, int64_t first, int64_t last, uint8_t* scratch) {
   const PackedWeight* w = c->weight;
   const auto decode_weights = [&](int32_t tile, uint8_t* operands, float* weights) {
-    decoder(w)(w, tile, operands);
+    decoder(w)(w, dense_tile(w, tile), operands);
     for (int quarter = 0; quarter < 4; quarter++) {
       const int64_t at = 4 * (int64_t)tile + quarter;
       const float32x4_t scale = scales_at(w, at);

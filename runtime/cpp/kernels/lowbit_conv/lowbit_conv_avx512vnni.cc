@@ -32,7 +32,7 @@ Tiles decoded(const Windows* t, int32_t tile, int32_t tiles, uint8_t* scratch) {
   for (int32_t i = 0; i < tiles; i++) {
     const Shift shift = {folded ? w->zero_points + (tile + i) * zeros : nullptr,
                          t->pixels->offset - w->offset};
-    decoder(w)(w, tile + i, 0, w->chunks, &shift, scratch + i * stride);
+    decoder(w)(w, dense_tile(w, tile + i), 0, w->chunks, &shift, scratch + i * stride);
   }
   return {scratch, stride, folded ? nullptr : w->zero_points};
 }

@@ -133,7 +133,7 @@ void multiply(const Windows* t, uint8_t* scratch) {
   alignas(16) float sums[kWindows * kTile];
   const Decode decode_tile = decoder(t->weight);
   for (int32_t tile = t->tile0; tile < t->tile1; tile++) {
-    decode_tile(t->weight, tile, scratch);
+    decode_tile(t->weight, dense_tile(t->weight, tile), scratch);
     for (int64_t i = 0; i < t->count; i += kWindows) {
       const int64_t count = t->count - i < kWindows ? t->count - i : kWindows;
       for (int64_t r = 0; r < count; r += kRows) {

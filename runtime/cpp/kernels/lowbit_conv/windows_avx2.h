@@ -167,7 +167,7 @@ void multiply(const Windows* t, uint8_t* scratch) {
     if (w->bits == 8 && !w->has_table) {
       panel = w->packed + tile * tile_bytes(w);
     } else {
-      decoder(w)(w, tile, scratch);
+      decoder(w)(w, dense_tile(w, tile), scratch);
     }
     for (int64_t i = 0; i < t->count; i += kWindows) {
       const int64_t count = t->count - i < kWindows ? t->count - i : kWindows;

@@ -7,7 +7,7 @@
 #include <immintrin.h>
 
 #include "gelu.h"
-#include "lowbit_matmul.h"
+#include "masked.h"
 
 namespace bitfold {
 
@@ -65,10 +65,10 @@ inline void decode_step(const uint8_t* chunk, const uint8_t* table, uint8_t* out
   }
 }
 
-// Decode one tile into operand bytes in the layout of 8-bit codes: [C][8][64].
+// Decode one tile, which begins at `chunk`, into operand bytes in the layout of 8-bit codes:
+// [C][8][64].
 template <int BITS, bool TABLE>
-void decode(const PackedWeight* w, int32_t tile, uint8_t* out) {
-  const uint8_t* chunk = w->packed + tile * tile_bytes(w);
+void decode(const PackedWeight* w, const uint8_t* chunk, uint8_t* out) {
   for (int32_t c = 0; c < w->chunks; c++, chunk += BITS * kLine, out += 8 * kLine) {
     decode_step<BITS, TABLE, 0>(chunk, w->operand, out);
     decode_step<BITS, TABLE, 1>(chunk, w->operand, out);
@@ -81,7 +81,7 @@ void decode(const PackedWeight* w, int32_t tile, uint8_t* out) {
   }
 }
 
-typedef void (*Decode)(const PackedWeight* w, int32_t tile, uint8_t* out);
+typedef void (*Decode)(const PackedWeight* w, const uint8_t* chunk, uint8_t* out);
 
 inline Decode decoder(const PackedWeight* w) {
   static const Decode plain[] = {decode<1, false>, decode<2, false>, decode<3, false>,
@@ -91,6 +91,19 @@ inline Decode decoder(const PackedWeight* w) {
                                  decode<4, true>, decode<5, true>, decode<6, true>,
                                  decode<7, true>, decode<8, true>};
   return (w->has_table ? table : plain)[w->bits - 1];
+}
+
+// The operand bytes of a tile, dense or masked: decoded into `out`, with the lines of a masked one
+// behind `lines`, or where they are.
+inline const uint8_t* decoded(const MatMul* op, int32_t tile, uint8_t* lines, uint8_t* out) {
+  const PackedWeight* w = op->weight;
+  const uint8_t* from = w->masks ? lines : dense_tile(w, tile);
+  if (w->masks) put_lines(w, masks_of(w, tile, 0), w->chunks, first_line(w, tile), lines);
+  if (w->bits == 8 && !w->has_table && !w->masks) return from;
+  decoder(w)(w, from, out);
+  if (w->masks)
+    spread_operands(op->masked, w, tile, 0, w->chunks, zero_bytes(w, w->offset), out);
+  return out;
 }
 
 // Scales of 8 lanes at index `at` (in units of 8).

@@ -6,7 +6,7 @@
 #include <immintrin.h>
 
 #include "gelu.h"
-#include "lowbit_matmul.h"
+#include "masked.h"
 
 // Loops over rows and tiles are unrolled early, so that their arrays live in registers.
 #define BITFOLD_UNROLL _Pragma("GCC unroll 16")
@@ -14,13 +14,11 @@
 namespace bitfold {
 namespace {
 
-// The lines of one plane of a code, W bits wide: step S holds input channels 4S to 4S + 3.
-// Gives the plane's bits at position LOW of every byte, merged into `below`.
-template <int W, int FIRST, int LOW, int S>
-inline __m512i plane(const uint8_t* chunk, __m512i below) {
-  constexpr int kFields = 8 / W, kField = S % kFields;
-  constexpr int kShift = kField * W - LOW;
-  __m512i line = _mm512_loadu_si512(chunk + (FIRST + S / kFields) * kLine);
+// The bits of step S in a line of a plane W bits wide, at position LOW of every byte, merged into
+// `below`.
+template <int W, int LOW, int S>
+inline __m512i field(__m512i line, __m512i below) {
+  constexpr int kShift = S % (8 / W) * W - LOW;
   if (W == 8) return line;
   const __m512i mask = _mm512_set1_epi8((char)(((1 << W) - 1) << LOW));
   // 16-bit shifts: bits that cross from the other byte fall outside the mask.
@@ -28,6 +26,13 @@ inline __m512i plane(const uint8_t* chunk, __m512i below) {
   if (kShift < 0) line = _mm512_slli_epi16(line, kShift < 0 ? -kShift : 0);
   if (LOW == 0) return _mm512_and_si512(line, mask);
   return _mm512_ternarylogic_epi32(line, mask, below, 0xEA);  // (line & mask) | below
+}
+
+// The lines of one plane of a code, W bits wide: step S holds input channels 4S to 4S + 3.
+template <int W, int FIRST, int LOW, int S>
+inline __m512i plane(const uint8_t* chunk, __m512i below) {
+  const __m512i line = _mm512_loadu_si512(chunk + (FIRST + S / (8 / W)) * kLine);
+  return field<W, LOW, S>(line, below);
 }
 
 // The 64 codes of step S of a chunk: 16 lanes of four consecutive input channels.
@@ -212,15 +217,20 @@ struct Shift {
   int add;                    // what is added to every byte besides
 };
 
+// Each lane's lowest byte, four times.
+inline __m512i each_byte(__m512i lanes) {
+  return _mm512_shuffle_epi8(
+      lanes, _mm512_broadcast_i32x4(
+                 _mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12)));
+}
+
 // What is added to the four bytes of each lane: add - zero point.
 inline __m512i shift_bytes(const Shift* shift, int32_t group) {
   const __m512i add = _mm512_set1_epi32(shift->add);
-  if (!shift->zero_points) return _mm512_shuffle_epi8(add, _mm512_set1_epi32(0));
+  if (!shift->zero_points) return each_byte(add);
   __m512i z = _mm512_cvtepi8_epi32(
       _mm_loadu_si128((const __m128i*)(shift->zero_points + (int64_t)group * kTile)));
-  const __m512i low_byte = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8,
-                                                                8, 12, 12, 12, 12));
-  return _mm512_shuffle_epi8(_mm512_sub_epi32(add, z), low_byte);
+  return each_byte(_mm512_sub_epi32(add, z));
 }
 
 template <int BITS, bool TABLE, int HALF>
@@ -236,12 +246,11 @@ inline void decode_half(const uint8_t* chunk, const uint8_t* table, __m512i shif
   _mm512_store_si512(out + 3 * kLine, _mm512_add_epi8(u, shift));
 }
 
-// Decode the chunks [first, last) of one tile into operand bytes in the layout of 8-bit codes:
-// [chunk][8][64].  A group begins at the first of them.
+// Decode the chunks [first, last) of one tile, which begin at `chunk`, into operand bytes in the
+// layout of 8-bit codes: [chunk][8][64].  A group begins at the first of them.
 template <int BITS, bool TABLE>
-void decode(const PackedWeight* w, int32_t tile, int32_t first, int32_t last, const Shift* shift,
-            uint8_t* out) {
-  const uint8_t* chunk = w->packed + tile * tile_bytes(w) + first * BITS * kLine;
+void decode(const PackedWeight* w, const uint8_t* chunk, int32_t first, int32_t last,
+            const Shift* shift, uint8_t* out) {
   const int64_t group_halves = (w->group_size + 15) / 16;
   int64_t left = group_halves;  // 16-channel halves until the next group
   int32_t group = (int32_t)(2 * first / group_halves);
@@ -254,7 +263,7 @@ void decode(const PackedWeight* w, int32_t tile, int32_t first, int32_t last, co
   }
 }
 
-typedef void (*Decode)(const PackedWeight* w, int32_t tile, int32_t first, int32_t last,
+typedef void (*Decode)(const PackedWeight* w, const uint8_t* chunk, int32_t first, int32_t last,
                        const Shift* shift, uint8_t* out);
 
 inline Decode decoder(const PackedWeight* w) {
@@ -268,7 +277,30 @@ inline Decode decoder(const PackedWeight* w) {
 }
 
 // Whether the packed bytes already are operand bytes.
-inline bool is_decoded(const PackedWeight* w) { return w->bits == 8 && !w->has_table; }
+inline bool is_decoded(const PackedWeight* w) {
+  return w->bits == 8 && !w->has_table && !w->masks;
+}
+
+// Decode the chunks [first, last) of a tile, which begin at `from`, dense or masked: `lines` has
+// room for them.  Returns where the chunks behind them begin.
+inline const uint8_t* decode_chunks(const MatMul* op, Decode decode, int32_t tile, int32_t first,
+                                    int32_t last, const uint8_t* from, const Shift* shift,
+                                    uint8_t* lines, uint8_t* out) {
+  const PackedWeight* w = op->weight;
+  if (!w->masks) {
+    decode(w, from, first, last, shift, out);
+    return from + (int64_t)(last - first) * w->bits * kLine;
+  }
+  from = put_lines(w, masks_of(w, tile, first), last - first, from, lines);
+  decode(w, lines, first, last, shift, out);
+  spread_operands(op->masked, w, tile, first, last, zero_bytes(w, w->offset), out);
+  return from;
+}
+
+// Where a tile's codes begin.
+inline const uint8_t* tile_at(const PackedWeight* w, int32_t tile) {
+  return w->masks ? first_line(w, tile) : dense_tile(w, tile);
+}
 
 // Whether every level of a tile less its zero point fits in eight bits.
 inline bool tile_folds(const PackedWeight* w, const int8_t* zero_points) {

@@ -37,8 +37,11 @@ struct Part {
   int64_t columns;
 };
 
+struct MaskedKernels;
+
 struct MatMul {
   const PackedWeight* weight;
+  const MaskedKernels* masked;  // for a weight that has masks: see masked.h
   const float* bias;      // [n] or null
   const float* residual;  // [rows][columns], added last, or null
   Activation activation;
@@ -112,9 +115,12 @@ static inline Block block_at(const MatMul* op, int32_t index) {
   return b;
 }
 
-// Scratch bytes for weights of float levels: the levels and the codes of one tile, or two.
+// Scratch bytes for weights of float levels: the levels of one tile, or two, the codes of one and
+// the lines of a masked one.
 static inline int64_t values_scratch(const MatMul* op) {
-  return ((is_paired(op) ? 2 : 1) * (int64_t)sizeof(float) + 1) * padded_k(op->weight) * kTile;
+  const int64_t levels = (is_paired(op) ? 2 : 1) * (int64_t)sizeof(float);
+  return (levels + 1) * padded_k(op->weight) * kTile +
+         (op->weight->masks ? tile_bytes(op->weight) : 0);
 }
 
 // One ISA's kernels.

@@ -121,6 +121,7 @@ const Dot* fused(const PackedWeight* w) {
                                      Fused<7, false>::kDots, Fused<8, false>::kDots};
   static const Dot* const table[] = {Fused<1, true>::kDots, Fused<2, true>::kDots,
                                      Fused<3, true>::kDots, Fused<4, true>::kDots};
+  if (w->masks) return nullptr;
   if (!w->has_table) return plain[w->bits - 1];
   return w->bits <= 4 ? table[w->bits - 1] : nullptr;
 }
@@ -128,6 +129,8 @@ const Dot* fused(const PackedWeight* w) {
 void multiply(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0, int32_t block1,
               uint8_t* scratch) {
   if (!op->int8) return multiply_float_avx512(op, tile0, tile1, block0, block1, scratch);
+  if (op->weight->masks && op->rows == 1 && op->masked->multiply_row)
+    return op->masked->multiply_row(op, tile0, tile1);
   const Dot* const dots = fused(op->weight);
   if (dots && op->rows == 1) return multiply_row_avx512(op, tile0, tile1);
   if (dots && op->rows <= kFusedRows)
@@ -139,7 +142,8 @@ int32_t offset(const MatMul* op) { return folds(op) ? 128 : op->weight->offset; 
 
 int64_t scratch(const MatMul* op) {
   if (op->weight->has_values) return values_scratch(op);
-  const int64_t panel = panel_scratch_avx512(op), whole = 2 * padded_k(op->weight) * kTile;
+  const int64_t panel = panel_scratch_avx512(op);
+  const int64_t whole = 2 * padded_k(op->weight) * kTile + lines_scratch(op->weight);
   return op->int8 || panel > whole ? panel : whole;
 }
 

@@ -111,7 +111,7 @@ const Dot* fused(const PackedWeight* w) {
   static const Dot* const plain[] = {nullptr, Fused<2, false>::kDots, Fused<3, false>::kDots,
                                      Fused<4, false>::kDots, nullptr, nullptr, nullptr,
                                      Fused<8, false>::kDots};
-  return w->has_table ? nullptr : plain[w->bits - 1];
+  return w->has_table || w->masks ? nullptr : plain[w->bits - 1];
 }
 
 // A pair of tiles, or one: their bytes and zero points.
@@ -132,7 +132,8 @@ Panel decode_panel(const MatMul* op, Decode decode_tile, int32_t tile, int32_t t
   for (int32_t t = 0; t < tiles; t++) {
     const Shift shift = {folded ? w->zero_points + (tile + t) * zeros : nullptr,
                          op->offset - w->offset};
-    decode_tile(w, tile + t, 0, w->chunks, &shift, scratch + t * padded_k(w) * kTile);
+    decode_chunks(op, decode_tile, tile + t, 0, w->chunks, tile_at(w, tile + t), &shift,
+                  scratch + 2 * padded_k(w) * kTile, scratch + t * padded_k(w) * kTile);
   }
   return {scratch, folded ? nullptr : w->zero_points};
 }

@@ -161,7 +161,7 @@ const Dot* fused(const MatMul* op) {
   static const Dot* const table[] = {Int8<1, true>::kDots, Int8<2, true>::kDots,
                                      Int8<3, true>::kDots, Int8<4, true>::kDots};
   const PackedWeight* w = op->weight;
-  if (!op->int8 || op->rows > kFusedRows || (w->has_table && w->bits > 4)) return nullptr;
+  if (!op->int8 || op->rows > kFusedRows || w->masks || (w->has_table && w->bits > 4)) return nullptr;
   return (w->has_table ? table : plain)[w->bits - 1];
 }
 
@@ -179,7 +179,10 @@ void multiply(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0, in
     for (int32_t t = 0; t < by; t++) {
       uint8_t* panel = scratch + t * padded_k(w) * kTile;
       bytes[t] = of_packed ? w->packed + (tile + t) * tile_bytes(w) : panel;
-      if (!of_packed) decode_tile(w, tile + t, panel);
+      if (of_packed) continue;
+      decode_tile(w, dense_chunks(w, tile + t, scratch + by * padded_k(w) * kTile), panel);
+      if (w->masks)
+        spread_operands(op->masked, w, tile + t, 0, w->chunks, zero_bytes(w, op->offset), panel);
     }
     for (int32_t index = block0; index < block1; index++) {
       const Block b = block_at(op, index);
@@ -195,7 +198,7 @@ int32_t offset(const MatMul* op) { return signed_offset(op->weight); }
 
 int64_t scratch(const MatMul* op) {
   if (op->weight->has_values) return values_scratch(op);
-  return (is_paired(op) ? 2 : 1) * padded_k(op->weight) * kTile;
+  return (is_paired(op) ? 2 : 1) * padded_k(op->weight) * kTile + lines_scratch(op->weight);
 }
 
 }  // namespace

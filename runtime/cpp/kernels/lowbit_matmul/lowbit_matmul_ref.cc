@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "../scalar.h"
+#include "masked.h"
 #include "reference.h"
 
 namespace bitfold {
@@ -83,6 +84,22 @@ void decode_lane(const PackedWeight* w, int32_t tile, int32_t lane, uint8_t* ope
   for (int64_t k = 0; k < w->k; k++) operands[k] = w->operand[code_at(w, packed, k, lane)];
 }
 
+// The same of a masked tile, whose lines are put into `lines`.
+void decode_masked_lane(const PackedWeight* w, int32_t tile, int32_t lane, uint8_t* lines,
+                        uint8_t* operands) {
+  const uint8_t* masks = masks_of(w, tile, 0);
+  put_lines(w, masks, w->chunks, first_line(w, tile), lines);
+  const ZeroBytes zero = zero_bytes(w, w->offset);
+  for (int64_t k = 0; k < w->k; k++) {
+    const uint64_t mask = mask_at(masks, k / 4), bit = (uint64_t)1 << (lane * 4 + k % 4);
+    // The codes that a step keeps are at its first places.
+    const int place = __builtin_popcountll(mask & (bit - 1));
+    const int64_t at = ((int64_t)tile * w->groups + k / w->group_size) * kTile + lane;
+    operands[k] = mask & bit ? w->operand[code_at(w, lines, k / 4 * 4 + place % 4, place / 4)]
+                             : (uint8_t)(zero.byte + (zero.zero_points ? zero.zero_points[at] : 0));
+  }
+}
+
 // One output: the row of a block times one lane of a tile.
 float dot(const MatMul* op, const Block* b, int32_t tile, int32_t lane, const uint8_t* operands) {
   const PackedWeight* w = op->weight;
@@ -110,13 +127,17 @@ float dot(const MatMul* op, const Block* b, int32_t tile, int32_t lane, const ui
 
 void multiply(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0, int32_t block1,
               uint8_t* operands) {
-  uint8_t* up_operands = operands + op->weight->k;
+  const PackedWeight* w = op->weight;
+  uint8_t *up_operands = operands + w->k, *lines = up_operands + w->k;
+  auto decode = [&](int32_t tile, int lane, uint8_t* to) {
+    w->masks ? decode_masked_lane(w, tile, lane, lines, to) : decode_lane(w, tile, lane, to);
+  };
   for (int32_t tile = tile0; tile < tile1; tile += is_paired(op) ? 2 : 1)
     for (int32_t lane = 0; lane < kTile; lane++) {
       const int64_t n = (int64_t)(is_paired(op) ? tile / 2 : tile) * kTile + lane;
       if (n >= op->columns) break;
-      decode_lane(op->weight, tile, lane, operands);
-      if (is_paired(op)) decode_lane(op->weight, tile + 1, lane, up_operands);
+      decode(tile, lane, operands);
+      if (is_paired(op)) decode(tile + 1, lane, up_operands);
       for (int32_t index = block0; index < block1; index++) {
         const Block b = block_at(op, index);
         const float value = dot(op, &b, tile, lane, operands);
@@ -128,7 +149,7 @@ void multiply(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0, in
 
 int32_t offset(const MatMul* op) { return op->weight->offset; }
 
-int64_t scratch(const MatMul* op) { return 2 * op->weight->k; }
+int64_t scratch(const MatMul* op) { return 2 * op->weight->k + lines_scratch(op->weight); }
 
 }  // namespace
 

@@ -23,13 +23,9 @@ struct V {
                     float* up_sums) {
     bitfold::write(op, b, tile, sums, up_sums);
   }
-  static void levels(const PackedWeight* w, int32_t tile, uint8_t* codes, float* levels) {
-    const uint8_t* line = codes;
-    if (w->bits == 8) {
-      line = w->packed + tile * tile_bytes(w);
-    } else {
-      decoder(w)(w, tile, codes);
-    }
+  static void levels(const MatMul* op, int32_t tile, uint8_t* codes, float* levels) {
+    const PackedWeight* w = op->weight;
+    const uint8_t* line = decoded(op, tile, codes + padded_k(w) * kTile, codes);
     const __m256i byte = _mm256_set1_epi32(255);
     for (int64_t k = 0; k < padded_k(w); k += 4, line += kLine, levels += 4 * kTile)
       for (int half = 0; half < 2; half++) {

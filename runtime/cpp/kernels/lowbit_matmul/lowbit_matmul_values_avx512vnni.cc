@@ -90,13 +90,15 @@ struct V {
                     float* up_sums) {
     bitfold::write(op, b, tile, sums, up_sums);
   }
-  static void levels(const PackedWeight* w, int32_t tile, uint8_t* codes, float* levels) {
+  static void levels(const MatMul* op, int32_t tile, uint8_t* codes, float* levels) {
+    const PackedWeight* w = op->weight;
     const Shift none = {nullptr, 0};
     const uint8_t* from = codes;
     if (is_decoded(w)) {
-      from = w->packed + tile * tile_bytes(w);
+      from = tile_at(w, tile);
     } else {
-      decoder(w)(w, tile, 0, w->chunks, &none, codes);
+      decode_chunks(op, decoder(w), tile, 0, w->chunks, tile_at(w, tile), &none,
+                    codes + padded_k(w) * kTile, codes);
     }
     look_up_of(w)(w, from, levels);
   }

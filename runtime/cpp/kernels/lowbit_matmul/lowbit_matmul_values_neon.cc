@@ -23,13 +23,16 @@ struct V {
                     float* up_sums) {
     bitfold::write(op, b, tile, sums, up_sums);
   }
-  static void levels(const PackedWeight* w, int32_t tile, uint8_t* codes, float* levels) {
-    const uint8_t* line = codes;
-    if (w->bits == 8) {  // decoding would make signed bytes of them
-      line = w->packed + tile * tile_bytes(w);
-    } else {
-      decoder(w)(w, tile, codes);
+  static void levels(const MatMul* op, int32_t tile, uint8_t* codes, float* levels) {
+    const PackedWeight* w = op->weight;
+    uint8_t* lines = codes + padded_k(w) * kTile;
+    const uint8_t* line = dense_chunks(w, tile, lines);
+    if (w->bits < 8) {  // decoding would make signed bytes of 8 bits
+      decoder(w)(w, line, codes);
+      line = lines = codes;
     }
+    if (w->masks)
+      spread_operands(op->masked, w, tile, 0, w->chunks, zero_bytes(w, 0), lines);
     for (int64_t k = 0; k < padded_k(w); k += 4, line += kLine, levels += 4 * kTile)
       for (int lane = 0; lane < kTile; lane++)
         for (int j = 0; j < 4; j++) levels[j * kTile + lane] = w->values[line[4 * lane + j]];

@@ -133,22 +133,18 @@ void multiply(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0, in
   alignas(32) float sums[2 * kBlockRows * kTile];
   const int64_t bytes = padded_k(w) * kTile;
   const int32_t by = is_paired(op) ? 2 : 1;
-  const Decode decode_tile = decoder(w);
   const Dot* dot = op->int8 ? int8_dots(w) : kFloat;
   const int step = op->int8 ? kHalves : 1;
   for (int32_t tile = tile0; tile < tile1; tile += by) {
-    const uint8_t* panel = scratch;
-    if (w->bits == 8 && !w->has_table) {
-      panel = w->packed + tile * bytes;
-    } else {
-      for (int32_t t = 0; t < by; t++) decode_tile(w, tile + t, scratch + t * bytes);
-    }
+    const uint8_t* panel[2];
+    for (int32_t t = 0; t < by; t++)
+      panel[t] = decoded(op, tile + t, scratch + by * bytes, scratch + t * bytes);
     for (int32_t index = block0; index < block1; index++) {
       const Block b = block_at(op, index);
       float* up_sums = sums + (by - 1) * b.rows * kTile;
       for (int32_t t = 0; t < by; t++)
         for (int half = 0; half < 2; half += step)
-          dot[b.rows - 1](op, &b, tile + t, half, panel + t * bytes, t ? up_sums : sums);
+          dot[b.rows - 1](op, &b, tile + t, half, panel[t], t ? up_sums : sums);
       write(op, &b, tile, sums, up_sums);
     }
   }
@@ -158,7 +154,7 @@ int32_t offset(const MatMul* op) { return op->weight->offset; }
 
 int64_t scratch(const MatMul* op) {
   if (op->weight->has_values) return values_scratch(op);
-  return (is_paired(op) ? 2 : 1) * padded_k(op->weight) * kTile;
+  return (is_paired(op) ? 2 : 1) * padded_k(op->weight) * kTile + lines_scratch(op->weight);
 }
 
 }  // namespace

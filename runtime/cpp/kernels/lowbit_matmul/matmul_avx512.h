@@ -35,9 +35,11 @@ namespace {
 typedef void (*Dot)(const MatMul* op, const Block* b, int32_t tile, const uint8_t* bytes,
                     const int8_t* zero_points, float* sums);
 
-// Whether the panel takes up zero points, and operand bytes are levels + 128.
+// Whether the panel takes up zero points, and operand bytes are levels + 128.  Masked weights are
+// decoded before they are in their lanes.
 inline bool folds(const MatMul* op) {
-  return op->rows > kFusedRows && op->weight->zero_points && !is_decoded(op->weight);
+  const PackedWeight* w = op->weight;
+  return op->rows > kFusedRows && w->zero_points && !is_decoded(w) && !w->masks;
 }
 
 inline void write_all(const MatMul* op, const Block* b, int32_t tile, int32_t tiles,

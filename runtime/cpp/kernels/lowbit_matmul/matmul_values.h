@@ -66,7 +66,7 @@ void multiply_values(const MatMul* op, int32_t tile0, int32_t tile1, int32_t blo
   float* levels = (float*)scratch;
   uint8_t* codes = (uint8_t*)(levels + by * each);
   for (int32_t tile = tile0; tile < tile1; tile += by) {
-    for (int32_t t = 0; t < by; t++) V::levels(op->weight, tile + t, codes, levels + t * each);
+    for (int32_t t = 0; t < by; t++) V::levels(op, tile + t, codes, levels + t * each);
     for (int32_t index = block0; index < block1; index++) {
       const Block b = block_at(op, index);
       float* up_sums = sums + (by - 1) * b.rows * kTile;

@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "gelu.h"
-#include "lowbit_matmul.h"
+#include "masked.h"
 
 namespace bitfold {
 
@@ -103,16 +103,16 @@ BITFOLD_INLINE void decode_from(const uint8_t* chunk, const Levels<BITS, TABLE>&
   if constexpr (S < 7) decode_from<BITS, TABLE, S + 1>(chunk, levels, out);
 }
 
-// Decode one tile into signed bytes in the layout of 8-bit codes: [C][8][64].
+// Decode one tile, which begins at `chunk`, into signed bytes in the layout of 8-bit codes:
+// [C][8][64].
 template <int BITS, bool TABLE>
-void decode(const PackedWeight* w, int32_t tile, uint8_t* out) {
+void decode(const PackedWeight* w, const uint8_t* chunk, uint8_t* out) {
   const Levels<BITS, TABLE> levels(w);
-  const uint8_t* chunk = w->packed + tile * tile_bytes(w);
   for (int32_t c = 0; c < w->chunks; c++, chunk += BITS * kLine, out += 8 * kLine)
     decode_from<BITS, TABLE, 0>(chunk, levels, (int8_t*)out);
 }
 
-typedef void (*Decode)(const PackedWeight* w, int32_t tile, uint8_t* out);
+typedef void (*Decode)(const PackedWeight* w, const uint8_t* chunk, uint8_t* out);
 
 inline Decode decoder(const PackedWeight* w) {
   static const Decode plain[] = {decode<1, false>, decode<2, false>, decode<3, false>,
@@ -122,6 +122,13 @@ inline Decode decoder(const PackedWeight* w) {
                                  decode<4, true>, decode<5, true>, decode<6, true>,
                                  decode<7, true>, decode<8, true>};
   return (w->has_table ? table : plain)[w->bits - 1];
+}
+
+// Where a tile's dense chunks are; those of a masked one are put behind `lines`.
+inline const uint8_t* dense_chunks(const PackedWeight* w, int32_t tile, uint8_t* lines) {
+  if (!w->masks) return dense_tile(w, tile);
+  put_lines(w, masks_of(w, tile, 0), w->chunks, first_line(w, tile), lines);
+  return lines;
 }
 
 // Four bytes at index `at` (in units of 4).

@@ -158,7 +158,8 @@ class Walk {
         bytes_(scratch),
         scales_((float*)(scratch + kTiles * chunks_ * kChunk * kTile)),
         zeros_(scales_ + kTiles * segment_groups(w_) * kTile),
-        sums_(zeros_ + kTiles * segment_groups(w_) * kTile) {}
+        sums_(zeros_ + kTiles * segment_groups(w_) * kTile),
+        lines_((uint8_t*)(sums_ + kGroupBlocks * kTiles * kBlockRows * kTile)) {}
 
   // Y of one or two tiles for a few blocks of equally many rows.
   void run(int32_t tile, int32_t tiles, int32_t block0, int32_t block1) {
@@ -217,7 +218,9 @@ class Walk {
       for (int32_t t = 0; t < tiles; t++) {
         const Shift shift = {folded ? w_->zero_points + (tile + t) * all : nullptr,
                              op_->offset - w_->offset};
-        decode_(w_, tile + t, first, last, &shift, bytes_ + t * panel.stride);
+        if (first == 0) next_[t] = tile_at(w_, tile + t);
+        next_[t] = decode_chunks(op_, decode_, tile + t, first, last, next_[t], &shift, lines_,
+                                 bytes_ + t * panel.stride);
       }
     }
     panel.scales = scales_;
@@ -234,6 +237,10 @@ class Walk {
 
   // Name the bytes that follow this segment of the tiles, or the next tiles' first ones.
   void fetch_ahead(Panel* panel, int32_t tile, int32_t tiles, int32_t last, int32_t blocks) {
+    if (w_->masks) {
+      panel->ahead_lines = 0;
+      return;
+    }
     const int64_t bytes = (int64_t)chunks_ * w_->bits * kLine * tiles;
     const bool more = last < w_->chunks;
     panel->ahead_lines = (bytes / kLine + blocks - 1) / blocks;
@@ -296,6 +303,8 @@ class Walk {
   int32_t chunks_;  // of a whole segment
   uint8_t* bytes_;
   float *scales_, *zeros_, *sums_;
+  uint8_t* lines_;               // of a segment with masks
+  const uint8_t* next_[kTiles];  // what is to be decoded next, of each tile
 };
 
 }  // namespace
@@ -317,7 +326,7 @@ int64_t panel_scratch_avx512(const MatMul* op) {
   const PackedWeight* w = op->weight;
   const int64_t bytes = (int64_t)kTiles * segment_chunks(w) * kChunk * kTile;
   const int64_t floats = 2 * kTiles * segment_groups(w) * kTile;
-  return bytes + 4 * (floats + kGroupBlocks * kTiles * kBlockRows * kTile);
+  return bytes + 4 * (floats + kGroupBlocks * kTiles * kBlockRows * kTile) + lines_scratch(w);
 }
 
 }  // namespace bitfold

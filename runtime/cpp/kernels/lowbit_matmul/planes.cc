@@ -15,7 +15,7 @@ MatMulKernels kernels_for(const MatMulKernels* bytes, const PlaneKernels* planes
   const bool whole_chunks = w->groups == 1 || w->group_size % kChunk == 0;
   // Differing bits would be counted in the padding of the last chunk, too.
   const bool padded = op->act_bits == 1 && w->k % kChunk != 0;
-  if (few && whole_chunks && !padded) {
+  if (few && whole_chunks && !padded && !w->masks) {
     const int32_t step = step_of(w);
     const int32_t largest = (step < 0 ? -step : step) << (w->bits + op->act_bits - 2);
     if (step != 0 && largest <= 127) return planes->matmul;
