@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
@@ -11,6 +12,7 @@ from bitfold.passes.core.context import Context
 from bitfold.passes.core.rewire import new_initializer
 from bitfold.passes.lower.epilogue import replace_chain, take_place
 from bitfold.passes.lower.low_rank import LowRank
+from bitfold.passes.lower.masked_weight import kept_weights, masked_share
 from bitfold.passes.lower.matmul_head import head_of
 from bitfold.passes.lower.matmul_tail import tail_of
 from bitfold.passes.lower.native_conv import ConvLowering
@@ -23,10 +25,15 @@ from bitfold.runtime.ops.lowbit_matmul import ACT_BITS, LowBitMatMul
 from bitfold.runtime.ops.packed import PackedWeight
 
 
-def lower_to_native(model: ir.Model, context: Context) -> bool:
-    """Rewrite every quantized site as a native operator; return whether there was any."""
-    lowering, convolutions = NativeLowering(model, context), ConvLowering(model, context)
+def lower_to_native(model: ir.Model, context: Context, masked: float = 0.0) -> bool:
+    """Rewrite every quantized site as a native operator; return whether there was any.
+
+    ``masked`` is that of the pass ``lower``.
+    """
     sites = [site for site in find_sites(model) if site.quantized is not None]
+    looked_up = frozenset(site.source for site in sites if site.kind == "gather")
+    lowering = NativeLowering(model, context, masked, looked_up)
+    convolutions = ConvLowering(model, context)
     for done, site in enumerate(sites):
         context.progress(f"packing {site.name}", done / len(sites))
         if site.kind == "gather":
@@ -44,7 +51,11 @@ class NativeLowering:
 
     model: ir.Model
     context: Context
-    packed: dict[tuple[ir.Value, bool], tuple[ir.Value | None, ...]] = field(default_factory=dict)
+    masked: float
+    looked_up: frozenset[ir.Value]
+    packed: dict[tuple[ir.Value, bool, bool], tuple[ir.Value | None, ...]] = field(
+        default_factory=dict
+    )
 
     def matmul(self, site: Site) -> None:
         """Replace a MatMul or Gemm, its head, input's quantizer and tail by a LowBitMatMul."""
@@ -54,6 +65,9 @@ class NativeLowering:
         tail = tail_of(site, site.data if rounding is None else rounding.source)
         head = head_of(site, rounding, tail.low_rank)
         weight = self._weight(site, paired=tail.activation == "swiglu")
+        # Bit planes, for activations of fewer bits, are read out of dense bytes.
+        share = self._masked_share(site) if rounding is None or rounding.bits == 8 else math.inf
+        weight = replace(weight, masked=share <= self.masked)
         packed = self._packed(site, weight)
         operator = LowBitMatMul(
             weight,
@@ -73,6 +87,7 @@ class NativeLowering:
         node = call(self.model, operator.function(), inputs, operator.attributes(), site.name)
         replace_chain(tail.nodes, node)
         taken = head.taken() + tail.taken()
+        taken += [f"{share:.0%} of the dense bytes"] * weight.masked
         with_tail = f" with {', '.join(taken)}" if taken else ""
         self.context.entry.changed(site.name, f"LowBitMatMul {weight.overload()}{with_tail}")
 
@@ -110,14 +125,27 @@ class NativeLowering:
             **scale_options(dequantize),
         )
 
+    def _masked_share(self, site: Site) -> float:
+        """Bytes of the masked layout as a share of the dense ones; inf where it cannot be taken."""
+        if self.masked <= 0 or site.source in self.looked_up:
+            return math.inf
+        neutral = weight_of(site)
+        kept = kept_weights(neutral)
+        return math.inf if kept is None else masked_share(kept, neutral.bits)
+
     def _packed(self, site: Site, weight: PackedWeight) -> tuple[ir.Value | None, ...]:
         """The values packed, scales, zero_points and table of a site's weight."""
-        key = (site.source, weight.paired)
+        key = (site.source, weight.paired, weight.masked)
         if key not in self.packed:
             neutral = weight_of(site)
             packed = pack_weight(
-                neutral.codes, neutral.scales, neutral.zero_points, weight.bits, weight.paired
+                neutral.codes,
+                neutral.scales,
+                neutral.zero_points,
+                weight.bits,
+                weight.paired,
+                kept_weights(neutral) if weight.masked else None,
             )
-            suffix = ".paired" * weight.paired
+            suffix = ".paired" * weight.paired + ".masked" * weight.masked
             self.packed[key] = packed_values(self.model.graph, self.context, site, packed, suffix)
         return self.packed[key]

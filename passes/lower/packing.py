@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bitfold.runtime.layouts.masked import pack_masked
 from bitfold.runtime.layouts.tiles import TILE, pack_codes, tile_groups
 
 
@@ -24,8 +25,11 @@ def pack_weight(
     zero_points: np.ndarray | None,
     bits: int,
     paired: bool = False,
+    kept: np.ndarray | None = None,
 ) -> PackedArrays:
     """Pack codes [N, K], scales [N, G] and zero points [N, G].
+
+    With ``kept``, bool [N, K], the codes go to the masked layout: the others are zero weights.
 
     With ``paired``, the first N/2 rows (the gate) and the others (the up projection) are tiled
     apart and their tiles alternate, so that one kernel step has both sides of a SwiGLU.
@@ -33,8 +37,9 @@ def pack_weight(
     if paired:
         codes, scales = pair_rows(codes), pair_rows(scales)
         zero_points = None if zero_points is None else pair_rows(zero_points)
+        kept = None if kept is None else pair_rows(kept)
     return PackedArrays(
-        pack_codes(codes, bits),
+        pack_codes(codes, bits) if kept is None else pack_masked(codes, kept, bits),
         tile_groups(scales),
         None if zero_points is None else tile_groups(zero_points),
     )

@@ -51,6 +51,15 @@ def pack_masked(codes: np.ndarray, kept: np.ndarray, bits: int) -> np.ndarray:
     return np.concatenate([*masks, *lines, np.zeros(PLACES, np.uint8)])
 
 
+def masked_size(kept: np.ndarray, bits: int) -> int:
+    """Bytes that :func:`pack_masked` makes of codes of ``bits`` bits where ``kept`` [N, K]."""
+    size = PLACES
+    for first in range(0, len(kept), TILES_AT_ONCE * TILE):
+        steps = _steps(kept[first : first + TILES_AT_ONCE * TILE])
+        size += steps.size // 8 + int(line_lengths(steps, bits).sum())
+    return size
+
+
 def unpack_masked(packed: np.ndarray, n: int, k: int, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """The inverse of :func:`pack_masked`: codes uint8 [N, K], 0 where not kept, and kept.
 

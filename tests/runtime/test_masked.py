@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.lowbit_nodes import Case, matmul_model
 
-from bitfold.runtime.layouts.masked import pack_masked, unpack_masked
+from bitfold.runtime.layouts.masked import masked_size, pack_masked, unpack_masked
 from bitfold.runtime.layouts.tiles import packed_size
 from bitfold.runtime.ops.lowbit_matmul import LowBitMatMul
 from bitfold.runtime.ops.packed import PackedWeight
@@ -26,6 +26,7 @@ def test_kept_codes_come_back(bits, n, k, share, seed):
     codes = rng.integers(0, 1 << bits, (n, k)).astype(np.uint8)
     kept = rng.random((n, k)) < share
     packed = pack_masked(codes, kept, bits)
+    assert packed.size == masked_size(kept, bits)
     found, mask = unpack_masked(packed, n, k, bits)
     assert np.array_equal(mask, kept)
     assert np.array_equal(found, np.where(kept, codes, 0))
