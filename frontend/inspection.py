@@ -16,14 +16,19 @@ from onnx import ModelProto
 from bitfold.frontend.importers import import_model
 from bitfold.frontend.op_costs import qualified
 from bitfold.frontend.recipes import resolve_recipe
+from bitfold.frontend.space_report import SpacesReport, space_info
 from bitfold.passes.analysis.foreign_sites import find_foreign_sites
 from bitfold.passes.analysis.sites import Site, find_sites
+from bitfold.passes.analysis.spaces.survey import survey_spaces
 from bitfold.passes.analysis.weight_statistics import WeightStatistics, weight_statistics
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.pipeline import Pipeline
 from bitfold.passes.core.report import PassEntry
 from bitfold.passes.quantize.quantize import Quantize
 from bitfold.runtime.errors import BitfoldError
+
+PREPARED = "canonicalize, fold-batch-norm"
+"""What runs, in memory, before channel spaces are looked for."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,21 @@ def inspect(
         except BitfoldError as error:
             report.plan_error = f"{error} ({error.hint})" if error.hint else str(error)
     return report
+
+
+def inspect_spaces(model: str | os.PathLike[str] | ModelProto | ir.Model) -> SpacesReport:
+    """Find the channel spaces of a model, after those exact passes that show more of them.
+
+    Raises:
+        ModelError: the model is broken.
+    """
+    loaded = import_model(model).clone()
+    recipe = resolve_recipe(passes=PREPARED)
+    with Context() as context:
+        prepared, _ = Pipeline(recipe, context, verify="off").run(loaded)
+        nodes = sum(1 for _ in prepared.graph.all_nodes())
+        spaces = [space_info(each) for each in survey_spaces(prepared)]
+    return SpacesReport(nodes, PREPARED, spaces)
 
 
 def site_info(site: Site) -> SiteInfo:

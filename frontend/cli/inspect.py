@@ -31,6 +31,7 @@ LONGEST = 100
         "bitfold inspect model.onnx --all --preset w8a8",
         "bitfold inspect model.onnx --target portable --exclude '*lm_head*'",
         "bitfold inspect model.w4a8.onnx --no-plan --json",
+        "bitfold inspect model.onnx --spaces",
     )
 )
 @click.argument("model")
@@ -38,7 +39,17 @@ LONGEST = 100
 @click.option(
     "--plan/--no-plan", default=True, help="Say what the recipe would do, and what not, and why."
 )
-@click.option("--all", "everything", is_flag=True, help="List every site, not the largest ones.")
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="List every site, not the largest ones; with --spaces, every space by itself.",
+)
+@click.option(
+    "--spaces",
+    is_flag=True,
+    help="List the channel spaces instead, and what each change of coordinates could do to them.",
+)
 @json_option
 def inspect(
     model: str,
@@ -49,6 +60,7 @@ def inspect(
     exclude: tuple[str, ...],
     plan: bool,
     everything: bool,
+    spaces: bool,
     as_json: bool,
 ) -> None:
     """Show what MODEL is made of, and what a recipe would do.
@@ -58,6 +70,11 @@ def inspect(
     from bitfold.frontend.inspection import inspect as run
     from bitfold.frontend.sources import find_model
 
+    if spaces:
+        from bitfold.frontend.cli.spaces import show_spaces
+
+        show_spaces(model, everything=everything, as_json=as_json)
+        return
     with shown_progress(not as_json) as progress:
         path = find_model(model, progress)
         progress("inspecting", 0.0)
