@@ -8,7 +8,23 @@ Every operator here has a kernel in ``runtime/cpp/ops`` and an oracle in
     Y[m, n] = residual[m, n] + activation(bias[n] + low_rank[m, n] + sum over groups g of
               s_w[n, g] * s_a[m, g] * sum over k in g of (t[c[n, k]] - z[n, g]) * q[m, k])
 
-====  =============  =====================  ==========================================
+====  =============  =====================  =================================================
+ in   name           type and shape         meaning
+====  =============  =====================  =================================================
+ 0    X              f32 [..., K]
+ 1    packed         u8  [packed_size]      codes c, in a layout of ``runtime/layouts``
+ 2    scales         [T, G, 16]             s_w, one per output channel and group; see below
+ 3    zero_points    i8  [T, G, 16]         z; optional, 0 when absent
+ 4    table          i8 or f32 [2**bits]    t; optional, ``t[c] = c - 2**(bits-1)`` when absent
+ 5    bias           f32 [N]                optional
+ 6    residual       f32, the shape of Y    optional
+ 7    norm_gain      f32 [K]                optional: X is normalized first
+ 8    hadamard       i8  [m, m], constant   optional: base of the Hadamard transform of X
+ 9    act_scale      f32 [1]                optional: the one scale of all activations
+10    low_rank_down  f16 or f32 [R, K]      D; optional, R from 1 to 512
+11    low_rank_up    f16 or f32 [N, R]      U; there with D, and of its type
+====  =============  =====================  =================================================
+
 Attributes (ints): ``N``, ``K``, ``bits`` (1..8), ``group_size`` (input channels a group: a
 multiple of 16, or K for one group a row; the last group may be shorter; ``G = ceil(K /
 group_size)``), ``layout`` (1 or 2); (strings): ``acts`` (``int8``, ``int4``, ``int3``, ``int2``,
