@@ -15,6 +15,8 @@ def matmul(node: ir.Node, trace: Trace) -> str | None:
     a, b = (trace.ids(input_at(node, index)) for index in (0, 1))
     if a is None and b is None:
         return None
+    if any(len(dims_of(value) or ()) < 2 for value in node.inputs):
+        return "it multiplies vectors"
     if a is not None and b is not None and a.ndim == b.ndim and a.shape[-1] > 1 < b.shape[-2]:
         keys = b.swapaxes(-1, -2)
         if a.shape[-2] > 1 or keys.shape[-2] > 1:
@@ -29,6 +31,8 @@ def matmul(node: ir.Node, trace: Trace) -> str | None:
 
 
 def _contract(node: ir.Node, trace: Trace, a: np.ndarray, b: np.ndarray) -> str | None:
+    if a.shape[-1] != b.shape[-1]:
+        return "how many channels it contracts is not known"
     a, b = np.broadcast_arrays(a, b)
     trace.link(a, b, dual=True)
     heads = tuple(range(a.ndim - 2))
@@ -42,7 +46,8 @@ def _mixed(
     node: ir.Node, trace: Trace, values: np.ndarray, weights: list[int | None] | None
 ) -> None:
     """Rows of ``values`` [..., L, D] are mixed; heads that have weights of their own stay apart."""
-    rank = values.ndim
+    rank = max(values.ndim, len(weights or ()))
+    values = values.reshape((1,) * (rank - values.ndim) + values.shape)
     heads = []
     for axis in range(rank - 2):
         place = axis - rank
@@ -51,7 +56,7 @@ def _mixed(
             heads.append(axis)
     trace.part(values, tuple(heads), node)
     trace.limit(values, CENTER, node, "mixes its rows")
-    trace.put(node.outputs[0], values)
+    trace.carry(node.outputs[0], values)
 
 
 def attention(node: ir.Node, trace: Trace) -> str | None:
@@ -77,7 +82,7 @@ def attention(node: ir.Node, trace: Trace) -> str | None:
         trace.part(wide, (0,), node)
         trace.limit(wide, CENTER, node, "mixes its rows")
         flat = len(shape) == 3
-        trace.put(node.outputs[0], wide.reshape(1, 1, -1) if flat else wide[None, :, None])
+        trace.carry(node.outputs[0], wide.reshape(1, 1, -1) if flat else wide[None, :, None])
     for place, ids in ((1, key), (2, value)):
         if ids is not None:
             _cache(node, trace, given[place + 3], place, ids)
@@ -108,7 +113,7 @@ def _cache(node: ir.Node, trace: Trace, past: ir.Value | None, place: int, ids: 
     kept = node.outputs[place] if len(node.outputs) > place else None
     wide = ids[None, :, None]
     if kept is not None:
-        trace.put(kept, wide)
+        trace.carry(kept, wide)
     if not trace.keep(past, kept, wide) and past is not None:
         trace.limit(ids, ALL, node, f"joins it with {past.name}")
 
@@ -126,11 +131,13 @@ def rotary(node: ir.Node, trace: Trace) -> str | None:
     by_head = full.reshape(-1, heads, full.shape[-1] // heads) if len(dims) == 3 else full
     width = node.attributes.get_int("rotary_embedding_dim", 0) or by_head.shape[-1]
     turned = by_head[..., :width]
+    if turned.shape[-1] % 2:
+        return "its pairs are not known"
     if node.attributes.get_int("interleaved", 0):
         trace.link(turned[..., 0::2], turned[..., 1::2], SCALE)
     else:
         first, second = np.split(turned, 2, axis=-1)
         trace.link(first, second, SCALE)
     trace.limit(turned, ROTATE | PERMUTE | CENTER, node, "turns pairs of channels by position")
-    trace.put(node.outputs[0], ids)
+    trace.carry(node.outputs[0], ids)
     return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 
 import numpy as np
 import onnx_ir as ir
@@ -25,7 +24,9 @@ def find_spaces(trace: Trace, symmetry: Symmetry) -> list[Space]:
     """
     classes, inverse, self_dual = _classes(trace, symmetry)
     count = int(classes.max(initial=-1)) + 1
-    whole, apart = _signatures(trace, classes, count)
+    # Every channel may be scaled by itself; other changes mix those of one strand alone.
+    strand = np.zeros_like(classes) if symmetry is SCALE else _strands(classes)
+    whole, apart = _signatures(trace, symmetry, classes, strand)
     held = np.zeros(count, bool)
     for port in trace.ports:
         held[classes[port.ids.ravel()]] = True
@@ -41,7 +42,21 @@ def find_spaces(trace: Trace, symmetry: Symmetry) -> list[Space]:
     block[members] = _numbered_within(space_of, _by_first(block_of))
     order = np.lexsort((members, block[members], space_of))
     place[members[order]] = _running(space_of[order], block[members[order]])
-    return _assemble(trace, symmetry, classes, inverse, self_dual, (space, block, place))
+    return _assemble(trace, symmetry, classes, inverse, self_dual, strand, (space, block, place))
+
+
+def _strands(classes: np.ndarray) -> np.ndarray:
+    """Which of its class each coordinate is, in the order of their numbers.
+
+    The channels of a space come in copies: the residual stream in front of a layer and behind it,
+    each of the heads that share a key.  A strand is one of these, the coordinates that stand at
+    the same place in their classes; a rotation may mix the channels of a strand, and never those
+    of two.  Where the strands of two classes do not fit together, they meet different things.
+    """
+    order = np.argsort(classes, kind="stable")
+    strand = np.empty_like(classes)
+    strand[order] = _running(classes[order])
+    return strand
 
 
 def _classes(trace: Trace, symmetry: Symmetry) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -62,26 +77,43 @@ def _classes(trace: Trace, symmetry: Symmetry) -> tuple[np.ndarray, np.ndarray, 
     return classes.reshape(-1), upper > lower, upper == lower
 
 
-def _signatures(trace: Trace, classes: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _signatures(
+    trace: Trace, symmetry: Symmetry, classes: np.ndarray, strand: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Of each class two numbers: what it meets, and at which places of what treats them apart.
 
-    Sums of random numbers, one for each thing met: equal sums mean equal things, but for chance
-    (about 1e-19 a pair).
+    Sums of random numbers, one for each thing met by each strand: equal sums mean equal things,
+    but for chance (about 1e-19 a pair).
     """
     rng = np.random.default_rng(0)
+    count = int(classes.max(initial=-1)) + 1
     whole, apart = np.zeros(count, np.uint64), np.zeros(count, np.uint64)
 
-    def draw(size: int) -> np.ndarray:
+    def draw(size: int = 1) -> np.ndarray:
         return rng.integers(0, 2**64, size, np.uint64)
 
-    met: list[Iterable[np.ndarray]] = [[p.ids.ravel() for p in trace.ports]]
-    met += [[limit.ids for limit in trace.limits], [p.ids for p in trace.parts]]
-    for ids in (each for group in met for each in group):
-        np.add.at(whole, classes[ids], draw(1))
+    for ids in (port.ids.ravel() for port in trace.ports):
+        np.add.at(whole, classes[ids], _mixed(draw(), strand[ids]))
+    for ids in (limit.ids for limit in trace.limits):
+        np.add.at(whole, classes[ids], _mixed(draw(), strand[ids]))
     for part in trace.parts:
         numbers = draw(int(part.labels.max(initial=0)) + 1)
-        np.add.at(apart, classes[part.ids], numbers[part.labels])
+        np.add.at(whole, classes[part.ids], draw())
+        np.add.at(apart, classes[part.ids], _mixed(numbers[part.labels], strand[part.ids]))
+    if symmetry is not SCALE:
+        for link in trace.links:
+            if symmetry in link.symmetry:
+                one, other = strand[link.a], strand[link.b]
+                np.add.at(whole, classes[link.a], _mixed(_mixed(draw(), one), other))
     return whole, apart
+
+
+def _mixed(numbers: np.ndarray, strand: np.ndarray) -> np.ndarray:
+    """Random numbers, others for each strand (Vigna's splitmix64)."""
+    mixed = numbers + (strand.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
 
 
 def _by_first(labels: np.ndarray) -> np.ndarray:
@@ -120,6 +152,7 @@ def _assemble(
     classes: np.ndarray,
     inverse: np.ndarray,
     self_dual: np.ndarray,
+    strand: np.ndarray,
     tables: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> list[Space]:
     space, block, place = tables
@@ -132,7 +165,8 @@ def _assemble(
             if number >= 0:
                 inside = space[mine] == number
                 blocks, places = (np.where(inside, table[mine], -1) for table in (block, place))
-                held[int(number)].append(Held(port, blocks, places, inverse[ids]))
+                found = Held(port, blocks, places, inverse[ids], strand[ids])
+                held[int(number)].append(found)
     limits = defaultdict(list)
     lost = np.zeros(count, int)
     for limit in trace.limits:
@@ -151,7 +185,10 @@ def _assemble(
     for state in trace.states:
         mine = classes[state.ids[0, :, 0]]
         for number in np.unique(space[mine]):
-            states[int(number)].append(HeldState(state, block[mine], place[mine]))
+            inside = space[mine] == number
+            states[int(number)].append(
+                HeldState(state, np.where(inside, block[mine], -1), place[mine])
+            )
     sizes, blocks = np.zeros(count, int), np.zeros(count, int)
     known = space >= 0
     np.maximum.at(sizes, space[known], place[known] + 1)

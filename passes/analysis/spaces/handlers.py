@@ -27,7 +27,7 @@ Handler = Callable[[ir.Node, Trace], "str | None"]
 _FUNCTIONS = (
     *("Gelu", "Sigmoid", "Tanh", "Erf", "Softplus", "Softsign", "HardSwish", "HardSigmoid", "Elu"),
     *("Selu", "Celu", "Mish", "Swish", "Exp", "Log", "Sqrt", "Reciprocal", "Pow", "Clip", "Sin"),
-    *("Cos", "Floor", "Ceil", "Round", "Sign", "ThresholdedRelu", "Softmax", "LogSoftmax"),
+    *("Cos", "Floor", "Ceil", "Round", "Sign", "ThresholdedRelu"),
 )
 
 
@@ -57,15 +57,18 @@ def _size_alone(node: ir.Node, trace: Trace) -> str | None:
 
 HANDLERS: dict[tuple[str, str], Handler] = {
     **{("", name): pointwise_ops.function for name in _FUNCTIONS},
-    **{("", name): moving_ops.same for name in ("Identity", "Neg", "Resize")},
-    ("", "Cast"): moving_ops.cast,
+    **{("", name): moving_ops.same for name in ("Identity", "Cast")},
+    ("", "Neg"): moving_ops.negated,
+    ("", "Resize"): moving_ops.resize,
     ("", "Pad"): moving_ops.pad,
+    ("", "Softmax"): pointwise_ops.softmax,
+    ("", "LogSoftmax"): pointwise_ops.softmax,
     **{("", name): moving_ops.pool for name in ("AveragePool", "GlobalAveragePool")},
     **{("", n): moving_ops.reshape for n in ("Reshape", "Flatten", "Squeeze", "Unsqueeze")},
     **{("", name): pointwise_ops.homogeneous for name in ("Relu", "LeakyRelu", "Abs")},
     **{("", name): _size_alone for name in ("Shape", "Size")},
-    ("", "MaxPool"): pointwise_ops.homogeneous,
-    ("", "GlobalMaxPool"): pointwise_ops.homogeneous,
+    ("", "MaxPool"): pointwise_ops.maxima,
+    ("", "GlobalMaxPool"): pointwise_ops.maxima,
     ("", "Transpose"): moving_ops.transpose,
     ("", "Expand"): moving_ops.expand,
     ("", "Slice"): moving_ops.slice_,
@@ -91,3 +94,16 @@ HANDLERS: dict[tuple[str, str], Handler] = {
     (DOMAIN, "SwiGLU"): pointwise_ops.swiglu,
 }
 """From domain and operator to handler."""
+
+_FOLLOWED = {
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "MatMul"), 2),
+    **{"Where": 3, "Attention": 3},
+}
+
+
+def followed(node: ir.Node) -> int:
+    """How many of a node's inputs, from the first, a handler takes up coordinates of.
+
+    The others are parameters; where one is computed from channels, these must stay as they are.
+    """
+    return len(node.inputs) if node.op_type == "Concat" else _FOLLOWED.get(node.op_type, 1)

@@ -18,6 +18,8 @@ def linear(node: ir.Node, trace: Trace) -> str | None:
         return "its weight is no constant"
     if site.quantized is not None:
         return "its weight is quantized"
+    if site.transpose is not None and len(site.transpose.outputs[0].uses()) > 1:
+        return "others read its transposed weight too"
     output, (n, k) = node.outputs[0], site.shape
     if output.shape is None:
         return "the rank of its output is not known"
@@ -54,35 +56,47 @@ def conv(node: ir.Node, trace: Trace) -> str | None:
     weight, output = constant(input_at(node, 1)), node.outputs[0]
     if weight is None or output.shape is None:
         return "its weight is no constant"
+    bias = input_at(node, 2)
+    if bias is not None and constant(bias) is None:
+        return "its bias is no constant"
     groups = node.attributes.get_int("group", 1)
     n, cg, *kernel = weight.shape
-    ids = trace.ids(input_at(node, 0))
-    made = trace.write(output, 1, n)
     single = cg == 1 and groups > 1
     kind = Kind.GAIN if single else Kind.WEIGHT
-    if ids is not None:
-        row = trace.channel(ids, 1)
-        if len(row) != groups * cg:
-            return f"it reads {groups * cg} channels of {len(row)}"
-        view = (groups, n // groups, cg, *kernel)
-        grouped = row.reshape(groups, cg)
-        port = Port(node, 1, view, (0, 2), grouped, Role.READ, node, kind=kind)
-        trace.ports.append(port)
+    ids = trace.ids(input_at(node, 0))
+    row = None if ids is None else trace.channel(ids, 1)
+    if row is not None and len(row) != groups * cg:
+        return f"it reads {groups * cg} channels of {len(row)}"
+    made = trace.write(output, 1, n)
+    if row is not None:
         trace.limit(row, CENTER, node, "reads it")
-        if single:
-            _channelwise(node, trace, row, made)
-        elif groups > 1:
+    if single:
+        _channelwise(node, trace, row, made, weight.shape)
+    else:
+        trace.part(made.reshape(groups, -1), (0,), node)
+        if row is not None:
+            view = (groups, n // groups, cg, *kernel)
+            grouped = row.reshape(groups, cg)
             trace.part(grouped, (0,), node)
-            trace.part(made.reshape(groups, -1), (0,), node)
+            trace.ports.append(Port(node, 1, view, (0, 2), grouped, Role.READ, node))
     port = Port(node, 1, weight.shape, (0,), made, Role.WRITE, node, kind=kind)
     trace.ports.append(port)
-    if input_at(node, 2) is not None:
+    if bias is not None:
         trace.ports.append(Port(node, 2, (n,), (0,), made, Role.WRITE, node, kind=Kind.BIAS))
     return None
 
 
-def _channelwise(node: ir.Node, trace: Trace, read: np.ndarray, made: np.ndarray) -> None:
+def _channelwise(
+    node: ir.Node, trace: Trace, read: np.ndarray | None, made: np.ndarray, shape: tuple[int, ...]
+) -> None:
+    """A kernel of the ``shape`` for each channel; None is read where the channels are not known."""
+    if read is None:
+        trace.limit(made, ROTATE | PERMUTE | CENTER, node, "works channel by channel")
+        return
     times = len(made) // len(read)
+    # Seen as the outputs see it, where there are as many: then it is reordered but once.
+    view = shape if times == 1 else (len(read), times, *shape[1:])
+    trace.ports.append(Port(node, 1, view, (0,), read, Role.READ, node, kind=Kind.GAIN))
     trace.link(made.reshape(-1, times)[:, 0], read, PERMUTE)
     for ids in (read, made):
         trace.limit(ids, ROTATE | CENTER, node, "works channel by channel")

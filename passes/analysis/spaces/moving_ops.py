@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import input_at
+from bitfold.passes.analysis.spaces.pointwise_ops import vector_port
 from bitfold.passes.analysis.spaces.symmetry import ALL, CENTER, ROTATE, SCALE
 from bitfold.passes.analysis.spaces.trace import (
     Kind,
@@ -23,46 +24,69 @@ from bitfold.passes.core.rewire import constant
 
 
 def same(node: ir.Node, trace: Trace) -> str | None:
-    """Identity, Cast, pooling over pixels and the like: the first input's coordinates go on."""
+    """Identity, and Cast to floats."""
     ids, output = trace.ids(input_at(node, 0)), node.outputs[0]
     if ids is None:
         return None
-    if output.shape is None or len(output.shape) != ids.ndim:
-        return "the shape of its output is not known"
+    to = node.attributes.get_int("to", ir.DataType.FLOAT)
+    if not ir.DataType(to).is_floating_point():
+        return "it makes other numbers than floats"
     trace.put(output, ids)
     return None
 
 
-def cast(node: ir.Node, trace: Trace) -> str | None:
-    """Cast, from one kind of floats to another."""
-    if not ir.DataType(node.attributes.get_int("to", 1)).is_floating_point():
-        return "it casts to integers"
-    return same(node, trace)
+def negated(node: ir.Node, trace: Trace) -> str | None:
+    """Neg."""
+    ids = trace.ids(input_at(node, 0))
+    if ids is not None:
+        trace.carry(node.outputs[0], ids)
+    return None
+
+
+def resize(node: ir.Node, trace: Trace) -> str | None:
+    """Resize of pixels."""
+    ids, output = trace.ids(input_at(node, 0)), node.outputs[0]
+    old, new = dims_of(input_at(node, 0)), dims_of(output)
+    if ids is None:
+        return None
+    mode = node.attributes.get_string("coordinate_transformation_mode", "half_pixel")
+    if old is None or new is None or mode == "tf_crop_and_resize":
+        return "what it resizes is not known"
+    if any(old[axis] is None or old[axis] != new[axis] for axis in varying(ids)):
+        return "it resizes channels"
+    trace.carry(output, ids)
+    return None
 
 
 def pad(node: ir.Node, trace: Trace) -> str | None:
-    """Pad over rows, with zeros or with what is there."""
-    source, output = input_at(node, 0), node.outputs[0]
-    ids, old, new = trace.ids(source), dims_of(source), dims_of(output)
+    """Pad of rows: with zeros, or with what is there."""
+    ids, pads = trace.ids(input_at(node, 0)), numbers_at(node, 1)
     if ids is None:
         return None
-    if old is None or new is None or any(old[axis] != new[axis] for axis in varying(ids)):
+    axes = range(ids.ndim) if input_at(node, 3) is None else numbers_at(node, 3)
+    if pads is None or axes is None:
+        return "how much it pads is no constant"
+    ends = pads[len(pads) // 2 :]
+    padded = {axis % ids.ndim for axis, *by in zip(axes, pads, ends, strict=False) if any(by)}
+    if not padded.isdisjoint(varying(ids)):
         return "it pads channels"
     if node.attributes.get_string("mode", "constant") == "constant":
-        fill = input_at(node, 2)
-        filled = None if fill is None else constant(fill)
-        if fill is not None and (filled is None or np.any(filled)):
+        fill = constant(input_at(node, 2))
+        if input_at(node, 2) is not None and (fill is None or np.any(fill)):
             trace.limit(ids, ROTATE | SCALE | CENTER, node, "fills in other numbers")
-    trace.put(output, ids)
+    trace.carry(node.outputs[0], ids)
     return None
 
 
 def pool(node: ir.Node, trace: Trace) -> str | None:
-    """A pooling over axes from the third on."""
+    """Means over axes from the third on."""
     ids = trace.ids(input_at(node, 0))
-    if ids is not None and any(size > 1 for size in ids.shape[2:]):
+    if ids is None:
+        return None
+    if any(size > 1 for size in ids.shape[2:]):
         return "it pools over channels"
-    return same(node, trace)
+    trace.carry(node.outputs[0], ids)
+    return None
 
 
 def reshape(node: ir.Node, trace: Trace) -> str | None:
@@ -101,6 +125,8 @@ def reshaped(
     before, after = old[front : len(old) - back], new[front : len(new) - back]
     lead, own, tail = np.split(np.array(ids.shape), [front, len(old) - back])
     target = [1] * len(after)
+    if 0 in (*old, *new):
+        return None
     if np.prod(own) > 1:
         hole, gap = _last_open(before), _last_open(after)
         if np.prod(own[: max(hole, 0)]) > 1:
@@ -114,8 +140,12 @@ def reshaped(
             while sizes and math.prod(sizes) > channels and hole >= 0:
                 sizes = sizes[1:]
         period, rest = divmod(channels, max(1, math.prod(sizes)))
-        if rest or (gap < 0 and period != 1) or (period > 1 and _open(after) > 1):
+        if rest or (gap < 0 and period != 1):
             return None
+        if period > 1 and (
+            _open(after) > 1 or any(isinstance(d, int) and d > 1 for d in after[:gap])
+        ):
+            return None  # the period need not begin anew along the axes in front
         target[len(after) - len(sizes) :] = sizes
         if period > 1:
             target[gap] = period
@@ -143,7 +173,9 @@ def transpose(node: ir.Node, trace: Trace) -> str | None:
     ids = trace.ids(input_at(node, 0))
     if ids is not None:
         order = node.attributes.get_ints("perm", tuple(range(ids.ndim))[::-1])
-        trace.put(node.outputs[0], ids.transpose(order))
+        rows = [axis for axis in order if ids.shape[axis] == 1]
+        moved = rows == sorted(rows)  # else other rows come to lie beside those of the old value
+        (trace.put if moved else trace.carry)(node.outputs[0], ids.transpose(order))
     return None
 
 
@@ -155,7 +187,7 @@ def expand(node: ir.Node, trace: Trace) -> str | None:
         return _rows_of_constant(node, trace)
     if new is None:
         return "the rank of its output is not known"
-    trace.put(output, ids.reshape((1,) * (len(new) - ids.ndim) + ids.shape))
+    trace.carry(output, ids.reshape((1,) * (len(new) - ids.ndim) + ids.shape))
     return None
 
 
@@ -165,16 +197,16 @@ def _rows_of_constant(node: ir.Node, trace: Trace) -> str | None:
     if array is None or array.dtype.kind != "f" or array.ndim == 0 or not new:
         return None
     width = array.shape[-1]
-    if width > 1 and (new[-1] == width or _cuts_rows_alone(node, array.ndim)):
+    if node.op_type == "Slice":
+        axes = numbers_at(node, 3)
+        whole = axes is not None and all(axis % array.ndim != array.ndim - 1 for axis in axes)
+    else:
+        whole = new[-1] == width
+    if width > 1 and whole:
         made = trace.write(node.outputs[0], len(new) - 1, width)
         port = Port(node, 0, array.shape, (array.ndim - 1,), made, Role.WRITE, node, kind=Kind.BIAS)
         trace.ports.append(port)
     return None
-
-
-def _cuts_rows_alone(node: ir.Node, rank: int) -> bool:
-    axes = numbers_at(node, 3) if node.op_type == "Slice" else None
-    return axes is not None and all(axis % rank != rank - 1 for axis in axes)
 
 
 def slice_(node: ir.Node, trace: Trace) -> str | None:
@@ -191,16 +223,23 @@ def slice_(node: ir.Node, trace: Trace) -> str | None:
     if axes is None:
         return None if not any(s > 1 for s in ids.shape) else "its axes are no constants"
     cut = [slice(None)] * ids.ndim
+    rows = False
     for place, axis in enumerate(axes):
         if ids.shape[axis] == 1:
+            rows = True
             continue
         if starts is None or ends is None or steps is None:
             return "it cuts channels at places that are no constants"
         begin, end, step = starts[place], ends[place], steps[place]
-        if step < 0 or dims_of(node.inputs[0])[axis] is None:  # type: ignore[index]
+        if step < 0:
             return "it reverses channels"
+        if ids.shape[axis] != _length(input_at(node, 0), axis):
+            return "how many channels it cuts is not known"
         cut[axis] = slice(begin, end, step)
-    trace.put(node.outputs[0], ids[tuple(cut)])
+    kept = ids[tuple(cut)]
+    if not kept.size:
+        return "it leaves nothing"
+    (trace.carry if rows else trace.put)(node.outputs[0], kept)
     return None
 
 
@@ -212,16 +251,14 @@ def split(node: ir.Node, trace: Trace) -> str | None:
     axis = node.attributes.get_int("axis", 0)
     if ids.shape[axis] == 1:
         for output in node.outputs:
-            trace.put(output, ids)
+            trace.carry(output, ids)
         return None
-    start = 0
-    for output in node.outputs:
-        dims = dims_of(output)
-        size = dims[axis] if dims else None
-        if size is None:
-            return "the sizes of its parts are not known"
-        trace.put(output, ids.take(range(start, start + size), axis))
-        start += size
+    sizes = [_length(output, axis) for output in node.outputs]
+    ends = np.cumsum([size or 0 for size in sizes])
+    if not all(sizes) or ends[-1] != ids.shape[axis]:
+        return "the sizes of its parts are not known"
+    for output, part in zip(node.outputs, np.split(ids, ends[:-1], axis), strict=True):
+        trace.put(output, part)
     return None
 
 
@@ -237,7 +274,7 @@ def concat(node: ir.Node, trace: Trace) -> str | None:
         return _concat_rows(node, trace, found)
     parts: list[np.ndarray] = []
     for value, ids in zip(node.inputs, found, strict=True):
-        length = (dims_of(value) or {axis: None})[axis]
+        length = _length(value, axis)
         if length is None:
             return "the sizes of its parts are not known"
         if ids is None:
@@ -245,7 +282,8 @@ def concat(node: ir.Node, trace: Trace) -> str | None:
             trace.limit(ids, ALL, node, "joins it with other data")
         wide = (*ids.shape[:axis], length, *ids.shape[axis + 1 :])
         parts.append(np.broadcast_to(ids, wide))
-    others = np.broadcast_shapes(*(part.take([0], axis).shape for part in parts))
+    before, after = slice(axis), slice(axis + 1, None)
+    others = np.broadcast_shapes(*((*p.shape[before], 1, *p.shape[after]) for p in parts))
     shapes = [(*others[:axis], part.shape[axis], *others[axis + 1 :]) for part in parts]
     whole = [np.broadcast_to(part, shape) for part, shape in zip(parts, shapes, strict=True)]
     trace.put(node.outputs[0], np.concatenate(whole, axis))
@@ -254,12 +292,20 @@ def concat(node: ir.Node, trace: Trace) -> str | None:
 
 def _concat_rows(node: ir.Node, trace: Trace, found: list[np.ndarray | None]) -> str | None:
     first = next(ids for ids in found if ids is not None)
-    for value, ids in zip(node.inputs, found, strict=True):
+    for index, (value, ids) in enumerate(zip(node.inputs, found, strict=True)):
+        array = constant(value)
         if ids is not None:
+            if varying(ids) != varying(first):
+                return "its operands have other channels"
             trace.link(ids, first)
+        elif array is not None and all(array.shape[a] == first.shape[a] for a in varying(first)):
+            port = vector_port(
+                node, index, array, first, varying(first), trace, Role.WRITE, Kind.BIAS
+            )
+            trace.ports.append(port)
         elif not trace.keep(value, node.outputs[0], first):
             return f"{value.name if value else ''} joins its rows"
-    trace.put(node.outputs[0], first)
+    trace.carry(node.outputs[0], first)
     return None
 
 
@@ -274,11 +320,13 @@ def gather(node: ir.Node, trace: Trace) -> str | None:
         return "the rank of its indices is not known"
     if ids.shape[axis] == 1:
         shape = (*ids.shape[:axis], *(1 for _ in width), *ids.shape[axis + 1 :])
-        trace.put(node.outputs[0], ids.reshape(shape))
+        trace.carry(node.outputs[0], ids.reshape(shape))
         return None
     places = constant(where)
-    if places is None:
+    if places is None or not places.size:
         return "it picks channels at places that are no constants"
+    if ids.shape[axis] != _length(input_at(node, 0), axis):
+        return "how many channels it picks from is not known"
     trace.put(node.outputs[0], np.take(ids, places, axis))
     return None
 
@@ -289,9 +337,11 @@ def reduce(node: ir.Node, trace: Trace) -> str | None:
     ids = trace.ids(source)
     if ids is None:
         return None
-    axes = numbers_at(node, 1) if input_at(node, 1) is not None else list(range(ids.ndim))
-    if axes is None:
-        return "it sums over channels"
+    axes: Sequence[int] | None = node.attributes.get_ints("axes", ())  # of older opsets
+    if input_at(node, 1) is not None:
+        axes = numbers_at(node, 1)
+    if not axes:
+        return "the axes that it sums over are not known"
     if any(ids.shape[axis] > 1 for axis in axes):
         if {axis % ids.ndim for axis in axes} >= set(varying(ids)):
             trace.limit(ids, ROTATE | SCALE | CENTER, node, "sums over channels")
@@ -299,5 +349,11 @@ def reduce(node: ir.Node, trace: Trace) -> str | None:
         return "it sums over channels"
     if not node.attributes.get_int("keepdims", 1):
         ids = np.squeeze(ids, tuple(axes))
-    trace.put(output, ids)
+    trace.carry(output, ids)
     return None
+
+
+def _length(value: ir.Value | None, axis: int) -> int | None:
+    """How long a value is along an axis; None where that is not fixed."""
+    dims = dims_of(value)
+    return None if dims is None else dims[axis]

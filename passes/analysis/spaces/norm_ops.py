@@ -6,9 +6,9 @@ import numpy as np
 import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import input_at
-from bitfold.passes.analysis.spaces.pointwise_ops import vector_port
+from bitfold.passes.analysis.spaces.pointwise_ops import covering, vector_port
 from bitfold.passes.analysis.spaces.symmetry import CENTER, PERMUTE, ROTATE, SCALE
-from bitfold.passes.analysis.spaces.trace import Kind, Part, Port, Role, Trace, varying
+from bitfold.passes.analysis.spaces.trace import Kind, Port, Role, Trace
 from bitfold.passes.core.rewire import constant
 
 
@@ -24,14 +24,14 @@ def norm(node: ir.Node, trace: Trace) -> str | None:
     if ids is None:
         return None
     axis = node.attributes.get_int("axis", -1) % ids.ndim
-    trace.part(ids, tuple(range(axis)), node)
-    made = trace.fresh(ids.size).reshape(ids.shape)
-    trace.put(node.outputs[0], made)
-    array = constant(input_at(node, 1))
-    if array is None:
-        return "its gain is no constant"
+    array, bias = constant(input_at(node, 1)), constant(input_at(node, 2))
+    if array is None or (bias is None and input_at(node, 2) is not None):
+        return "its gain or bias is no constant"
     if array.size != ids[(0,) * axis].size:
         return "it normalizes over rows, or its gain is not one for each channel"
+    trace.part(ids, tuple(range(axis)), node)
+    made = trace.renew(ids)
+    trace.put(node.outputs[0], made)
     rms = node.op_type == "RMSNormalization"
     even = bool(np.all(array == array.flat[0])) or node in trace.joined
     trace.link(made, ids, PERMUTE | ROTATE if rms and even else PERMUTE)
@@ -44,12 +44,12 @@ def norm(node: ir.Node, trace: Trace) -> str | None:
         both = np.concatenate([ids.ravel(), made.ravel()])
         trace.limit(both, ROTATE, node, "has a gain for each channel (fold-norm-gain)")
     trace.limit(made, CENTER, node, "gives it, and its gain a mean (post-norm)")
-    covered = tuple(each for each in varying(ids) if each >= axis)
+    covered = covering(array, ids)
     ports = [vector_port(node, 1, array, made, covered, trace, Role.WRITE, Kind.GAIN)]
     if not (rms and even):  # an even gain may be reordered without being touched
         ports.append(vector_port(node, 1, array, ids, covered, trace, Role.READ, Kind.GAIN))
-    bias = constant(input_at(node, 2))
     if bias is not None:
+        covered = covering(bias, ids)
         ports.append(vector_port(node, 2, bias, made, covered, trace, Role.WRITE, Kind.BIAS))
     trace.ports += ports
     return None
@@ -60,6 +60,9 @@ def batch_norm(node: ir.Node, trace: Trace) -> str | None:
     ids = trace.ids(input_at(node, 0))
     if ids is None:
         return None
+    reason = _unfit(node, ids, 4)
+    if reason is not None:
+        return reason
     row = trace.channel(ids, 1)
     made = trace.write(node.outputs[0], 1, len(row))
     trace.link(made, row, PERMUTE)
@@ -76,17 +79,29 @@ def batch_norm(node: ir.Node, trace: Trace) -> str | None:
     return None
 
 
+def _unfit(node: ir.Node, ids: np.ndarray, parameters: int) -> str | None:
+    """Why a norm of axis 1 with constant parameters cannot be followed."""
+    if node.outputs[0].shape is None or node.attributes.get_int("training_mode", 0) != 0:
+        return "it is no plain norm of a known shape"
+    arrays = [constant(input_at(node, index + 1)) for index in range(parameters)]
+    if any(array is None or array.shape != (ids.shape[1],) for array in arrays):
+        return "its parameters are not one constant for each channel"
+    return None
+
+
 def instance_norm(node: ir.Node, trace: Trace) -> str | None:
     """InstanceNormalization: each channel by itself."""
     ids = trace.ids(input_at(node, 0))
     if ids is None:
         return None
+    reason = _unfit(node, ids, 2)
+    if reason is not None:
+        return reason
     row = trace.channel(ids, 1)
     made = trace.write(node.outputs[0], 1, len(row))
     trace.link(made, row, PERMUTE)
     for each in (row, made):
         trace.limit(each, ROTATE | CENTER | SCALE, node, "normalizes each channel by itself")
-    trace.parts.append(Part(row, np.zeros(len(row), int), node))
     for index, kind in ((1, Kind.GAIN), (2, Kind.BIAS)):
         port = Port(node, index, (len(row),), (0,), made, Role.WRITE, node, kind)
         trace.ports.append(port)

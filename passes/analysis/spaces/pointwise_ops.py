@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import input_at
-from bitfold.passes.analysis.spaces.symmetry import ALL, CENTER, PERMUTE, ROTATE, SCALE, Symmetry
+from bitfold.passes.analysis.spaces.symmetry import ALL, CENTER, PERMUTE, ROTATE, SCALE
 from bitfold.passes.analysis.spaces.trace import (
     Kind,
     Port,
@@ -27,7 +27,10 @@ def function(node: ir.Node, trace: Trace) -> str | None:
     ids = trace.ids(input_at(node, 0))
     if ids is None:
         return None
-    made = trace.like(ids)
+    ids = _wide(ids, node)
+    if any(_covered(ids, other) for other in node.inputs[1:] if other is not None):
+        return "has other parameters for other channels"
+    made = trace.renew(ids)
     trace.link(made, ids, PERMUTE)
     trace.limit(np.concatenate([ids.ravel(), made.ravel()]), BENDS, node, "is not linear")
     trace.put(node.outputs[0], made)
@@ -35,17 +38,33 @@ def function(node: ir.Node, trace: Trace) -> str | None:
 
 
 def homogeneous(node: ir.Node, trace: Trace) -> str | None:
-    """ReLU and its like, maxima over pixels: positive factors pass through."""
+    """ReLU and its like: positive factors pass through."""
     ids = trace.ids(input_at(node, 0))
     if ids is None:
         return None
     trace.limit(ids, ROTATE | CENTER, node, "lets only positive factors through")
-    trace.put(node.outputs[0], ids)
+    trace.carry(node.outputs[0], ids)
     return None
+
+
+def maxima(node: ir.Node, trace: Trace) -> str | None:
+    """Maxima over axes from the third on."""
+    ids = trace.ids(input_at(node, 0))
+    if ids is not None and any(size > 1 for size in ids.shape[2:]):
+        return "it pools over channels"
+    if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
+        return "it tells where the maxima are"
+    return homogeneous(node, trace)
 
 
 def softmax(node: ir.Node, trace: Trace) -> str | None:
     """Softmax over channels, or over rows."""
+    ids = trace.ids(input_at(node, 0))
+    if ids is None:
+        return None
+    axis = node.attributes.get_int("axis", -1) % ids.ndim
+    if ids.shape[axis] > 1:
+        trace.part(ids, tuple(each for each in range(ids.ndim) if each != axis), node)
     return function(node, trace)
 
 
@@ -60,22 +79,24 @@ def add(node: ir.Node, trace: Trace) -> str | None:
         if varying(a) != varying(b):
             return "its operands have other channels"
         trace.link(a, b)
-        trace.put(node.outputs[0], np.broadcast_arrays(a, b)[0])
+        trace.carry(node.outputs[0], np.broadcast_arrays(a, b)[0])
         return None
     place = 0 if found[0] is not None else 1
     ids, other = found[place], values[1 - place]
     assert ids is not None, "one of them has coordinates"
     if place == 0 and _is_mean(node, ids):
-        made = trace.like(ids)
+        made = trace.renew(ids)
         trace.link(made, ids, PERMUTE)
         both = np.concatenate([ids.ravel(), made.ravel()])
         trace.limit(both, ROTATE | SCALE, node, "subtracts the mean")
         trace.put(node.outputs[0], made)
         return None
     ids = _wide(ids, node)
-    trace.put(node.outputs[0], ids)
     array = constant(other)
     covered = _covered(ids, other)
+    if array is not None and not _fits(ids, array, covered):
+        return "how many channels it adds to is not known"
+    trace.carry(node.outputs[0], ids)
     if not covered:
         if array is None or np.any(array):
             trace.limit(ids, BENDS, node, "adds one number to all channels")
@@ -116,14 +137,16 @@ def multiply(node: ir.Node, trace: Trace) -> str | None:
         return "it divides by an activation"
     covered = _covered(ids, other)
     if not covered:
-        trace.put(node.outputs[0], ids)
+        trace.carry(node.outputs[0], ids)
         return None
     array = constant(other)
     if array is None:
-        trace.limit(ids, ROTATE | CENTER, node, "multiplies each channel by something else")
-        trace.put(node.outputs[0], ids)
+        trace.limit(ids, ALL & ~SCALE, node, "multiplies each channel by something else")
+        trace.carry(node.outputs[0], ids)
         return None
-    made = trace.fresh(ids.size).reshape(ids.shape)
+    if not _fits(ids, array, covered):
+        return "how many channels it multiplies is not known"
+    made = trace.renew(ids)
     trace.put(node.outputs[0], made)
     gain(node, 1 - place, array, ids, made, trace, divides=node.op_type == "Div")
     return None
@@ -139,14 +162,19 @@ def gain(
     divides: bool = False,
 ) -> None:
     """``made = array * ids``, channel by channel; constants that serve several tie these."""
-    covered = tuple(a for a in varying(ids) if array.ndim + a >= ids.ndim)
-    covered = tuple(a for a in covered if array.shape[a - ids.ndim] > 1)
+    covered = covering(array, ids)
     trace.link(made, ids, PERMUTE)
     for each in (ids, made):
         trace.limit(each, ROTATE | CENTER, node, "multiplies each channel by its own factor")
     roles = (Role.READ, Role.WRITE) if not divides else (Role.WRITE, Role.READ)
     for each, role in zip((ids, made), roles, strict=True):
         trace.ports.append(vector_port(node, index, array, each, covered, trace, role, Kind.GAIN))
+
+
+def covering(array: np.ndarray, ids: np.ndarray) -> tuple[int, ...]:
+    """Axes of ``ids`` that hold channels and along which ``array`` is not broadcast."""
+    inside = (a for a in varying(ids) if array.ndim + a >= ids.ndim)
+    return tuple(a for a in inside if array.shape[a - ids.ndim] > 1)
 
 
 def vector_port(
@@ -173,9 +201,11 @@ def _product(node: ir.Node, trace: Trace, a: np.ndarray, b: np.ndarray) -> str |
     """Two activations, element by element: one of them may still be scaled on its own."""
     a, b = aligned(a, b)
     if not varying(a) or not varying(b):  # a factor for each row
+        if node.op_type == "Div" and varying(b):
+            return "it divides by an activation"
         factor, kept = (a, b) if varying(b) else (b, a)
         trace.limit(factor, ALL, node, "multiplies by it")
-        trace.put(node.outputs[0], np.broadcast_arrays(kept, factor)[0])
+        trace.carry(node.outputs[0], np.broadcast_arrays(kept, factor)[0])
         return None
     if varying(a) != varying(b):
         return "its operands have other channels"
@@ -185,7 +215,7 @@ def _product(node: ir.Node, trace: Trace, a: np.ndarray, b: np.ndarray) -> str |
     if node.op_type == "Div" and carrier is b:
         trace.limit(carrier, BENDS, node, "divides by it")
     trace.limit(carrier, ROTATE | CENTER, node, "multiplies it by another activation")
-    trace.put(node.outputs[0], np.broadcast_arrays(carrier, other)[0])
+    trace.carry(node.outputs[0], np.broadcast_arrays(carrier, other)[0])
     return None
 
 
@@ -200,7 +230,7 @@ def swiglu(node: ir.Node, trace: Trace) -> str | None:
     trace.link(gate, up, PERMUTE)
     trace.limit(gate, BENDS, node, "is not linear")
     trace.limit(up, ROTATE | CENTER, node, "multiplies it by another activation")
-    trace.put(node.outputs[0], up)
+    trace.carry(node.outputs[0], up)
     return None
 
 
@@ -213,17 +243,19 @@ def where(node: ir.Node, trace: Trace) -> str | None:
     ids = _wide(known[0], node)
     mask = dims_of(input_at(node, 0))
     if mask is None or any(_dim(mask, axis - ids.ndim) != 1 for axis in varying(ids)):
-        trace.limit(ids, ROTATE | CENTER, node, "picks channel by channel")
+        trace.limit(ids, ALL & ~SCALE, node, "picks channel by channel")
     if len(known) == 2:
         a, b = aligned(known[0], known[1])
         if varying(a) != varying(b):
             return "its operands have other channels"
         trace.link(a, b)
     else:
-        fill = constant(input_at(node, 1 if found[0] is None else 2))
+        other = input_at(node, 1 if found[0] is None else 2)
+        fill = constant(other)
         if fill is None or np.any(fill):
-            trace.limit(ids, BENDS, node, "fills in other numbers")
-    trace.put(node.outputs[0], ids)
+            lost = ALL if _covered(ids, other) else BENDS
+            trace.limit(ids, lost, node, "fills in other numbers")
+    trace.carry(node.outputs[0], ids)
     return None
 
 
@@ -253,14 +285,9 @@ def _dim(dims: list[int | None], place: int) -> int | None:
     return dims[place] if -place <= len(dims) else 1
 
 
-def limited(reason: str, lost: Symmetry):  # type: ignore[no-untyped-def]
-    """A handler for what keeps the coordinates but rules ``lost`` out."""
+def _fits(ids: np.ndarray, array: np.ndarray, covered: tuple[int, ...]) -> bool:
+    """Whether a constant is as long as the coordinates along the axes that it covers.
 
-    def handler(node: ir.Node, trace: Trace) -> str | None:
-        ids = trace.ids(input_at(node, 0))
-        if ids is not None:
-            trace.limit(ids, lost, node, reason)
-            trace.put(node.outputs[0], ids)
-        return None
-
-    return handler
+    Along an axis of unknown length these are but the period of coordinates that repeat.
+    """
+    return all(array.shape[axis - ids.ndim] == ids.shape[axis] for axis in covered)

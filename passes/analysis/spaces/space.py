@@ -22,12 +22,14 @@ class Held:
         block: of each place along these axes, flattened, the block of the space; -1 outside.
         place: likewise, the channel within the block.
         inverse: where dual coordinates meet (queries and keys), the ones that change inversely.
+        strand: which copy of the block it is that the channel belongs to (shared heads, say).
     """
 
     port: Port
     block: np.ndarray
     place: np.ndarray
     inverse: np.ndarray
+    strand: np.ndarray
 
     def views(self, block: int, size: int) -> np.ndarray:
         """Places of the channels of a block, int[copies, size]: each row holds each of them once.
@@ -35,7 +37,7 @@ class Held:
         Shared K/V heads, say, make several copies in what reads them.
         """
         places = np.flatnonzero(self.block == block)
-        order = places[np.argsort(self.place[places], kind="stable")]
+        order = places[np.lexsort((self.strand[places], self.place[places]))]
         return order.reshape(size, -1).T
 
 
@@ -49,9 +51,13 @@ class HeldState:
 
     def matrices(self, blocks: Sequence[np.ndarray]) -> np.ndarray:
         """[heads, D, D]: what each head is multiplied by where each block is by its [n, n]."""
-        return np.stack(
-            [blocks[b[0]][np.ix_(p, p)] for b, p in zip(self.block, self.place, strict=True)]
-        )
+        heads, width = self.block.shape
+        found = np.tile(np.eye(width), (heads, 1, 1))
+        for matrix, block, place in zip(found, self.block, self.place, strict=True):
+            for number in np.unique(block[block >= 0]):
+                at = np.flatnonzero(block == number)
+                matrix[np.ix_(at, at)] = blocks[number][np.ix_(place[at], place[at])]
+        return found
 
 
 @dataclass(frozen=True)

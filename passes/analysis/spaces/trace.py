@@ -140,12 +140,32 @@ class Trace:
         return self.fresh(len(different))[places].reshape(ids.shape)
 
     def put(self, value: ir.Value, ids: np.ndarray) -> None:
-        """Say what the coordinates of a value are."""
+        """Say what the coordinates of a value are; of new data, use :meth:`carry`."""
         ids = squash(ids)
         self.at[value] = ids
         node = value.producer()
         if node is not None:
             self.carriers.append((node, int(ids.flat[0])))
+
+    def renew(self, ids: np.ndarray) -> np.ndarray:
+        """New coordinates, another for each place, in the order of the old ones."""
+        made = np.empty(ids.size, int)
+        made[np.argsort(ids.reshape(-1), kind="stable")] = self.fresh(ids.size)
+        return made.reshape(ids.shape)
+
+    def carry(self, value: ir.Value, ids: np.ndarray) -> None:
+        """A value holds new data in the coordinates ``ids``.
+
+        Its own are new ones that are one with them.  What a Concat joins of the old data and the
+        new can so be told apart: no change may mix channels of both.
+        """
+        ids = squash(ids)
+        made = self.renew(ids)
+        self.link(made, ids)
+        if not self.scalable(ids):
+            unscaled = np.isin(ids, list(self._unscaled.intersection(ids.reshape(-1).tolist())))
+            self._unscaled.update(made[unscaled].tolist())
+        self.put(value, made)
 
     def write(self, value: ir.Value, axis: int, count: int) -> np.ndarray:
         """Give a value new coordinates along one axis; returns them."""
@@ -185,9 +205,15 @@ class Trace:
         return rows[0]
 
     def keep(self, past: ir.Value | None, kept: ir.Value | None, ids: np.ndarray) -> bool:
-        """Note a cache of heads that comes in as ``past`` and goes out; False where it is none."""
+        """Note a cache of heads that comes in as ``past`` and goes out; False where it is none.
+
+        Whoever else reads the past would meet it in other coordinates.
+        """
         shaped = ids.ndim == 4 and ids.shape[0] == ids.shape[2] == 1 and ids.shape[3] > 1
-        if not shaped or past is None or not past.is_graph_input():
+        if not shaped or past is None or not past.is_graph_input() or past.is_graph_output():
+            return False
+        readers = [use.node for use in past.uses() if use.node.op_type not in ("Shape", "Size")]
+        if len(readers) != 1:
             return False
         if kept is None or not kept.is_graph_output():
             return False

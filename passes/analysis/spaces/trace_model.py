@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import onnx_ir as ir
 
-from bitfold.passes.analysis.spaces.handlers import HANDLERS
+from bitfold.passes.analysis.spaces.handlers import HANDLERS, followed
 from bitfold.passes.analysis.spaces.symmetry import ALL
 from bitfold.passes.analysis.spaces.trace import Trace
 from bitfold.passes.core.rewire import constant
@@ -28,6 +28,10 @@ def trace_model(model: ir.Model, joined: Iterable[ir.Node] = ()) -> Trace:
         reason = handler(node, trace)
         if reason is not None:
             _end(node, trace, reason)
+        for value in node.inputs[followed(node) :]:
+            ids = trace.ids(value)
+            if ids is not None:
+                trace.limit(ids, ALL, node, "reads it as something else than its data")
     states = {state.kept for state in trace.states}
     for value in model.graph.outputs:
         ids = trace.ids(value)
