@@ -27,10 +27,10 @@ class Lower(Pass):
     ``native``: ``bitfold.LowBitMatMul``, ``LowBitGather`` and ``LowBitConv`` on packed weights,
     with what stands beside a matmul taken in: a low-rank branch ``MatMul(MatMul(x, D), U)`` of its
     float input, added to its product; bias, activation, residual or Split; and what comes before
-    it and has no other reader: RMSNormalization, Hadamard or the one behind the other (on
-    SmolLM2 w4a8 a prefill of 128 tokens takes 0.97 of the time that separate norms take, and
-    decoding the same).  Every such node carries a function body of stock operators, so that the
-    file also runs where the op library is not loaded.
+    it and has no other reader: RMSNormalization, Hadamard or the one behind the other, then a
+    product with a constant vector (with norms a prefill of 128 tokens of SmolLM2 w4a8 takes 0.97 of
+    the time that separate ones take, and decoding the same).  Every such node carries a function
+    body of stock operators, so that the file also runs where the op library is not loaded.
 
     ``ort``: com.microsoft MatMulNBits and GatherBlockQuantized, which every ONNX Runtime has;
     1x1 convolutions with rounded inputs as a MatMulNBits between two Transposes (on ORT 1.31 a

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import Site, input_at, is_vector
-from bitfold.passes.lower.epilogue import array_of, is_op, only_consumer
+from bitfold.passes.lower.epilogue import array_of, is_op
 from bitfold.passes.lower.low_rank import LowRank
-from bitfold.passes.lower.neutral import Rounding
+from bitfold.passes.lower.site_input import SiteInput
 from bitfold.runtime.ops import DOMAIN
 from bitfold.runtime.ops.prologue import NO_PROLOGUE, Prologue
 
@@ -36,19 +36,17 @@ class Head:
         return names + ["Hadamard"] * bool(self.prologue.hadamard_size)
 
 
-def head_of(site: Site, rounding: Rounding | None, low_rank: LowRank | None = None) -> Head:
+def head_of(site: Site, given: SiteInput, low_rank: LowRank | None) -> Head:
     """The longest head that LowBitMatMul's prologue has room for: a norm, then a Hadamard.
 
     A norm with other readers than the operator's own parts (a low-rank branch is one) stays a
     node: the operators would each compute it again.
     """
-    data = site.data if rounding is None else rounding.source
-    readers = [site.node if rounding is None else rounding.node]
-    readers += [low_rank.down.node] if low_rank is not None else []
-    if rounding is not None and only_consumer(rounding.node.outputs[0], site.node.graph) is None:
-        return Head(data)
-    head = Head(data)
-    node = _only_producer(data, readers)
+    head = Head(given.value)
+    if given.shared:
+        return head
+    readers = [given.reader] + ([low_rank.down.node] if low_rank is not None else [])
+    node = _only_producer(given.value, readers)
     if node is not None and is_op(node, "Hadamard", DOMAIN):
         head = _with_hadamard(head, node, site.shape[1])
         node = _only_producer(head.source, [node])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import Site, find_sites, input_at
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.rewire import new_initializer
-from bitfold.passes.lower.epilogue import replace_chain, take_place
+from bitfold.passes.lower.epilogue import array_of, replace_chain, take_place
 from bitfold.passes.lower.low_rank import LowRank
 from bitfold.passes.lower.masked_weight import kept_weights, masked_share
 from bitfold.passes.lower.matmul_head import head_of
@@ -19,6 +20,7 @@ from bitfold.passes.lower.native_conv import ConvLowering
 from bitfold.passes.lower.neutral import rounding_of, scale_options, weight_of
 from bitfold.passes.lower.packed_values import packed_values
 from bitfold.passes.lower.packing import pack_weight
+from bitfold.passes.lower.site_input import SiteInput, input_of
 from bitfold.runtime.ops.body import call
 from bitfold.runtime.ops.lowbit_gather import lowbit_gather
 from bitfold.runtime.ops.lowbit_matmul import ACT_BITS, LowBitMatMul
@@ -62,8 +64,9 @@ class NativeLowering:
         rounding = rounding_of(site)
         if rounding is not None and rounding.bits not in ACT_BITS:
             rounding = None  # stays a node of its own
-        tail = tail_of(site, site.data if rounding is None else rounding.source)
-        head = head_of(site, rounding, tail.low_rank)
+        given = input_of(site, rounding)
+        tail = tail_of(site, given.value)
+        head = head_of(site, given, tail.low_rank)
         weight = self._weight(site, paired=tail.activation == "swiglu")
         # Bit planes, for activations of fewer bits, are read out of dense bytes.
         share = self._masked_share(site) if rounding is None or rounding.bits == 8 else math.inf
@@ -79,14 +82,15 @@ class NativeLowering:
             splits=tail.splits,
             prologue=head.prologue,
             low_rank=tail.low_rank is not None,
+            n_group_size=0 if given.scales is None else weight.n,
         )
         inputs = [head.source, *packed, tail.bias, tail.residual, head.gain, head.base, None]
-        inputs += self._factors(site, tail.low_rank)
+        inputs += [*self._factors(site, tail.low_rank), self._input_scales(site, given)]
         while inputs[-1] is None:
             inputs.pop()
         node = call(self.model, operator.function(), inputs, operator.attributes(), site.name)
         replace_chain(tail.nodes, node)
-        taken = head.taken() + tail.taken()
+        taken = head.taken() + given.taken() + tail.taken()
         taken += [f"{share:.0%} of the dense bytes"] * weight.masked
         with_tail = f" with {', '.join(taken)}" if taken else ""
         self.context.entry.changed(site.name, f"LowBitMatMul {weight.overload()}{with_tail}")
@@ -99,15 +103,26 @@ class NativeLowering:
         take_place(site.node, site.node.outputs[0], node)
         self.context.entry.changed(site.name, f"LowBitGather {weight.overload()}")
 
-    def _factors(self, site: Site, low_rank: LowRank | None) -> list[ir.Value]:
+    def _factors(self, site: Site, low_rank: LowRank | None) -> list[ir.Value | None]:
         """The values of a low-rank branch's D and U."""
         if low_rank is None:
-            return []
-        stem = (site.source.name or site.name).removesuffix(".dequantized")
+            return [None, None]
         return [
-            new_initializer(self.model.graph, self.context, factor, f"{stem}.low_rank_{name}")
-            for factor, name in zip(low_rank.factors(), ("down", "up"), strict=True)
+            self._beside(site, factor, name)
+            for factor, name in zip(
+                low_rank.factors(), ("low_rank_down", "low_rank_up"), strict=True
+            )
         ]
+
+    def _input_scales(self, site: Site, given: SiteInput) -> ir.Value | None:
+        """The value [1, K] of scales of a site's input."""
+        scales = array_of(given.scales)
+        return None if scales is None else self._beside(site, scales[None], "input_scales")
+
+    def _beside(self, site: Site, array: np.ndarray, name: str) -> ir.Value:
+        """An initializer named after the site's weight."""
+        stem = (site.source.name or site.name).removesuffix(".dequantized")
+        return new_initializer(self.model.graph, self.context, array, f"{stem}.{name}")
 
     def _weight(self, site: Site, paired: bool) -> PackedWeight:
         dequantize = site.quantized

@@ -23,6 +23,7 @@ Every operator here has a kernel in ``runtime/cpp/ops`` and an oracle in
  9    act_scale      f32 [1]                optional: the one scale of all activations
 10    low_rank_down  f16 or f32 [R, K]      D; optional, R from 1 to 512
 11    low_rank_up    f16 or f32 [N, R]      U; there with D, and of its type
+12    input_scales   f32 [J, K]             optional: X is scaled, for each block of outputs
 ====  =============  =====================  =================================================
 
 Attributes (ints): ``N``, ``K``, ``bits`` (1..8), ``group_size`` (input channels a group: a
@@ -50,11 +51,16 @@ Before all else, X's rows go through the prologue.  With ``norm_gain`` and the a
 attribute ``hadamard_size`` (int, a divisor of K), what ``Hadamard`` below makes of them with that
 size and the base ``hadamard``.  Both in f32, sums in any order.  What follows sees the new rows.
 
+With ``input_scales`` and the attribute ``n_group_size`` (int: N, or a multiple of 16; N with
+``swiglu``) each block of that many outputs, the last perhaps of fewer, sees the new rows times
+scales of its own, ``x[m, k] * input_scales[j, k]`` in f32, ``J = ceil(N / n_group_size)``: scales
+of the weight that vary along its inputs (AdaDim, arXiv 2309.15531).  What follows sees these.
+
 With ``low_rank_down`` and ``low_rank_up`` the weight has a low-rank branch beside its codes: what
 these lose (SVDQuant, arXiv 2411.05007; LoRC in ZeroQuant-V2, arXiv 2303.08302).  Of the new rows,
-before they are quantized, ``low_rank[m, n] = sum over r of (sum over k of x[m, k] * D[r, k]) *
-U[n, r]``, in f32, sums in any order; 0 without a branch.  U's rows are in plain order, those of the
-gate before those of the up projection with ``swiglu``.
+before input scales and quantization, ``low_rank[m, n] = sum over r of (sum over k of x[m, k] *
+D[r, k]) * U[n, r]``, in f32, sums in any order; 0 without a branch.  U's rows are in plain order,
+those of the gate before those of the up projection with ``swiglu``.
 
 With ``splits``, Y's columns go to several outputs, one for each size: what a Split behind it
 would make.  The sizes add up to Y's columns, and all but the last are multiples of 16.  There is

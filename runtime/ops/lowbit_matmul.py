@@ -14,7 +14,7 @@ from bitfold.runtime.ops.quantize_activation import quantized, quantized_with
 from bitfold.runtime.ops.swiglu import gated
 
 INPUTS = ["X", "packed", "scales", "zero_points", "table", "bias", "residual", "norm_gain"]
-INPUTS += ["hadamard", "act_scale", "low_rank_down", "low_rank_up"]
+INPUTS += ["hadamard", "act_scale", "low_rank_down", "low_rank_up", "input_scales"]
 
 
 ACT_BITS = (8, 4, 3, 2, 1)
@@ -36,6 +36,7 @@ class LowBitMatMul:
         prologue: what is done to X first.
         act_scale: whether the input of that name is there.
         low_rank: whether low_rank_down and low_rank_up are there.
+        n_group_size: outputs that share input_scales; 0 where there are none.
     """
 
     weight: PackedWeight
@@ -48,6 +49,7 @@ class LowBitMatMul:
     prologue: Prologue = NO_PROLOGUE
     act_scale: bool = False
     low_rank: bool = False
+    n_group_size: int = 0
 
     def attributes(self) -> dict[str, Any]:
         """The attributes of a node."""
@@ -58,23 +60,19 @@ class LowBitMatMul:
             "activation": self.activation,
             **({"splits": self.splits} if self.splits else {}),
             **self.prologue.attributes(),
+            **({"n_group_size": self.n_group_size} if self.n_group_size else {}),
         }
 
     def function(self) -> ir.Function:
         """The function body for this configuration."""
         body = Body(INPUTS)
         x, packed, scales, zeros, table, bias, residual, gain, hadamard = body.inputs[:9]
-        act_scale, down, up = body.inputs[9:]
+        act_scale, down, up, input_scales = body.inputs[9:]
         weight = self.weight.unpacked(body, [packed, scales, zeros, table])
-        x = prepared = self.prologue.prepared(body, x, gain, hadamard)
-        bits = 0 if self.acts == "none" else int(self.acts.removeprefix("int"))
-        if self.act_scale:
-            x = quantized_with(body, x, act_scale)
-        elif bits:
-            x = quantized(body, x, self.weight.k, self.act_group_size, bits)
-        y = body("MatMul", x, body.transpose(weight, 1, 0))
+        x = self.prologue.prepared(body, x, gain, hadamard)
+        y = self._product(body, x, weight, act_scale, input_scales)
         if self.low_rank:
-            thin = body("MatMul", prepared, body.transpose(body.to_float(down), 1, 0))
+            thin = body("MatMul", x, body.transpose(body.to_float(down), 1, 0))
             thin = body("MatMul", thin, body.transpose(body.to_float(up), 1, 0))
             y = body("Add", y, thin)
         if self.bias:
@@ -88,15 +86,38 @@ class LowBitMatMul:
             outputs = list(
                 body.op_multi_out("Split", [y, sizes], {"axis": -1}, num_outputs=len(self.splits))
             )
-        acts = f"a{self.act_group_size}" if bits else "float"
-        acts += f"_{self.acts}" if 0 < bits < 8 else ""
+        acts = "float" if self.acts == "none" else f"a{self.act_group_size}"
+        acts += f"_{self.acts}" if self.acts not in ("none", "int8") else ""
         parts = [self.weight.overload(), acts]
         parts += ["bias"] * self.bias + [self.activation] * (self.activation != "none")
         parts += ["residual"] * self.residual
         parts += ["static"] * self.act_scale + self.prologue.overload()
         parts += ["low_rank"] * self.low_rank
+        parts += [f"i{self.n_group_size}"] * bool(self.n_group_size)
         parts += ["split", *map(str, self.splits)] if self.splits else []
         return body.function("LowBitMatMul", "_".join(parts), outputs, self.attributes())
+
+    def _product(
+        self, body: Body, x: ir.Value, weight: ir.Value, act_scale: ir.Value, scales: ir.Value
+    ) -> ir.Value:
+        """Rows [..., K], scaled and quantized, times the weight [N, K]."""
+        n, k = self.weight.n, self.weight.k
+        size = self.n_group_size or n
+        products = []
+        for block, start in enumerate(range(0, n, size)):
+            rows, part = x, weight
+            if self.n_group_size:
+                row = body.slice(scales, 0, block, block + 1)
+                rows = body("Mul", x, body.reshape(row, k))
+            if size < n:
+                part = body.slice(weight, 0, start, min(start + size, n))
+            if self.act_scale:
+                rows = quantized_with(body, rows, act_scale)
+            elif self.acts != "none":
+                bits = int(self.acts.removeprefix("int"))
+                rows = quantized(body, rows, k, self.act_group_size, bits)
+            products.append(body("MatMul", rows, body.transpose(part, 1, 0)))
+        return products[0] if len(products) == 1 else body("Concat", *products, axis=-1)
 
     def _activated(self, body: Body, y: ir.Value) -> ir.Value:
         if self.activation == "swiglu":

@@ -110,6 +110,29 @@ def prepared(
     return rounded
 
 
+def operands(
+    rows: np.ndarray,
+    group_size: int,
+    acts: str,
+    act_group_size: int,
+    act_scale: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What float32 rows [M, K] are multiplied as: q [M, K] and s_a [M, G], float64."""
+    m, k = rows.shape
+    groups = -(-k // group_size)
+    if act_scale is not None:
+        inverse = np.float32(1) / act_scale
+        with np.errstate(over="ignore"):
+            q = np.rint(np.clip(rows * inverse, -127, 127))
+        return q.astype(np.float64), np.full((m, groups), np.float64(act_scale[0]))
+    if acts == "none":
+        return rows.astype(np.float64), np.ones((m, groups))
+    bits = int(acts.removeprefix("int"))
+    q, s = quantize_activations(rows, act_group_size or k, bits)
+    s = s if s.shape[1] == groups else np.repeat(s, groups, axis=1)
+    return q.astype(np.float64), s.astype(np.float64)
+
+
 def lowbit_matmul(
     x: np.ndarray,
     packed: np.ndarray,
@@ -123,6 +146,7 @@ def lowbit_matmul(
     act_scale: np.ndarray | None = None,
     low_rank_down: np.ndarray | None = None,
     low_rank_up: np.ndarray | None = None,
+    input_scales: np.ndarray | None = None,
     *,
     n: int,
     k: int,
@@ -135,11 +159,12 @@ def lowbit_matmul(
     scale_factor: float = 1.0,
     epsilon: float = 0.0,
     hadamard_size: int = 0,
+    n_group_size: int = 0,
 ) -> np.ndarray:
     """Y of ``LowBitMatMul`` in float64, for x float32 [..., K] and the inputs as the op has them.
 
-    ``act_group_size`` 0 stands for K.  Sums are exact for integer activations up to the scales.  Y
-    is whole: ``splits`` cut it into the operator's outputs.
+    ``act_group_size`` 0 stands for K, ``n_group_size`` 0 for N.  Sums are exact for
+    integer activations up to the scales.  Y is whole: ``splits`` cut it into the outputs.
     """
 
     def of_rows(rows: np.ndarray) -> np.ndarray:
@@ -169,25 +194,18 @@ def lowbit_matmul(
     rows = prepared(x.reshape(-1, k), norm_gain, epsilon, hadamard, hadamard_size)
     broken = ~np.isfinite(rows).all(axis=1)
     finite = np.where(broken[:, None], np.float32(0), rows)
-    if act_scale is not None:
-        inverse = np.float32(1) / act_scale
-        with np.errstate(over="ignore"):
-            operand = np.rint(np.clip(finite * inverse, -127, 127)).astype(np.float64)
-        scale_a = np.full((len(rows), groups), np.float64(act_scale[0]))
-    elif acts != "none":
-        bits_of_q = int(acts.removeprefix("int"))
-        q, s = quantize_activations(finite, act_group_size or k, bits_of_q)
-        operand, scale_a = q.astype(np.float64), s.astype(np.float64)
-        if scale_a.shape[1] != groups:
-            scale_a = np.repeat(scale_a, groups, axis=1)
-    else:
-        operand, scale_a = finite.astype(np.float64), np.ones((len(rows), groups))
-    padded = np.zeros((len(rows), groups * group_size))
-    padded[:, :k] = operand
     y = np.zeros((len(rows), n))
-    for g in range(groups):
-        part = padded[:, g * group_size : (g + 1) * group_size] @ weight[:, g].T.astype(np.float64)
-        y += scale_a[:, g : g + 1] * scale[:, g] * part
+    size = n_group_size or n
+    for block, start in enumerate(range(0, n, size)):
+        outputs = slice(start, start + size)
+        scaled = finite if input_scales is None else finite * input_scales[block]
+        operand, scale_a = operands(scaled, group_size, acts, act_group_size, act_scale)
+        padded = np.zeros((len(rows), groups * group_size))
+        padded[:, :k] = operand
+        for g in range(groups):
+            levels_of = weight[outputs, g].T.astype(np.float64)
+            part = padded[:, g * group_size : (g + 1) * group_size] @ levels_of
+            y[:, outputs] += scale_a[:, g : g + 1] * scale[outputs, g] * part
     if low_rank_down is not None and low_rank_up is not None:
         thin = finite.astype(np.float64) @ low_rank_down.T.astype(np.float64)
         y += thin @ low_rank_up.T.astype(np.float64)

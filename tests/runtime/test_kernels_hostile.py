@@ -30,7 +30,7 @@ from bitfold.runtime.reference.lowbit_matmul import lowbit_matmul
 MATMUL = Case(40, 96, 4, 32, act_group=32, zero_points=True, table=True, bias=True)
 SWIGLU = Case(72, 48, 3, 16, activation="swiglu", zero_points=True)
 PLANES = Case(40, 96, 2, 32, "int1", 32, zero_points=True)
-LOW_RANK = Case(40, 96, 4, 32, act_group=32, rank=9)
+LOW_RANK = Case(40, 96, 4, 32, act_group=32, rank=9, n_group=16)
 MASKED = Case(40, 96, 4, 32, act_group=32, zero_points=True, bias=True, kept=0.5)
 SPLIT = Case(48, 64, 8, acts="none", splits=(16, 32))
 GATHER = Case(40, 96, 4, 32, zero_points=True, table=True)

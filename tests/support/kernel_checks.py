@@ -18,6 +18,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper
 from support.guard_pages import BEHIND, guarded_copy
 from support.hadamard_checks import HADAMARD_CHECKS
+from support.input_scales_checks import INPUT_SCALES_CHECKS
 from support.low_rank_checks import LOW_RANK_CHECKS
 from support.lowbit_nodes import (
     Case,
@@ -407,6 +408,7 @@ CHECKS: dict[str, Callable[[], Iterator[str]]] = {
         *HADAMARD_CHECKS,
         *PROLOGUE_CHECKS,
         *LOW_RANK_CHECKS,
+        *INPUT_SCALES_CHECKS,
     )
 }
 

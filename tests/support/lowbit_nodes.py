@@ -22,7 +22,14 @@ FACTOR = float(np.float32(1 / 19000))
 """What ``e4m3`` scales are multiplied by."""
 
 MATMUL_INPUTS = ("packed", "scales", "zero_points", "table", "bias")
-LATER_INPUTS = ("norm_gain", "hadamard", "act_scale", "low_rank_down", "low_rank_up")
+LATER_INPUTS = (
+    "norm_gain",
+    "hadamard",
+    "act_scale",
+    "low_rank_down",
+    "low_rank_up",
+    "input_scales",
+)
 GATHER_INPUTS = ("packed", "scales", "zero_points", "table")
 
 
@@ -60,6 +67,8 @@ class Case:
     """Of the low-rank branch; 0 for none."""
     half: bool = True
     """Whether the branch is of halves."""
+    n_group: int = 0
+    """Outputs that share input scales; 0 for none."""
     kept: float | None = None
     """Share of the weights that a masked layout keeps; None for the dense layout."""
 
@@ -88,6 +97,7 @@ class Case:
             **self.factor,
             **({} if self.epsilon is None else {"epsilon": self.epsilon}),
             **({"hadamard_size": self.hadamard} if self.hadamard else {}),
+            **({"n_group_size": self.n_group} if self.n_group else {}),
         }
 
     def weights(self) -> dict[str, np.ndarray]:
@@ -121,6 +131,11 @@ class Case:
             kind = np.float16 if self.half else np.float32
             inputs["low_rank_down"] = rng.standard_normal((self.rank, self.k)).astype(kind)
             inputs["low_rank_up"] = (rng.standard_normal((self.n, self.rank)) / 8).astype(kind)
+        if self.n_group:
+            # Powers of two: rows that are exact stay so.
+            blocks = -(-self.n // self.n_group)
+            powers = rng.integers(-4, 5, (blocks, self.k)).astype(np.float32)
+            inputs["input_scales"] = np.exp2(powers)
         return inputs
 
     def packed(self, codes: np.ndarray) -> np.ndarray:
@@ -169,6 +184,7 @@ class Case:
             **self.factor,
             epsilon=self.epsilon or 0.0,
             hadamard_size=self.hadamard,
+            n_group_size=self.n_group,
         )
 
     @property

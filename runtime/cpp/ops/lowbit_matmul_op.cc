@@ -14,7 +14,8 @@ namespace {
 
 constexpr const char* kName = "LowBitMatMul";
 enum Input : size_t { kX, kPacked, kScales, kZeroPoints, kTable, kBias, kResidual, kNormGain,
-                      kHadamard, kActScale, kLowRankDown, kLowRankUp, kInputs };
+                      kHadamard, kActScale, kLowRankDown, kLowRankUp, kInputScales,
+                      kInputs };
 constexpr const char* kActivations[] = {"none", "swiglu", "relu", "gelu", "gelu_tanh"};
 static_assert(kIdentity == 0 && kSwiGlu == 1 && kRelu == 2 && kGelu == 3 && kGeluTanh == 4,
               "the names are in the order of the enum");
@@ -57,6 +58,7 @@ class MatMulKernel {
     bias_complete_ = bias.data || !has_input(api, info, kBias);
     read_prologue(info);
     op_.low_rank = low_rank_.value();
+    read_input_scales(info);
   }
 
   void compute(OrtKernelContext* context) const {
@@ -80,6 +82,8 @@ class MatMulKernel {
       if (gain.data) op.prologue.gain = checked_gain(gain);
       if (scale.data) op.act_scale = checked_scale(scale);
     }
+    if (!input_scales_complete_)
+      op.input_scales = checked_input_scales(input(api_, context, kInputScales));
     HeldLowRank low_rank;
     if (!low_rank_.complete()) {
       low_rank = low_rank_.at(api_, context);
@@ -183,6 +187,35 @@ class MatMulKernel {
     prologue_complete_ = !normed == !gain.data && !given_scale == !scale.data;
   }
 
+  void read_input_scales(const OrtKernelInfo* info) {
+    const bool given = has_input(api_, info, kInputScales);
+    if (given != has_int(api_, info, "n_group_size"))
+      refuse("attribute 'n_group_size': expected beside input_scales alone, found one of both");
+    if (!given) return;
+    const int64_t n = weight_.value().n;
+    const int64_t size = int_attribute(api_, info, "n_group_size", 1, n);
+    if (size != n && size % kTile != 0)
+      refuse("attribute 'n_group_size': expected N = " + std::to_string(n) +
+             " or a multiple of 16, found " + std::to_string(size));
+    // Two blocks of outputs would meet in each pair of a gate and an up tile.
+    if (size != n && is_paired(&op_))
+      refuse("attribute 'n_group_size': expected N = " + std::to_string(n) +
+             " with swiglu, found " + std::to_string(size));
+    scaled_blocks_ = (n + size - 1) / size;
+    op_.scaled_tiles = size == n ? weight_.value().tiles : static_cast<int32_t>(size / kTile);
+    const Tensor scales = constant_input(api_, info, kInputScales);
+    input_scales_complete_ = scales.data != nullptr;
+    if (scales.data) op_.input_scales = checked_input_scales(scales);
+  }
+
+  const float* checked_input_scales(const Tensor& scales) const {
+    const std::vector<int64_t> shape = {scaled_blocks_, weight_.value().k};
+    if (scales.type != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || scales.shape != shape)
+      refuse("input_scales: expected float32 of shape " + shape_text(shape) + ", found " +
+             shape_text(scales.shape));
+    return static_cast<const float*>(scales.data);
+  }
+
   const float* checked_gain(const Tensor& gain) const {
     const int64_t k = weight_.value().k;
     if (gain.type != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || gain.count != k)
@@ -217,7 +250,8 @@ class MatMulKernel {
   MatMul op_{};
   HadamardInput hadamard_;
   LowRankInput low_rank_;
-  bool bias_complete_ = false, prologue_complete_ = false;
+  int64_t scaled_blocks_ = 0;  // of outputs, each with input scales of its own
+  bool bias_complete_ = false, prologue_complete_ = false, input_scales_complete_ = true;
 };
 
 OrtStatus* BITFOLD_ORT_CALL create(const OrtCustomOp*, const OrtApi* api,

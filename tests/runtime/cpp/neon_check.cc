@@ -219,7 +219,7 @@ struct MatMulCase {
   Activation activation;
   bool broken;                // NaN and infinity in rows
   float act_scale = 0;        // 0 where groups have their own
-  bool prologue = false;      // a norm, and a Hadamard transform in blocks of 4
+  bool prologue = false;      // a norm, a Hadamard transform in blocks of 4, and input scales
   int32_t rank = 0;           // of the low-rank branch; of halves where it is odd
 };
 
@@ -231,6 +231,7 @@ void check_matmul(const Kernels* kernels, const Format& f, const MatMulCase& c) 
   const Weight weight(&random, f, c.n, c.k, group, tiles);
   const Array<float> x = values(&random, c.rows * c.k), bias = values(&random, c.n);
   const Array<float> residual = values(&random, c.rows * columns), gain = values(&random, c.k);
+  const Array<float> input_scales = values(&random, paired ? c.k : tiles * c.k);
   const bool half = c.rank % 2;
   const Array<float> down = values(&random, c.rank * c.k);
   const Array<float> up = values(&random, tiles * c.rank * kTile);
@@ -262,6 +263,10 @@ void check_matmul(const Kernels* kernels, const Format& f, const MatMulCase& c) 
       op.prologue.gain = gain.data;
       op.prologue.epsilon = 1e-3f;
       op.prologue.hadamard = {c.k % 4 ? 1 : 4, 1, c.k % 4 ? 0 : 2, c.k % 4 ? 1 : 0.5f, nullptr};
+    }
+    if (c.prologue) {
+      op.input_scales = input_scales.data;
+      op.scaled_tiles = paired ? static_cast<int32_t>(tiles) : 1;
     }
     op.low_rank = {c.rank, half, half ? static_cast<const void*>(down_halves.data) : down.data,
                    half ? static_cast<const void*>(up_halves.data) : up.data, nullptr, false};

@@ -113,7 +113,7 @@ void check_matmul(std::mt19937& random, int64_t m, int bits, int act_bits, Activ
   const std::vector<float> gain = floats(random, k), down = floats(random, rank * k);
   const std::vector<float> up = floats(random, tiles * rank * kTile);
   if (rank) {
-    op.prologue = {gain.data(), 1e-5f, {}};
+    op.prologue = {gain.data(), 1e-5f, {}, nullptr};
     op.low_rank = {rank, false, down.data(), up.data(), nullptr, false};
   }
   op.rows = m;

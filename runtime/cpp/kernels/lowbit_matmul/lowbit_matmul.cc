@@ -23,12 +23,19 @@ constexpr int64_t kMaxTasks = 32;
 struct Call {
   const MatMulKernels* kernels;
   const MatMul* op;
+  Span tiles;
   int32_t tile_parts, block_parts;
   std::atomic<bool>* starved;  // a thread found no memory
 };
 
 // Tiles stay together in twos: kernels multiply two at a time, and SwiGLU needs both.
-int64_t pairs_of(const PackedWeight* w) { return (w->tiles + 1) / 2; }
+int64_t pairs_of(Span tiles) { return (tiles.last - tiles.first + 1) / 2; }
+
+// How much work tiles are, in byte-sized steps.
+int64_t work_of(const MatMul* op, int64_t tiles) {
+  const PackedWeight* w = op->weight;
+  return std::max<int64_t>(tile_bytes(w), op->rows * padded_k(w) * kTile / 8) * tiles;
+}
 
 int64_t split(int64_t total, int64_t parts, int64_t index) { return total * index / parts; }
 
@@ -74,7 +81,8 @@ void prepare(void* data, size_t index) {
 void multiply(void* data, size_t index) {
   const Call* call = static_cast<const Call*>(data);
   const MatMul* op = call->op;
-  int64_t pairs = pairs_of(op->weight);
+  const Span all = call->tiles;
+  int64_t pairs = pairs_of(all);
   int64_t tile = index % call->tile_parts, block = index / call->tile_parts;
   uint8_t* scratch = thread_scratch(Scratch::kPanel, call->kernels->scratch(op));
   if (scratch == nullptr) {
@@ -82,21 +90,16 @@ void multiply(void* data, size_t index) {
     return;
   }
   call->kernels->multiply(
-      op, static_cast<int32_t>(2 * split(pairs, call->tile_parts, tile)),
+      op, static_cast<int32_t>(all.first + 2 * split(pairs, call->tile_parts, tile)),
       static_cast<int32_t>(
-          std::min<int64_t>(2 * split(pairs, call->tile_parts, tile + 1), op->weight->tiles)),
+          std::min(all.first + 2 * split(pairs, call->tile_parts, tile + 1), all.last)),
       static_cast<int32_t>(split(op->blocks, call->block_parts, block)),
       static_cast<int32_t>(split(op->blocks, call->block_parts, block + 1)), scratch);
 }
 
-}  // namespace
-
-bool run_matmul(const MatMulKernels* kernels, MatMul op, ParallelFor parallel, void* context) {
-  if (op.rows == 0) return true;
-  if (op.low_rank.rank) {
-    if (!keep_prepared_rows(kernels, &op, parallel, context)) return false;
-    if (!project_rows(kernels, &op, parallel, context)) return false;
-  }
+// Y for a run of tiles, whose X is scaled alike.
+bool run_tiles(const MatMulKernels* kernels, MatMul op, Span tiles, ParallelFor parallel,
+               void* context) {
   const PackedWeight* w = op.weight;
   op.offset = kernels->offset(&op);
   op.blocks = static_cast<int32_t>((op.rows + kernels->block_rows - 1) / kernels->block_rows);
@@ -106,7 +109,7 @@ bool run_matmul(const MatMulKernels* kernels, MatMul op, ParallelFor parallel, v
   if (op.acts == nullptr) return false;
 
   std::atomic<bool> starved{false};
-  Call call{kernels, &op, 1, 1, &starved};
+  Call call{kernels, &op, tiles, 1, 1, &starved};
   int64_t steps = kQuantizeSteps + (has_prologue(&op.prologue) ? kPrologueSteps : 0);
   if (op.rows * w->k * steps < kWorthAThread) {
     prepare(&call, 0);
@@ -116,14 +119,14 @@ bool run_matmul(const MatMulKernels* kernels, MatMul op, ParallelFor parallel, v
   }
   if (starved.load()) return false;
 
-  int64_t work = std::max<int64_t>(tile_bytes(w), op.rows * padded_k(w) * kTile / 8) * w->tiles;
+  int64_t work = work_of(&op, tiles.last - tiles.first);
   // A multiple of four, so that few threads all get as many.
   int64_t tasks = std::min<int64_t>(round_up(work / (kWorthAThread / 2), 4), kMaxTasks);
   if (work < kWorthAThread) tasks = 1;
   int64_t bytes = op.block_stride * op.blocks;
   int64_t fewest = std::min<int64_t>(op.blocks, (bytes + kActBytes - 1) / kActBytes);
   call.tile_parts = static_cast<int32_t>(
-      std::min(pairs_of(w), std::max<int64_t>(tasks / fewest, 1)));
+      std::min(pairs_of(tiles), std::max<int64_t>(tasks / fewest, 1)));
   call.block_parts = static_cast<int32_t>(
       std::min<int64_t>(op.blocks, std::max(fewest, tasks / call.tile_parts)));
   int64_t count = static_cast<int64_t>(call.tile_parts) * call.block_parts;
@@ -133,6 +136,53 @@ bool run_matmul(const MatMulKernels* kernels, MatMul op, ParallelFor parallel, v
     parallel(context, multiply, &call, count);
   }
   return !starved.load();
+}
+
+// Blocks of tiles, each with input scales of its own.
+struct ScaledCall {
+  const MatMulKernels* kernels;
+  const MatMul* op;
+  ParallelFor parallel;  // of each block
+  void* context;
+  std::atomic<bool> starved;
+
+  int64_t blocks() const { return (op->weight->tiles + op->scaled_tiles - 1) / op->scaled_tiles; }
+};
+
+void in_turn(void*, void (*fn)(void*, size_t), void* data, size_t count) {
+  for (size_t i = 0; i < count; i++) fn(data, i);
+}
+
+void run_scaled(void* data, size_t index) {
+  ScaledCall* call = static_cast<ScaledCall*>(data);
+  MatMul op = *call->op;
+  const auto block = static_cast<int64_t>(index);
+  op.prologue.scales = op.input_scales + block * op.weight->k;
+  const Span tiles = {block * op.scaled_tiles,
+                      std::min<int64_t>((block + 1) * op.scaled_tiles, op.weight->tiles)};
+  if (!run_tiles(call->kernels, op, tiles, call->parallel, call->context))
+    call->starved.store(true);
+}
+
+}  // namespace
+
+bool run_matmul(const MatMulKernels* kernels, MatMul op, ParallelFor parallel, void* context) {
+  if (op.rows == 0) return true;
+  const int32_t tiles = op.weight->tiles;
+  const bool several = op.input_scales && op.scaled_tiles < tiles;
+  if ((op.low_rank.rank || several) && !keep_prepared_rows(kernels, &op, parallel, context))
+    return false;
+  if (op.low_rank.rank && !project_rows(kernels, &op, parallel, context)) return false;
+  if (!several) {
+    op.prologue.scales = op.input_scales;
+    return run_tiles(kernels, op, {0, tiles}, parallel, context);
+  }
+  // Small blocks are shared out whole, each large one among all threads.
+  const bool whole = work_of(&op, op.scaled_tiles) < kWorthAThread &&
+                     work_of(&op, tiles) >= kWorthAThread;
+  ScaledCall call{kernels, &op, whole ? in_turn : parallel, whole ? nullptr : context, {false}};
+  (whole ? parallel : in_turn)(context, run_scaled, &call, static_cast<size_t>(call.blocks()));
+  return !call.starved.load();
 }
 
 }  // namespace bitfold

@@ -51,6 +51,8 @@ struct MatMul {
   float act_scale;         // of every activation; 0 where groups have their own
   Prologue prologue;
   LowRank low_rank;        // added to the sums
+  const float* input_scales;  // [J][k], of X behind the prologue; or null
+  int32_t scaled_tiles;       // that each of them is for
   int64_t rows;            // M
   const float* x;          // [rows][k]
   const Part* parts;       // of Y, from left to right: no tile belongs to two

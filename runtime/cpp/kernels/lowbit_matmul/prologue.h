@@ -1,4 +1,5 @@
-// What is done to a row of X before it is quantized: RMSNorm, then a Hadamard transform.
+// What is done to a row of X before it is quantized: RMSNorm, a Hadamard transform, scales of its
+// inputs.
 #pragma once
 
 #include <stddef.h>
@@ -9,12 +10,15 @@
 namespace bitfold {
 
 struct Prologue {
-  const float* gain;  // [k], or null for no norm
+  const float* gain;    // [k], or null for no norm
   float epsilon;
-  Hadamard hadamard;  // size 0 for none
+  Hadamard hadamard;    // size 0 for none
+  const float* scales;  // [k], or null for none
 };
 
-static inline bool has_prologue(const Prologue* p) { return p->gain || p->hadamard.size; }
+static inline bool has_prologue(const Prologue* p) {
+  return p->gain || p->hadamard.size || p->scales;
+}
 
 // Scratch floats that a row's preparation needs.
 static inline int64_t prologue_scratch(const Prologue* p) {

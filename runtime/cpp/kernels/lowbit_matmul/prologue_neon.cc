@@ -4,6 +4,7 @@
 
 #include "prologue.h"
 #include "rms_norm.h"
+#include "scale_row.h"
 
 namespace bitfold {
 
@@ -12,7 +13,11 @@ void prepare_row_neon(const Prologue* p, const float* x, float* y, int64_t k, fl
     rms_norm(x, p->gain, p->epsilon, y, k);
     x = y;
   }
-  if (p->hadamard.size) hadamard_neon(&p->hadamard, x, y, k / p->hadamard.size, scratch);
+  if (p->hadamard.size) {
+    hadamard_neon(&p->hadamard, x, y, k / p->hadamard.size, scratch);
+    x = y;
+  }
+  if (p->scales) scale_row(x, p->scales, y, k);
 }
 
 }  // namespace bitfold

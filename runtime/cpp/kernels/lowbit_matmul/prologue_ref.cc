@@ -14,7 +14,11 @@ void prepare_row_ref(const Prologue* p, const float* x, float* y, int64_t k, flo
     for (int64_t i = 0; i < k; i++) y[i] = x[i] * inverse * p->gain[i];
     x = y;
   }
-  if (p->hadamard.size) hadamard_ref(&p->hadamard, x, y, k / p->hadamard.size, scratch);
+  if (p->hadamard.size) {
+    hadamard_ref(&p->hadamard, x, y, k / p->hadamard.size, scratch);
+    x = y;
+  }
+  for (int64_t i = 0; p->scales && i < k; i++) y[i] = x[i] * p->scales[i];
 }
 
 }  // namespace bitfold
