@@ -108,11 +108,12 @@ template <class V>
 void any_row(const Strip* s) {
   typedef typename V::Vector Vector;
   const int64_t taps = conv_taps(s->conv);
+  const Finish<V> finish(s->conv);
   for (int64_t x = 0; x < s->band->columns; x += V::kLanes) {
     Vector acc = V::set(s->bias);
     for (int64_t tap = 0; tap < taps; tap++)
       acc = V::fma(V::load(s->input + s->places[tap] + x), V::set(s->weights[tap * kTile]), acc);
-    finish<V>(s->conv, acc, s->y, s->residual, s->row, s->column + x);
+    finish.write(s->conv, acc, s->y, s->residual, s->row, s->column + x);
   }
 }
 

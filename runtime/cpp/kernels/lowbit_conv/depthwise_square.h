@@ -20,22 +20,32 @@ struct Plane {
   const float* residual;  // what is added to y, or null
 };
 
-// Write sums of one row of outputs, which starts at `row` of the plane's y, from column `ox` on.
+// What is done to sums, in registers: the compiler would read it from the Conv again after each
+// store of outputs.
 template <class V>
-inline __attribute__((always_inline)) void finish(const Conv* c, typename V::Vector v, float* y,
-                                                  const float* residual, int64_t row,
-                                                  int64_t ox) {
-  v = V::clamp(v, V::set(c->least), V::set(c->most));
-  if (conv_has_tail(c)) {
-    if (c->hardswish) {
-      const auto gate = V::fma(v, V::set(1.0f / 6), V::set(0.5f));
-      v = V::fma(v, V::clamp(gate, V::set(0), V::set(1)), V::set(0));
+struct Finish {
+  typename V::Vector least, most;
+  bool has_tail;
+
+  explicit Finish(const Conv* c)
+      : least(V::set(c->least)), most(V::set(c->most)), has_tail(conv_has_tail(c)) {}
+
+  // Write sums of one row of outputs, which starts at `row` of the plane's y, from column `ox` on.
+  inline __attribute__((always_inline)) void write(const Conv* c, typename V::Vector v, float* y,
+                                                   const float* residual, int64_t row,
+                                                   int64_t ox) const {
+    v = V::clamp(v, least, most);
+    if (has_tail) {
+      if (c->hardswish) {
+        const auto gate = V::fma(v, V::set(1.0f / 6), V::set(0.5f));
+        v = V::fma(v, V::clamp(gate, V::set(0), V::set(1)), V::set(0));
+      }
+      v = V::fma(v, V::set(c->scale), V::set(c->shift));
     }
-    v = V::fma(v, V::set(c->scale), V::set(c->shift));
+    if (residual) v = V::fma(V::load_within(residual + row, ox, c->out[1]), V::set(1), v);
+    V::store_part(y + row + ox, v, c->out[1] - ox);
   }
-  if (residual) v = V::fma(V::load_within(residual + row, ox, c->out[1]), V::set(1), v);
-  V::store_part(y + row + ox, v, c->out[1] - ox);
-}
+};
 
 // The inputs of one row under K taps of V::kLanes windows, S apart: the first tap of the first
 // window is at column `from` of `row`.
@@ -85,7 +95,8 @@ struct RowInputs {
 // RB rows of V::kLanes outputs at (oy, ox): an input vector serves every row that it is under.
 template <class V, int K, int SY, int SX, int RB, bool MASKED>
 inline __attribute__((always_inline)) void square_block(
-    const Plane* p, const typename V::Vector (&weight)[K][K], int64_t oy, int64_t ox) {
+    const Plane* p, const typename V::Vector (&weight)[K][K], const Finish<V>& finish, int64_t oy,
+    int64_t ox) {
   typedef typename V::Vector Vector;
   const Conv* c = p->conv;
   const RowInputs<V, K, SX, MASKED> inputs(ox * SX - c->pad[1], c->size[1]);
@@ -107,21 +118,23 @@ inline __attribute__((always_inline)) void square_block(
     }
   }
 #pragma GCC unroll 8
-  for (int r = 0; r < RB; r++) finish<V>(c, acc[r], p->y, p->residual, (oy + r) * c->out[1], ox);
+  for (int r = 0; r < RB; r++)
+    finish.write(c, acc[r], p->y, p->residual, (oy + r) * c->out[1], ox);
 }
 
 template <class V, int K, int SY, int SX, int RB>
 inline __attribute__((always_inline)) void square_rows(
-    const Plane* p, const typename V::Vector (&weight)[K][K], int64_t oy) {
+    const Plane* p, const typename V::Vector (&weight)[K][K], const Finish<V>& finish,
+    int64_t oy) {
   const Conv* c = p->conv;
   // Columns that a block reads, from the first on.
   constexpr int64_t kReach = SX == 1 ? V::kLanes + K - 1 : 2 * V::kLanes + K - 1;
   for (int64_t ox = 0; ox < c->out[1]; ox += V::kLanes) {
     const int64_t from = ox * SX - c->pad[1];
     if (from >= 0 && from + kReach <= c->size[1]) {
-      square_block<V, K, SY, SX, RB, false>(p, weight, oy, ox);
+      square_block<V, K, SY, SX, RB, false>(p, weight, finish, oy, ox);
     } else {
-      square_block<V, K, SY, SX, RB, true>(p, weight, oy, ox);
+      square_block<V, K, SY, SX, RB, true>(p, weight, finish, oy, ox);
     }
   }
 }
@@ -133,16 +146,17 @@ void square_plane(const Plane* p) {
   for (int ky = 0; ky < K; ky++)
 #pragma GCC unroll 8
     for (int kx = 0; kx < K; kx++) weight[ky][kx] = V::set(p->weights[(ky * K + kx) * kTile]);
+  const Finish<V> finish(p->conv);
   const int64_t rows = p->conv->out[0];
   int64_t oy = 0;
   // Seven sums at a time hide the latency of adding to one; images are often 7 * 2^n high.  With a
   // stride of 2 a row of inputs serves half as many, and seven rows of outputs cost more than that.
   constexpr int kMost = SY * SX == 1 ? 7 : 4;
-  for (; oy + kMost <= rows; oy += kMost) square_rows<V, K, SY, SX, kMost>(p, weight, oy);
-  for (; oy + 4 <= rows; oy += 4) square_rows<V, K, SY, SX, 4>(p, weight, oy);
-  if (rows - oy == 3) return square_rows<V, K, SY, SX, 3>(p, weight, oy);
-  if (rows - oy == 2) return square_rows<V, K, SY, SX, 2>(p, weight, oy);
-  if (rows - oy == 1) return square_rows<V, K, SY, SX, 1>(p, weight, oy);
+  for (; oy + kMost <= rows; oy += kMost) square_rows<V, K, SY, SX, kMost>(p, weight, finish, oy);
+  for (; oy + 4 <= rows; oy += 4) square_rows<V, K, SY, SX, 4>(p, weight, finish, oy);
+  if (rows - oy == 3) return square_rows<V, K, SY, SX, 3>(p, weight, finish, oy);
+  if (rows - oy == 2) return square_rows<V, K, SY, SX, 2>(p, weight, finish, oy);
+  if (rows - oy == 1) return square_rows<V, K, SY, SX, 1>(p, weight, finish, oy);
 }
 
 typedef void (*PlaneKernel)(const Plane*);
