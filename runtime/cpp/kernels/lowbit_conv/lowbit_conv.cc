@@ -223,12 +223,6 @@ void cut(Call* call, int64_t most_windows) {
   call->window_unit = kWindowUnit;
 }
 
-// Whether every window is one pixel, that of its own number.
-bool is_pointwise(const Conv* c) {
-  return conv_taps(c) == 1 && c->out[0] == c->size[0] && c->out[1] == c->size[1] &&
-         c->pad[0] == 0 && c->pad[1] == 0 && c->stride[0] == 1 && c->stride[1] == 1;
-}
-
 // Quantize a task's own pixels and multiply them, while they are near.
 void pointwise(void* data, size_t index) {
   const Call* call = static_cast<const Call*>(data);
@@ -277,7 +271,7 @@ bool run_pointwise(Call* call, ParallelFor parallel, void* context) {
 
 bool run_int8(Call* call, ParallelFor parallel, void* context) {
   const Conv* c = call->conv;
-  if (is_pointwise(c) && cut_pointwise(call)) return run_pointwise(call, parallel, context);
+  if (conv_is_pointwise(c) && cut_pointwise(call)) return run_pointwise(call, parallel, context);
   call->pixel_bytes = pixels_bytes(c, conv_pixels(c));
   const int64_t image_bytes = call->pixel_bytes * c->groups;
   const int64_t at_once = std::clamp<int64_t>(kPassBytes / image_bytes, 1, c->images);

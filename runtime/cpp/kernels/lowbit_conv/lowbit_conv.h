@@ -38,6 +38,12 @@ static inline int64_t conv_windows(const Conv* c) { return c->out[0] * c->out[1]
 // Channels of a conv group.
 static inline int64_t conv_depth(const Conv* c) { return c->channels / c->groups; }
 
+// Whether every window is one pixel, that of its own number.
+static inline bool conv_is_pointwise(const Conv* c) {
+  return conv_taps(c) == 1 && c->out[0] == c->size[0] && c->out[1] == c->size[1] &&
+         c->pad[0] == 0 && c->pad[1] == 0 && c->stride[0] == 1 && c->stride[1] == 1;
+}
+
 // Whether more is done to outputs than clamp them and add the residual.
 static inline bool conv_has_tail(const Conv* c) {
   return c->hardswish || c->scale != 1 || c->shift != 0;

@@ -54,12 +54,12 @@ inline __attribute__((always_inline)) void step(__m512i (&acc)[NT][R], const uin
 }
 
 // Sums of R windows, `kTiles` times 16 for each, from NT tiles; `index` is the first one's.  ZEROS:
-// zero points are yet to be subtracted.
-template <int R, int NT, bool ZEROS>
+// zero points are yet to be subtracted.  RUN: the windows are pixels, one after the other.
+template <int R, int NT, bool ZEROS, bool RUN>
 void dot(const Windows* t, const Tiles* tiles, int32_t tile, const int32_t* index, float* sums) {
   const PackedWeight* w = t->weight;
   const Pixels* p = t->pixels;
-  const int64_t taps = conv_taps(t->conv), part_bytes = p->stride / p->parts;
+  const int64_t taps = RUN ? 1 : conv_taps(t->conv), part_bytes = p->stride / p->parts;
   const int64_t depth = conv_depth(t->conv);  // what is behind is padding
   const int64_t real = round_up(part_bytes < depth ? part_bytes : depth, 4);
   const int64_t unread = (part_bytes - real) / 4 * kLine, stride = tiles->stride;
@@ -72,16 +72,17 @@ void dot(const Windows* t, const Tiles* tiles, int32_t tile, const int32_t* inde
     for (int r = 0; r < R; r++) total[n][r] = _mm512_setzero_ps();
 
   for (int64_t tap = 0; tap < taps; tap++, index += t->count) {
+    const auto pixel = [&](int r) { return RUN ? index[0] + (int64_t)r : index[r]; };
     const int8_t* q[R];
     BITFOLD_UNROLL
-    for (int r = 0; r < R; r++) q[r] = p->q + index[r] * p->stride;
+    for (int r = 0; r < R; r++) q[r] = p->q + pixel(r) * p->stride;
     for (int32_t part = 0; part < p->parts; part++, at++) {
       const int64_t row = part * (p->count + 1);
       const int32_t* start = p->start + row;
       __m512i acc[NT][R];
       BITFOLD_UNROLL
       for (int r = 0; r < R; r++) {
-        const __m512i from = _mm512_set1_epi32(start[index[r]]);
+        const __m512i from = _mm512_set1_epi32(start[pixel(r)]);
         BITFOLD_UNROLL
         for (int n = 0; n < NT; n++) acc[n][r] = from;
       }
@@ -109,9 +110,9 @@ void dot(const Windows* t, const Tiles* tiles, int32_t tile, const int32_t* inde
         BITFOLD_UNROLL
         for (int r = 0; r < R; r++) {
           __m512 sum = _mm512_cvtepi32_ps(acc[n][r]);
-          if (ZEROS) sum = _mm512_fnmadd_ps(zero, _mm512_set1_ps(sum_of[index[r]]), sum);
+          if (ZEROS) sum = _mm512_fnmadd_ps(zero, _mm512_set1_ps(sum_of[pixel(r)]), sum);
           total[n][r] = _mm512_fmadd_ps(_mm512_mul_ps(sum, scale),
-                                        _mm512_set1_ps(scale_of[index[r]]), total[n][r]);
+                                        _mm512_set1_ps(scale_of[pixel(r)]), total[n][r]);
         }
       }
     }
@@ -126,13 +127,19 @@ void dot(const Windows* t, const Tiles* tiles, int32_t tile, const int32_t* inde
 typedef void (*Dot)(const Windows* t, const Tiles* tiles, int32_t tile, const int32_t* index,
                     float* sums);
 
-template <int NT, bool ZEROS>
-constexpr Dot kDots[kRows] = {dot<1, NT, ZEROS>, dot<2, NT, ZEROS>, dot<3, NT, ZEROS>,
-                              dot<4, NT, ZEROS>, dot<5, NT, ZEROS>, dot<6, NT, ZEROS>};
+template <int NT, bool ZEROS, bool RUN>
+constexpr Dot kDots[kRows] = {dot<1, NT, ZEROS, RUN>, dot<2, NT, ZEROS, RUN>,
+                              dot<3, NT, ZEROS, RUN>, dot<4, NT, ZEROS, RUN>,
+                              dot<5, NT, ZEROS, RUN>, dot<6, NT, ZEROS, RUN>};
 
-const Dot* dots(const Tiles* panel, int32_t tiles) {
-  if (panel->zero_points) return tiles == 2 ? kDots<2, true> : kDots<1, true>;
-  return tiles == 2 ? kDots<2, false> : kDots<1, false>;
+template <bool RUN>
+const Dot* dots_of(const Tiles* panel, int32_t tiles) {
+  if (panel->zero_points) return tiles == 2 ? kDots<2, true, RUN> : kDots<1, true, RUN>;
+  return tiles == 2 ? kDots<2, false, RUN> : kDots<1, false, RUN>;
+}
+
+const Dot* dots(const Windows* t, const Tiles* panel, int32_t tiles) {
+  return conv_is_pointwise(t->conv) ? dots_of<true>(panel, tiles) : dots_of<false>(panel, tiles);
 }
 
 // Transpose 16 x 16 floats.
@@ -224,7 +231,7 @@ void multiply(const Windows* t, uint8_t* scratch) {
   for (int32_t tile = t->tile0; tile < t->tile1; tile += kTiles) {
     const int32_t tiles = t->tile1 - tile < kTiles ? 1 : kTiles;
     const Tiles panel = decoded(t, tile, tiles, scratch);
-    const Dot* of_rows = dots(&panel, tiles);
+    const Dot* of_rows = dots(t, &panel, tiles);
     for (int64_t i = 0; i < t->count; i += kWindows) {
       const int64_t count = t->count - i < kWindows ? t->count - i : kWindows;
       for (int64_t r = 0; r < count; r += kRows) {
