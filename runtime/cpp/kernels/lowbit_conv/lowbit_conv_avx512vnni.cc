@@ -49,7 +49,7 @@ inline __attribute__((always_inline)) void step(__m512i (&acc)[NT][R], const uin
   for (int r = 0; r < R; r++) {
     const __m512i a = _mm512_set1_epi32(*(const int32_t*)(q[r] + at));
     BITFOLD_UNROLL
-    for (int n = 0; n < NT; n++) acc[n][r] = _mm512_dpbusd_epi32(acc[n][r], u[n], a);
+    for (int n = 0; n < NT; n++) add_products(acc[n][r], u[n], a);
   }
 }
 
