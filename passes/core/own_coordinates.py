@@ -1,8 +1,9 @@
 """Caches that a model keeps in coordinates of its own, and how to bring them back.
 
 A graph input and output that hand keys or values [batch, heads, length, D] from run to run may
-hold them rotated.  Whoever feeds outputs back as inputs never sees that; whoever compares two
-models must bring both to the same coordinates.  So these values carry their rotation as metadata.
+hold them rotated or scaled.  Whoever feeds outputs back as inputs never sees that; whoever compares
+two models must bring both to the same coordinates.  So these values carry the matrices that they
+were multiplied by as metadata.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ import numpy as np
 import onnx_ir as ir
 
 KEY = "bitfold.rotation"
-"""Metadata of a graph input or output: its rotation, float32 [heads, D, D], zlib in base64."""
+"""Metadata of a graph input or output: its matrices, float32 [heads, D, D], zlib in base64."""
 
 
 def add_rotation(value: ir.Value, rotation: np.ndarray) -> None:
-    """Say that ``value`` now holds its rows times ``rotation``, [heads, D, D]; it adds up."""
+    """Say that ``value`` now holds its rows times ``rotation``, [heads, D, D]; it adds up.
+
+    Any matrices that have an inverse will do, such as diagonal ones.
+    """
     before = rotation_of(value)
     total = rotation if before is None else before @ rotation
     data = zlib.compress(np.ascontiguousarray(total, "<f4").tobytes(), 9)
@@ -28,7 +32,7 @@ def add_rotation(value: ir.Value, rotation: np.ndarray) -> None:
 
 
 def rotation_of(value: ir.Value) -> np.ndarray | None:
-    """The rotation [heads, D, D] of a graph input or output; None where it has none."""
+    """The matrices [heads, D, D] of a graph input or output; None where it has none."""
     text = value.metadata_props.get(KEY)
     if text is None:
         return None
@@ -55,5 +59,6 @@ def to_original(
     for value in outputs:
         rotation = rotation_of(value)
         if rotation is not None and value.name in turned:
-            turned[value.name] = np.matmul(found[value.name], rotation.swapaxes(-1, -2))
+            back = np.linalg.inv(rotation.astype(np.float64)).astype(np.float32)
+            turned[value.name] = np.matmul(found[value.name], back)
     return turned

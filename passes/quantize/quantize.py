@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import onnx_ir as ir
 
+from bitfold.passes.analysis.activations import channel_statistics
 from bitfold.passes.analysis.near_misses import near_miss
 from bitfold.passes.analysis.sites import Site, find_sites
 from bitfold.passes.core.base import Pass, Promise
@@ -25,7 +26,6 @@ from bitfold.passes.quantize.conv_scheme import (
 from bitfold.passes.quantize.correct_bias import correct_bias
 from bitfold.passes.quantize.insert import SiteInserter
 from bitfold.passes.quantize.keep_sums import keep_sums
-from bitfold.passes.quantize.mean_inputs import mean_inputs
 from bitfold.passes.quantize.packed_size import packed_nbytes
 from bitfold.passes.quantize.rounding import QuantizedWeight, round_to_nearest
 from bitfold.runtime.errors import ModelError
@@ -171,7 +171,9 @@ class Quantize(Pass):
         samples = context.statistics()
         if not samples:
             context.entry.note("no sample inputs: biases are not corrected for rounded weights")
-        means = mean_inputs(model, convolutions, samples)
+        outer = {str(site.data.name) for site in convolutions if site.node.graph is model.graph}
+        seen = channel_statistics(model, dict.fromkeys(sorted(outer), (1,)), samples)
+        means = {name: found.mean for name, found in seen.items()}
         finite = {name: mean for name, mean in means.items() if np.isfinite(mean).all()}
         if len(finite) < len(means):
             context.entry.note(

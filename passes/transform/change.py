@@ -30,7 +30,10 @@ class Change(Protocol):
         ...
 
     def apply(self, rows: np.ndarray, held: Held, block: int) -> np.ndarray:
-        """What becomes of a parameter's rows: float64 [R, channels of the block]."""
+        """What becomes of a parameter's rows: float64 [R, channels of the block].
+
+        ``held`` tells about these channels alone, in their order.
+        """
         ...
 
 
@@ -69,10 +72,9 @@ class Scale:
 
     def apply(self, rows: np.ndarray, held: Held, block: int) -> np.ndarray:
         """Rows times, or divided by, the factors."""
-        divided = bool(held.inverse[held.block == block][0])
-        if held.port.role is Role.READ:
-            divided = not divided
-        return rows / self.factors[block] if divided else rows * self.factors[block]
+        factors = self.factors[block]
+        divided = held.inverse != (held.port.role is Role.READ)
+        return rows * np.where(divided, 1 / factors, factors)
 
 
 @dataclass(frozen=True)
@@ -185,10 +187,11 @@ def _changed(array: np.ndarray, held: Held, space: Space, change: Change) -> np.
     rows = result.reshape(-1, held.place.size)
     for block in range(space.blocks):
         for places in held.views(block, space.size):
+            here = held.at(places)
             step = max(1, CHUNK // space.size)
             for start in range(0, len(rows), step):
                 part = rows[start : start + step][:, places].astype(np.float64)
-                rows[start : start + step, places] = change.apply(part, held, block)
+                rows[start : start + step, places] = change.apply(part, here, block)
     return np.moveaxis(result, last, port.axes).reshape(array.shape)
 
 

@@ -183,12 +183,12 @@ def _assemble(
         carriers[int(space[classes[coordinate]])].append(node)
     states = defaultdict(list)
     for state in trace.states:
-        mine = classes[state.ids[0, :, 0]]
+        ids = state.ids[0, :, 0]
+        mine = classes[ids]
         for number in np.unique(space[mine]):
             inside = space[mine] == number
-            states[int(number)].append(
-                HeldState(state, np.where(inside, block[mine], -1), place[mine])
-            )
+            blocks_at = np.where(inside, block[mine], -1)
+            states[int(number)].append(HeldState(state, blocks_at, place[mine], inverse[ids]))
     sizes, blocks = np.zeros(count, int), np.zeros(count, int)
     known = space >= 0
     np.maximum.at(sizes, space[known], place[known] + 1)

@@ -40,14 +40,19 @@ class Held:
         order = places[np.lexsort((self.strand[places], self.place[places]))]
         return order.reshape(size, -1).T
 
+    def at(self, places: np.ndarray) -> Held:
+        """The same of some of its places alone."""
+        return Held(self.port, self.block[places], self.place[places], self.inverse[places])
+
 
 @dataclass(frozen=True)
 class HeldState:
-    """Where a cache [batch, heads, length, D] holds a space's coordinates: int[heads, D] each."""
+    """Where a cache [batch, heads, length, D] holds a space's coordinates: [heads, D] each."""
 
     state: State
     block: np.ndarray
     place: np.ndarray
+    inverse: np.ndarray
 
     def matrices(self, blocks: Sequence[np.ndarray]) -> np.ndarray:
         """[heads, D, D]: what each head is multiplied by where each block is by its [n, n]."""
@@ -58,6 +63,11 @@ class HeldState:
                 at = np.flatnonzero(block == number)
                 matrix[np.ix_(at, at)] = blocks[number][np.ix_(place[at], place[at])]
         return found
+
+    def scales(self, factors: np.ndarray) -> np.ndarray:
+        """[heads, D, D]: the same where each channel is scaled by its ``factors`` [blocks, n]."""
+        found = np.where(self.block < 0, 1.0, factors[self.block, self.place])
+        return np.where(self.inverse, 1 / found, found)[:, :, None] * np.eye(found.shape[1])
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from bitfold.passes.core.context import GIVEN, MADE_UP, Context
 from bitfold.passes.core.invariants import check_invariants
 from bitfold.passes.core.pipeline import Pipeline
 from bitfold.passes.quantize.correct_bias import correct_bias, mean_shift
-from bitfold.passes.quantize.mean_inputs import mean_inputs
 from bitfold.passes.quantize.quantize import Quantize
 from bitfold.runtime.execution import open_session
 
@@ -52,20 +51,6 @@ def test_the_shift_is_the_output_of_constant_channels(conv):
         for n in range(conv.n)
     ]
     assert np.allclose(mean_shift(lost, conv, means), expected, atol=1e-4)
-
-
-def test_means_are_those_of_what_the_convolutions_read():
-    body = "a = Conv(x, v)  r = Relu(a)  b = Conv(r, w)  c = Conv(r, w)  y = Add(b, c)"
-    model = model_with(body, v=f(48, 32, 3, 3), w=f(32, 48, 1, 1))
-    samples = [{"x": f(2, 32, 9, 8)}, {"x": f(2, 32, 6, 11)}]
-    before = ir.to_proto(model).SerializeToString()
-    means = mean_inputs(model, list(find_sites(model)), samples)
-    assert ir.to_proto(model).SerializeToString() == before
-    assert set(means) == {"x", "r"}
-    session = open_session(model, outputs=["r"])
-    inner = [session.run(feeds)["r"].mean((0, 2, 3)) for feeds in samples]
-    assert np.allclose(means["r"], np.mean(inner, axis=0), rtol=1e-4)
-    assert np.allclose(means["x"], np.mean([s["x"].mean((0, 2, 3)) for s in samples], axis=0))
 
 
 @pytest.mark.parametrize("bias", [False, True])
