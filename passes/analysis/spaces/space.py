@@ -42,7 +42,8 @@ class Held:
 
     def at(self, places: np.ndarray) -> Held:
         """The same of some of its places alone."""
-        return Held(self.port, self.block[places], self.place[places], self.inverse[places])
+        parts = (each[places] for each in (self.block, self.place, self.inverse, self.strand))
+        return Held(self.port, *parts)
 
 
 @dataclass(frozen=True)
