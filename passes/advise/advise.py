@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import onnx_ir as ir
@@ -22,6 +23,34 @@ from bitfold.runtime.formats.scheme import Acts, QuantScheme
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What a plan makes of the whole model.
+
+    Attributes:
+        title: what the plan is.
+        divergence: of the quantized model's outputs from the float one's.
+        told: every trial, with what it was of.
+        plan: the passes that did it.
+    """
+
+    title: str
+    divergence: Divergence
+    told: tuple[tuple[str, Verdict], ...]
+    plan: tuple[Pass, ...]
+
+    @property
+    def distance(self) -> float:
+        """What is to be small."""
+        kl = self.divergence.kl
+        return 1 - self.divergence.cosine if kl is None else kl
+
+    def __str__(self) -> str:
+        kl = self.divergence.kl
+        figure = f"cosine {self.divergence.cosine:.5f}" if kl is None else f"KL {kl:.3g}"
+        return f"{self.title} {figure}"
+
+
+@dataclass(frozen=True)
 class Advise(Pass):
     """Try rotations where they may help, and apply those that lower the quantized layers' errors.
 
@@ -29,13 +58,13 @@ class Advise(Pass):
     says (rounded to nearest) and run on sample inputs, and the sum of their relative squared
     errors decides.  In this order:
 
-    1. rotations that norm gains must be folded for, the residual stream's;
+    1. rotations that norms' gains and means must be folded for, a residual stream's;
     2. other rotations that are free, of each attention's values, say;
     3. online rotations of what no free one reaches.
 
-    Last, the whole model is quantized with and without all that paid: where its outputs are not
-    closer to the float model's, nothing is changed.  The report has every figure, and the plan as
-    a recipe.  Without sample inputs nothing is tried.
+    A second plan leaves out the first step.  Last, the whole model is quantized as it is and by
+    each plan, and the one whose outputs are closest to the float model's is taken.  The report has
+    every figure, and the plan as a recipe.  Without sample inputs nothing is tried.
 
     Attributes:
         weights, group, symmetric, embeddings, acts, act_granularity: the scheme, as in
@@ -66,49 +95,67 @@ class Advise(Pass):
         if not samples:
             context.entry.note("no sample inputs: nothing is tried")
             return False
-        kinds: list[Kind] = [FoldedRotations(self.untie), FreeRotations()]
-        if self.online:
-            kinds.append(OnlineRotations())
-        told: list[tuple[str, Verdict]] = []
         with Context(seed=context.seed) as scratch:
-            trials = Trials(snapshot(model), self._scheme_of, samples, self.rows, scratch)
-            for kind in kinds:
-                context.progress(f"trying what can be {kind.title}", 0.5)
-                done = {verdict.candidate.name for _, verdict in told if verdict.pays}
-                open_ = [each for each in kind.candidates(trials.model) if each.name not in done]
-                verdicts = trials.attempt(open_, kind.passes)
-                told += [(kind.title, verdict) for verdict in verdicts]
-            kept = bool(trials.plan) and self._better(model, trials, context)
-        for title, verdict in told:
-            _tell(title, verdict, kept, context)
-        if not kept:
+            reference = Stage(model, samples)
+            best = Outcome("as it is", self._divergence(reference, model, scratch), (), ())
+            lines = [str(best)]
+            for title, kinds in self._plans().items():
+                trials = Trials(snapshot(model), self._scheme_of, samples, self.rows, scratch)
+                told = self._tried(trials, kinds, context)
+                if trials.plan:
+                    divergence = self._divergence(reference, trials.model, scratch)
+                    outcome = Outcome(title, divergence, tuple(told), tuple(trials.plan))
+                    lines.append(str(outcome))
+                    best = min(best, outcome, key=lambda each: each.distance)
+                elif not best.plan:
+                    best = replace(best, told=tuple(told))
+        context.entry.note(f"the whole model: {', '.join(lines)}")
+        for each in best.told:
+            _tell(*each, bool(best.plan), context)
+        return self._apply(best.plan, model, context)
+
+    def _plans(self) -> dict[str, list[Kind]]:
+        """Kinds of change in the order that they are tried in, by what the report calls them.
+
+        Folding a norm's gain into weights lays bare the outliers that it held down: a stream that
+        is rotated for free and inputs that are rotated online exclude each other.
+        """
+        folded, free, online = FoldedRotations(self.untie), FreeRotations(), OnlineRotations()
+        if not self.online:
+            return {"with rotations": [folded, free]}
+        return {"free rotations first": [folded, free, online], "gains kept": [free, online]}
+
+    def _tried(
+        self, trials: Trials, kinds: Sequence[Kind], context: Context
+    ) -> list[tuple[str, Verdict]]:
+        told: list[tuple[str, Verdict]] = []
+        for kind in kinds:
+            context.progress(f"trying what can be {kind.title}", 0.5)
+            done = {verdict.candidate.name for _, verdict in told if verdict.pays}
+            left = [each for each in kind.candidates(trials.model) if each.name not in done]
+            verdicts = trials.attempt(left, kind.passes)
+            told += [(kind.title, verdict) for verdict in verdicts]
+        return told
+
+    def _apply(self, plan: Sequence[Pass], model: ir.Model, context: Context) -> bool:
+        if not plan:
             return False
-        context.entry.note(f"by hand: {format_text(Recipe(tuple(trials.plan)))}")
+        context.entry.note(f"by hand: {format_text(Recipe(tuple(plan)))}")
         entry = context.entry
-        context.entry = PassEntry(entry.name, {}, entry.promise)  # what they did is told above
-        for item in trials.plan:
+        context.entry = PassEntry(entry.name, {}, entry.promise)  # what they did is told before
+        for item in plan:
             item.run(model, context)
         context.entry = entry
         return True
 
-    def _better(self, model: ir.Model, trials: Trials, context: Context) -> bool:
-        """Whether the whole model, quantized, is closer to the float one by the plan."""
-        context.progress("quantizing with and without", 0.9)
-        float_stage = Stage(model, trials.samples)
-        plain, planned = (
-            self._divergence(float_stage, each, trials) for each in (model, trials.model)
-        )
-        words = f"the whole model: {_words(plain)}, with what pays {_words(planned)}"
-        better = _distance(planned) < _distance(plain)
-        context.entry.note(words if better else f"{words}: nothing is changed")
-        return better
-
-    def _divergence(self, reference: Stage, model: ir.Model, trials: Trials) -> Divergence:
+    def _divergence(self, reference: Stage, model: ir.Model, context: Context) -> Divergence:
+        """Of the whole model, quantized."""
+        context.progress("quantizing the whole model", 0.9)
         quantized = snapshot(model)
-        self.quantizer().run(quantized, trials.context)
-        stage = Stage(quantized, trials.samples)
-        pairs = ((reference.run(feeds), stage.run(feeds)) for feeds in trials.samples)
-        return compare_outputs(pairs)
+        self.quantizer().run(quantized, context)
+        stage = Stage(quantized, reference.samples)
+        count = range(len(reference.samples))
+        return compare_outputs((reference.outputs(i), stage.outputs(i)) for i in count)
 
     def _scheme_of(self, site: Site) -> QuantScheme:
         readers = [site_of(user) for user, _ in site.source.uses()]
@@ -124,16 +171,6 @@ class Advise(Pass):
             acts=self.acts,
             act_granularity=self.act_granularity,
         )
-
-
-def _distance(divergence: Divergence) -> float:
-    return 1 - divergence.cosine if divergence.kl is None else divergence.kl
-
-
-def _words(divergence: Divergence) -> str:
-    if divergence.kl is None:
-        return f"cosine {divergence.cosine:.5f}"
-    return f"KL {divergence.kl:.3g}"
 
 
 def _tell(title: str, verdict: Verdict, kept: bool, context: Context) -> None:

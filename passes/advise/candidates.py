@@ -12,14 +12,12 @@ import onnx_ir as ir
 from bitfold.passes.advise.trials import Candidate
 from bitfold.passes.analysis.site_weights import other_reader
 from bitfold.passes.analysis.sites import find_sites, site_of
-from bitfold.passes.analysis.spaces.find_spaces import find_spaces
 from bitfold.passes.analysis.spaces.space import Space
-from bitfold.passes.analysis.spaces.symmetry import ROTATE
-from bitfold.passes.analysis.spaces.trace_model import trace_model
 from bitfold.passes.core.base import Pass
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.stage import snapshot
 from bitfold.passes.fold.fold_norm_gain import FoldNormGain
+from bitfold.passes.transform.ln_to_rms import LnToRms
 from bitfold.passes.transform.rotate import SMALLEST, Rotate
 
 
@@ -48,7 +46,7 @@ class FreeRotations:
 
     def candidates(self, model: ir.Model) -> list[Candidate]:
         """Spaces that may be rotated as the model is."""
-        return [_candidate(space) for space in _rotatable(model)]
+        return [_candidate(name, space) for name, space in _rotatable(model)]
 
     def passes(self, chosen: Sequence[Candidate]) -> list[Pass]:
         """What rotates them."""
@@ -57,27 +55,31 @@ class FreeRotations:
 
 @dataclass(frozen=True)
 class FoldedRotations:
-    """Rotations of spaces that norms' gains must be folded for.
+    """Rotations of spaces that norms' gains and means must be folded for.
 
     Attributes:
         untie: elements up to which a weight that others read too is copied.
     """
 
     untie: int
-    title = "norm gains folded, rotated"
+    title = "folded and rotated"
 
     def candidates(self, model: ir.Model) -> list[Candidate]:
-        """Spaces that may be rotated once the gains are folded, and not before."""
-        already = {space.name for space in _rotatable(model)}
+        """Spaces that may be rotated once that is done, and not before."""
+        already = {name for name, _ in _rotatable(model)}
         with Context() as context:
             folded = snapshot(model)
-            FoldNormGain(copy_limit=self.untie).run(folded, context)
-            spaces = list(_rotatable(folded))
-        return [_candidate(space) for space in spaces if space.name not in already]
+            for item in self._folds():
+                item.run(folded, context)
+            spaces = _rotatable(folded)
+        return [_candidate(name, space) for name, space in spaces if name not in already]
 
     def passes(self, chosen: Sequence[Candidate]) -> list[Pass]:
-        """What folds the gains and rotates them."""
-        return [FoldNormGain(copy_limit=self.untie), Rotate(spaces=_globs(chosen))]
+        """What folds the norms and rotates them."""
+        return [*self._folds(), Rotate(spaces=_globs(chosen))]
+
+    def _folds(self) -> list[Pass]:
+        return [FoldNormGain(copy_limit=self.untie), LnToRms()]
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class OnlineRotations:
 
     def candidates(self, model: ir.Model) -> list[Candidate]:
         """Sites whose input lies in no space that can be rotated; those of one input together."""
-        reached = {held.port.op for space in _rotatable(model) for held in space.readers}
+        reached = {held.port.op for _, space in _rotatable(model) for held in space.readers}
         by_data: dict[ir.Value, list[str]] = {}
         for site in find_sites(model):
             if site.kind not in ("matmul", "gemm") or site.node in reached:
@@ -104,18 +106,17 @@ class OnlineRotations:
         return [Rotate(spaces=(), online=tuple(escape(name) for name in names))]
 
 
-def _rotatable(model: ir.Model) -> list[Space]:
-    return [
-        space
-        for space in find_spaces(trace_model(model), ROTATE)
-        if space.readers and space.writers and space.allows(ROTATE) and space.size >= SMALLEST
-    ]
+def _rotatable(model: ir.Model) -> list[tuple[str, Space]]:
+    """Spaces that ``rotate`` would turn, by the names that it knows them by."""
+    with Context() as context:
+        chosen = list(Rotate().choose(model, context))
+    return [(space.name, found.space) for space, _, found in chosen if not isinstance(found, str)]
 
 
-def _candidate(space: Space) -> Candidate:
+def _candidate(name: str, space: Space) -> Candidate:
     ports = [held.port for held in (*space.writers, *space.readers)]
     sites = [site_of(port.op) for port in ports]
-    return Candidate(space.name, frozenset(site.name for site in sites if site is not None))
+    return Candidate(name, frozenset(site.name for site in sites if site is not None))
 
 
 def _globs(chosen: Sequence[Candidate]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar
@@ -71,21 +72,11 @@ class Rotate(Pass):
 
     def run(self, model: ir.Model, context: Context) -> bool:
         rotated: set[ir.Node] = set()
-        trace = trace_joined(model) if self.borders > 1 else trace_model(model)
-        for space in find_spaces(trace, ROTATE):
-            if not space.readers:
-                continue  # nothing that a rotation would make easier to quantize
-            rotations = [
-                RandomizedHadamard.draw(space.size, context.rng(f"rotate {space.name} {block}"))
-                for block in range(space.blocks)
-            ]
-            turn = change.Rotate(rotations)
-            found: Inside | str = self._refusal(space)
-            found = found or find_inside(model, trace, space, turn, self.copy_limit, self.borders)
+        for space, rotations, found in self.choose(model, context):
             if isinstance(found, str):
                 context.entry.skipped(space.name, found)
                 continue
-            change_space(found.space, turn, context)
+            change_space(found.space, change.Rotate(rotations), context)
             turn_borders(model, found, rotations[0], context)
             for held in space.states:
                 matrices = held.matrices([each.apply(np.eye(space.size)) for each in rotations])
@@ -100,6 +91,23 @@ class Rotate(Pass):
                 space.name, f"{space.size} channels{blocks}: {writers}, {readers}{crossed}"
             )
         return self._online(model, rotated, context) or bool(rotated)
+
+    def choose(
+        self, model: ir.Model, context: Context
+    ) -> Iterator[tuple[Space, list[RandomizedHadamard], Inside | str]]:
+        """Each space that linear ops read, its rotations, and what of it is turned or why not."""
+        trace = trace_joined(model) if self.borders > 1 else trace_model(model)
+        for space in find_spaces(trace, ROTATE):
+            if not space.readers:
+                continue  # nothing that a rotation would make easier to quantize
+            rotations = [
+                RandomizedHadamard.draw(space.size, context.rng(f"rotate {space.name} {block}"))
+                for block in range(space.blocks)
+            ]
+            turn = change.Rotate(rotations)
+            found: Inside | str = self._refusal(space)
+            found = found or find_inside(model, trace, space, turn, self.copy_limit, self.borders)
+            yield space, rotations, found
 
     def _refusal(self, space: Space) -> str:
         if not any(fnmatchcase(space.name, glob) for glob in self.spaces):
