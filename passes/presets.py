@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from bitfold.runtime.errors import RecipeError
 
+FOLD = "canonicalize, fold-batch-norm"
+FUSE = "merge-siblings, fuse-swiglu, fuse-attention"
 # Norm gains stay where they are: they cost nothing there, and folded into the weights they
 # leave the activations' outliers unscaled, which costs accuracy at low activation bits.
-EXACT = "canonicalize, fold-batch-norm, merge-siblings, fuse-swiglu, fuse-attention"
+EXACT = f"{FOLD}, {FUSE}"
+ROTATED = f"{FOLD}, fold-norm-gain, ln-to-rms, rotate{{online=*}}, {FUSE}"
+
+W4A8 = "weights=int4 embeddings=int8 embedding_group=64"
+W4A4 = "weights=int4 embeddings=int8 acts=int4"
 
 PRESETS: dict[str, str] = {
     "w8a8": f"{EXACT}, quantize{{weights=int8}}, lower",
-    "w4a8": f"{EXACT}, quantize{{weights=int4 embeddings=int8 embedding_group=64}}, lower",
+    "w4a8": f"{EXACT}, quantize{{{W4A8}}}, lower",
+    "w4a4": f"{FOLD}, advise{{{W4A4}}}, {FUSE}, quantize{{{W4A4}}}, lower",
     "w4a16": f"{EXACT}, quantize{{weights=int4 embeddings=int8 acts=none}}, lower",
     "w3a8": f"{EXACT}, quantize{{weights=int3 embeddings=int8}}, lower",
     "w2a8": f"{EXACT}, quantize{{weights=int2 embeddings=int8}}, lower",
+    "w8a8-rot": f"{ROTATED}, quantize{{weights=int8}}, lower",
+    "w4a8-rot": f"{ROTATED}, quantize{{{W4A8}}}, lower",
+    "w4a4-rot": f"{ROTATED}, quantize{{{W4A4}}}, lower",
     "ternary": f"{EXACT}, quantize{{weights=ternary embeddings=int8}}, lower",
     "float": f"{EXACT}, lower",
 }
