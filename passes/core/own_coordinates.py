@@ -41,6 +41,15 @@ def rotation_of(value: ir.Value) -> np.ndarray | None:
     return flat.reshape(int(heads), int(width), int(width))
 
 
+def carry_rotations(before: ir.Graph, after: ir.Graph) -> None:
+    """Give values that a pass put in the place of others the rotations that these had."""
+    had = {value.name: value.metadata_props.get(KEY) for value in (*before.inputs, *before.outputs)}
+    for value in (*after.inputs, *after.outputs):
+        text = had.get(value.name)
+        if text is not None:
+            value.metadata_props.setdefault(KEY, text)
+
+
 def to_own(inputs: Iterable[ir.Value], feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Feeds in the original coordinates, as a model with these inputs wants them."""
     turned = dict(feeds)

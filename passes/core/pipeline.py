@@ -17,7 +17,7 @@ from bitfold.passes.core.invariants import check_invariants
 from bitfold.passes.core.local_check import local_difference
 from bitfold.passes.core.metadata import versions, write_provenance
 from bitfold.passes.core.noise import judge_outputs
-from bitfold.passes.core.own_coordinates import to_own
+from bitfold.passes.core.own_coordinates import carry_rotations, to_own
 from bitfold.passes.core.recipe import Recipe, as_options, format_text
 from bitfold.passes.core.report import Divergence, PassEntry, Report
 from bitfold.passes.core.samples import check_feeds, prepare_samples
@@ -182,6 +182,7 @@ class Pipeline:
             ) from error
         entry.status = "applied" if changed else "unchanged"
         _name_nodes(after)
+        carry_rotations(before.graph, after.graph)
         return after
 
     def _checked(self, item: Pass, entry: PassEntry, before: Stage, model: ir.Model) -> Stage:
