@@ -8,7 +8,13 @@ from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
-from bitfold.passes.advise.candidates import FoldedRotations, FreeRotations, Kind, OnlineRotations
+from bitfold.passes.advise.candidates import (
+    FoldedRotations,
+    FreeRotations,
+    Kind,
+    OnlineRotations,
+    Smoothings,
+)
 from bitfold.passes.advise.trials import Trials, Verdict
 from bitfold.passes.analysis.sites import Site, site_of
 from bitfold.passes.core.base import Pass, Promise
@@ -19,6 +25,7 @@ from bitfold.passes.core.report import Divergence, PassEntry
 from bitfold.passes.core.stage import Stage, snapshot
 from bitfold.passes.core.words import counted
 from bitfold.passes.quantize.quantize import Quantize
+from bitfold.passes.transform.smooth import Smooth
 from bitfold.runtime.formats.scheme import Acts, QuantScheme
 
 
@@ -52,7 +59,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Advise(Pass):
-    """Try rotations where they may help, and apply those that lower the quantized layers' errors.
+    """Try changes of coordinates, and apply those that lower the quantized layers' errors.
 
     Each change is made on a copy; the layers that it touches are quantized there as the scheme
     says (rounded to nearest) and run on sample inputs, and the sum of their relative squared
@@ -62,9 +69,10 @@ class Advise(Pass):
     2. other rotations that are free, of each attention's values, say;
     3. online rotations of what no free one reaches.
 
-    A second plan leaves out the first step.  Last, the whole model is quantized as it is and by
-    each plan, and the one whose outputs are closest to the float model's is taken.  The report has
-    every figure, and the plan as a recipe.  Without sample inputs nothing is tried.
+    A second plan leaves the first step out and ends by smoothing.  Last, the whole model is
+    quantized as it is and by each plan, and the one whose outputs are closest to the float model's
+    is taken.  The report has every figure, and the plan as a recipe.  Without sample inputs
+    nothing is tried.
 
     Attributes:
         weights, group, symmetric, embeddings, acts, act_granularity: the scheme, as in
@@ -120,10 +128,19 @@ class Advise(Pass):
         Folding a norm's gain into weights lays bare the outliers that it held down: a stream that
         is rotated for free and inputs that are rotated online exclude each other.
         """
-        folded, free, online = FoldedRotations(self.untie), FreeRotations(), OnlineRotations()
-        if not self.online:
-            return {"with rotations": [folded, free]}
-        return {"free rotations first": [folded, free, online], "gains kept": [free, online]}
+        folded, free = FoldedRotations(self.untie), FreeRotations()
+        last: list[Kind] = [OnlineRotations()] if self.online else []
+        smooth = Smooth(
+            weights=self.weights,
+            group=self.group,
+            symmetric=self.symmetric,
+            acts=self.acts,
+            act_granularity=self.act_granularity,
+        )
+        return {
+            "free rotations first": [folded, free, *last],
+            "gains kept": [free, *last, Smoothings(smooth)],
+        }
 
     def _tried(
         self, trials: Trials, kinds: Sequence[Kind], context: Context

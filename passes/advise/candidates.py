@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import escape
 from typing import Protocol
 
@@ -12,13 +12,17 @@ import onnx_ir as ir
 from bitfold.passes.advise.trials import Candidate
 from bitfold.passes.analysis.site_weights import other_reader
 from bitfold.passes.analysis.sites import find_sites, site_of
+from bitfold.passes.analysis.spaces.find_spaces import find_spaces
 from bitfold.passes.analysis.spaces.space import Space
+from bitfold.passes.analysis.spaces.symmetry import SCALE
+from bitfold.passes.analysis.spaces.trace_model import trace_model
 from bitfold.passes.core.base import Pass
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.stage import snapshot
 from bitfold.passes.fold.fold_norm_gain import FoldNormGain
 from bitfold.passes.transform.ln_to_rms import LnToRms
 from bitfold.passes.transform.rotate import SMALLEST, Rotate
+from bitfold.passes.transform.smooth import Smooth
 
 
 class Kind(Protocol):
@@ -80,6 +84,31 @@ class FoldedRotations:
 
     def _folds(self) -> list[Pass]:
         return [FoldNormGain(copy_limit=self.untie), LnToRms()]
+
+
+@dataclass(frozen=True)
+class Smoothings:
+    """Outliers of activations moved into the weights that read them.
+
+    Attributes:
+        smooth: with the scheme; it chooses the factors of each space, and whether to.
+    """
+
+    smooth: Smooth
+    title = "smoothed"
+
+    def candidates(self, model: ir.Model) -> list[Candidate]:
+        """Spaces that may be scaled as the model is."""
+        spaces = find_spaces(trace_model(model), SCALE)
+        return [
+            _candidate(space.name, space)
+            for space in spaces
+            if space.readers and not self.smooth.refusal(space)
+        ]
+
+    def passes(self, chosen: Sequence[Candidate]) -> list[Pass]:
+        """What smooths them."""
+        return [replace(self.smooth, spaces=_globs(chosen))]
 
 
 @dataclass(frozen=True)

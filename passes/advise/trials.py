@@ -96,8 +96,7 @@ class Trials:
     def _measure(self, model: ir.Model, names: Collection[str]) -> dict[str, float]:
         """The errors of the named sites of a model."""
         sites = [site for site in find_sites(model) if site.name in names]
-        rng = self.context.rng("advise")
-        return site_errors(model, sites, self.scheme_of, self.samples, self.rows, rng)
+        return site_errors(model, sites, self.scheme_of, self.samples, self.rows)
 
 
 def disjoint(candidates: Sequence[Candidate]) -> list[list[Candidate]]:

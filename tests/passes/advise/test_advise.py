@@ -6,9 +6,9 @@ from support.graphs import assert_same, census, parse, run
 
 from bitfold.models import tiny
 from bitfold.passes.advise.advise import Advise
-from bitfold.passes.advise.layer_errors import input_rows, layer_error, round_rows, table_error
+from bitfold.passes.advise.layer_errors import output_error, site_errors, table_error
 from bitfold.passes.advise.trials import Candidate, disjoint
-from bitfold.passes.analysis.conv_shape import ConvShape
+from bitfold.passes.analysis.sites import find_sites
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.pipeline import Pipeline
 from bitfold.passes.core.report import PassEntry
@@ -125,18 +125,17 @@ def test_tiny_models(name):
     assert report.passes[-1].status in ("applied", "unchanged")
 
 
-def test_layer_error():
-    x, w = f(50, 64), f(20, 64)
+def test_output_error():
+    model = parse("g (float[b, 64] x) => (float[b, 20] y) { y = MatMul(x, w) }", w=f(64, 20))
+    (site,) = find_sites(model)
+    x = f(50, 64)
     fine = QuantScheme(WeightScheme("int8", 32), "int8")
     coarse = QuantScheme(WeightScheme("int8", 32), "int4")
-    assert 0 < layer_error(x, w, fine) < 1e-3 < layer_error(x, w, coarse) < 0.1
-    assert layer_error(x, np.zeros_like(w), fine) == 0
-    assert table_error(w, fine) < 1e-3
-    floats = QuantScheme(WeightScheme("int8", 32), "none")
-    np.testing.assert_array_equal(round_rows(x, floats), x)
-    per_token = QuantScheme(WeightScheme("int8", 32), "int4", "token")
-    scale = np.abs(x).max(axis=1, keepdims=True) / 7
-    np.testing.assert_allclose(round_rows(x, per_token), np.rint(x / scale) * scale, atol=1e-5)
+    assert 0 < output_error(site, x, fine) < 1e-3 < output_error(site, x, coarse) < 0.1
+    assert output_error(site, np.zeros_like(x), fine) == 0
+    assert 0 < table_error(site.weight(), fine) < 1e-3
+    found = site_errors(model, [site], lambda _: coarse, [{"x": x}], rows=50)
+    assert found[site.name] == pytest.approx(output_error(site, x, coarse), rel=1e-3)
 
 
 def test_candidates_that_share_a_site_are_tried_apart():
@@ -144,20 +143,3 @@ def test_candidates_that_share_a_site_are_tried_apart():
     groups = disjoint([a, b, c])
     assert sorted(len(group) for group in groups) == [1, 2]
     assert not any(a in group and b in group for group in groups)
-
-
-def test_windows_of_a_convolution_are_what_its_weight_multiplies():
-    x, w = f(2, 3, 6, 7), f(4, 3, 3, 2)
-    conv = ConvShape(4, 3, (3, 2), 1)
-    rows = input_rows(x, conv, 10**6, np.random.default_rng(0))
-    model = parse(
-        """g (float[2, 3, 6, 7] x) => (float[2, 4, 4, 6] y) {
-            y = Conv<kernel_shape = [3, 2]>(x, w)
-        }""",
-        w=w,
-    )
-    expected = run(model, {"x": x})["y"]
-    found = (rows @ conv.columns(w).T).reshape(2, 4, 6, 4)
-    np.testing.assert_allclose(np.moveaxis(found, -1, 1), expected, atol=1e-4)
-    assert len(input_rows(x, conv, 5, np.random.default_rng(0))) == 5
-    assert len(input_rows(f(1, 3, 2, 2), conv, 5, np.random.default_rng(0))) == 0
