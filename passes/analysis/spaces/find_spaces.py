@@ -32,14 +32,12 @@ def find_spaces(trace: Trace, symmetry: Symmetry) -> list[Space]:
         held[classes[port.ids.ravel()]] = True
     members = np.flatnonzero(held)
     # Blocks of one space have other heads, and each space has blocks of one size.
-    _, block_of = np.unique(np.stack([whole[members], apart[members]]), axis=1, return_inverse=True)
-    block_of = block_of.reshape(-1)
-    sizes = np.bincount(block_of)[block_of]
-    _, space_of = np.unique(np.stack([whole[members], sizes]), axis=1, return_inverse=True)
-    space_of = _by_first(space_of.reshape(-1))
+    block_of = _by_first(_pairs(whole[members], apart[members]))
+    sizes = np.bincount(block_of, minlength=1)[block_of]
+    space_of = _by_first(_pairs(whole[members], sizes))
     space, block, place = (np.full(count, -1) for _ in range(3))
     space[members] = space_of
-    block[members] = _numbered_within(space_of, _by_first(block_of))
+    block[members] = _numbered_within(space_of, block_of)
     order = np.lexsort((members, block[members], space_of))
     place[members[order]] = _running(space_of[order], block[members[order]])
     return _assemble(trace, symmetry, classes, inverse, self_dual, strand, (space, block, place))
@@ -114,6 +112,12 @@ def _mixed(numbers: np.ndarray, strand: np.ndarray) -> np.ndarray:
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return mixed ^ (mixed >> np.uint64(31))
+
+
+def _pairs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """A label for each place, equal where both ``a`` and ``b`` are."""
+    (_, first), (second, other) = (np.unique(each, return_inverse=True) for each in (a, b))
+    return first.reshape(-1) * len(second) + other.reshape(-1)
 
 
 def _by_first(labels: np.ndarray) -> np.ndarray:
