@@ -16,6 +16,7 @@ from bitfold.passes.quantize.quantize import Quantize
 from bitfold.passes.transform.ln_to_rms import LnToRms
 from bitfold.passes.transform.rotate import Rotate
 from bitfold.passes.transform.smooth import Smooth
+from bitfold.passes.transform.split import Split
 
 PASSES: list[type[Pass]] = [
     Canonicalize,
@@ -26,6 +27,7 @@ PASSES: list[type[Pass]] = [
     FuseSwiGLU,
     Rotate,
     Smooth,
+    Split,
     Advise,
     Quantize,
     FuseAttention,
