@@ -20,7 +20,8 @@ from bitfold.runtime.execution import open_session, used_names
 
 LOCAL_RMS, LOCAL_MAX = 1e-3, 5e-2
 """How far one piece may move a value: a code that falls to the other side moves a few elements
-far, and all of them together very little; an error in a weight or a scale moves them all."""
+far, and all of them together very little; an error in a weight or a scale moves them all.  Codes
+of 8 bits are meant: fewer bits have longer steps."""
 
 ON_PURPOSE = 0.3
 """A value whose root mean square error is above this was changed on purpose: no cut there."""
@@ -48,6 +49,7 @@ def local_difference(before: ir.Model, after: ir.Model, feeds: Feeds) -> Differe
         None where the models agree.
     """
     constant = _constant_names(after.graph)
+    step = _longest_step(before.graph)
     expected = _values(before, after, feeds, constant)
     end_to_end = _compare(after, feeds, expected, list(expected))
     cuts = {name for name, moved in end_to_end.items() if moved.rms_error < ON_PURPOSE}
@@ -60,7 +62,7 @@ def local_difference(before: ir.Model, after: ir.Model, feeds: Feeds) -> Differe
         given = {**feeds, **{_given_name(name): expected[name] for name in cuts}}
         names = [name for name in expected if name in stale]
         apart.update(_compare(_cut(after, cuts, expected), given, expected, names))
-        differs = {name: _too_far(moved) for name, moved in apart.items()}
+        differs = {name: _too_far(moved, step) for name, moved in apart.items()}
         wrong = {name for name, bad in differs.items() if bad}
         fresh = wrong - known
         roots = fresh | (wrong & outputs)
@@ -76,11 +78,18 @@ def local_difference(before: ir.Model, after: ir.Model, feeds: Feeds) -> Differe
         known |= wrong
         cuts -= wrong
         stale = _downstream(after.graph, wrong, cuts)
-    return _within_weights(before, after, feeds, constant, verdict) or verdict
+    return _within_weights(before, after, feeds, constant, verdict, step) or verdict
 
 
-def _too_far(moved: Moved) -> bool:
-    return moved.rms_error > LOCAL_RMS or moved.max_error > LOCAL_MAX
+def _too_far(moved: Moved, step: float) -> bool:
+    return moved.rms_error > LOCAL_RMS * step or moved.max_error > min(1.0, LOCAL_MAX * step)
+
+
+def _longest_step(graph: ir.Graph) -> float:
+    """The longest step between activation codes, in those of 8 bits."""
+    rounding = (node for node in graph if node.op_type == "QuantizeActivation")
+    bits = min((node.attributes.get_int("bits", 8) for node in rounding), default=8)
+    return 127 / max(1, (1 << (bits - 1)) - 1)
 
 
 def _values(before: ir.Model, after: ir.Model, feeds: Feeds, constant: set[str]) -> Feeds:
@@ -113,7 +122,12 @@ def _constant_names(graph: ir.Graph) -> set[str]:
 
 
 def _within_weights(
-    before: ir.Model, after: ir.Model, feeds: Feeds, constant: set[str], found: Difference | None
+    before: ir.Model,
+    after: ir.Model,
+    feeds: Feeds,
+    constant: set[str],
+    found: Difference | None,
+    step: float,
 ) -> Difference | None:
     """Look for the difference in what ``found`` reads that is computed from weights alone."""
     if found is None:
@@ -133,7 +147,7 @@ def _within_weights(
             continue
         expected = open_session(before, outputs=names, optimize=False).run(feeds)
         for name, apart in _compare(after, feeds, expected, names).items():
-            if _too_far(apart):
+            if _too_far(apart, step):
                 return Difference(node.name or "", node.op_type, name, apart.max_error)
     return None
 

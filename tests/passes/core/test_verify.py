@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
+from support.graphs import apply, parse
 from support.small_models import (
     MLP,
     MLP_SHAPES,
@@ -20,11 +21,12 @@ from bitfold.passes.core import noise as noise_module
 from bitfold.passes.core import verify
 from bitfold.passes.core.compare import Moved
 from bitfold.passes.core.context import Context
-from bitfold.passes.core.local_check import local_difference
+from bitfold.passes.core.local_check import _longest_step, _too_far, local_difference
 from bitfold.passes.core.noise import judge_outputs, rounding_floor, rounding_noise
 from bitfold.passes.core.samples import prepare_samples
 from bitfold.passes.core.stage import same_computation, snapshot
 from bitfold.passes.core.verify import first_difference, verify_models
+from bitfold.passes.quantize.quantize import Quantize
 from bitfold.runtime.errors import VerificationError
 from bitfold.runtime.execution import open_session
 
@@ -208,3 +210,15 @@ def test_noise_is_drawn_again_before_a_pass_is_blamed(monkeypatch):
         monkeypatch.setattr(noise_module, "rounding_noise", drawn)
         assert (judge_outputs(model, FEEDS, expected, found, None).reason is None) is kept
         assert seeds == list(range(count))
+
+
+@pytest.mark.parametrize(("acts", "step"), [("none", 1.0), ("int8", 1.0), ("int4", 127 / 7)])
+def test_codes_of_few_bits_may_fall_further(acts, step):
+    weight = np.random.default_rng(0).standard_normal((64, 32)).astype(np.float32)
+    model = parse("g (float[b, 64] x) => (float[b, 32] y) { y = MatMul(x, w) }", w=weight)
+    apply(Quantize(acts=acts), model)
+    assert _longest_step(model.graph) == step
+    one_code = Moved(max_error=0.02, rms_error=4e-3)
+    assert _too_far(one_code, _longest_step(model.graph)) == (acts != "int4")
+    assert _too_far(Moved(max_error=1.5, rms_error=4e-3), step)
+    assert _too_far(Moved(max_error=0.02, rms_error=0.1), step)
