@@ -15,6 +15,7 @@ from bitfold.passes.lower.lower import Lower
 from bitfold.passes.quantize.quantize import Quantize
 from bitfold.passes.transform.ln_to_rms import LnToRms
 from bitfold.passes.transform.rotate import Rotate
+from bitfold.passes.transform.rotate_learned import RotateLearned
 from bitfold.passes.transform.smooth import Smooth
 from bitfold.passes.transform.split import Split
 
@@ -26,6 +27,7 @@ PASSES: list[type[Pass]] = [
     MergeSiblings,
     FuseSwiGLU,
     Rotate,
+    RotateLearned,
     Smooth,
     Split,
     Advise,

@@ -139,7 +139,7 @@ def _rotatable(model: ir.Model) -> list[tuple[str, Space]]:
     """Spaces that ``rotate`` would turn, by the names that it knows them by."""
     with Context() as context:
         chosen = list(Rotate().choose(model, context))
-    return [(space.name, found.space) for space, _, found in chosen if not isinstance(found, str)]
+    return [(space.name, found.space) for space, found in chosen if not isinstance(found, str)]
 
 
 def _candidate(name: str, space: Space) -> Candidate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar
@@ -24,7 +24,7 @@ from bitfold.passes.core.words import counted
 from bitfold.passes.transform import change
 from bitfold.passes.transform.change import change_space
 from bitfold.passes.transform.online import rotate_input
-from bitfold.passes.transform.rotation import RandomizedHadamard
+from bitfold.passes.transform.rotation import RandomizedHadamard, Rotation
 from bitfold.passes.transform.turn_borders import find_inside, trace_joined, turn_borders
 
 SMALLEST = 16
@@ -71,13 +71,17 @@ class Rotate(Pass):
     borders: int = 2
 
     def run(self, model: ir.Model, context: Context) -> bool:
-        rotated: set[ir.Node] = set()
-        for space, rotations, found in self.choose(model, context):
+        chosen = list(self.choose(model, context))
+        for space, found in chosen:
             if isinstance(found, str):
                 context.entry.skipped(space.name, found)
-                continue
+        plan = [(space, found) for space, found in chosen if not isinstance(found, str)]
+        rotated: set[ir.Node] = set()
+        drawn = list(self.rotations(model, plan, context))  # before anything changes
+        for (space, found), rotations in zip(plan, drawn, strict=True):
             change_space(found.space, change.Rotate(rotations), context)
-            turn_borders(model, found, rotations[0], context)
+            if found.borders:
+                turn_borders(model, found, _structured(rotations[0]), context)
             for held in space.states:
                 matrices = held.matrices([each.apply(np.eye(space.size)) for each in rotations])
                 for value in (held.state.given, held.state.kept):
@@ -92,22 +96,26 @@ class Rotate(Pass):
             )
         return self._online(model, rotated, context) or bool(rotated)
 
-    def choose(
-        self, model: ir.Model, context: Context
-    ) -> Iterator[tuple[Space, list[RandomizedHadamard], Inside | str]]:
-        """Each space that linear ops read, its rotations, and what of it is turned or why not."""
+    def choose(self, model: ir.Model, context: Context) -> Iterator[tuple[Space, Inside | str]]:
+        """Each space that linear ops read, and what of it is turned, or why not."""
         trace = trace_joined(model) if self.borders > 1 else trace_model(model)
+        turn = change.Rotate(())
         for space in find_spaces(trace, ROTATE):
             if not space.readers:
                 continue  # nothing that a rotation would make easier to quantize
-            rotations = [
+            found: Inside | str = self._refusal(space)
+            found = found or find_inside(model, trace, space, turn, self.copy_limit, self.borders)
+            yield space, found
+
+    def rotations(
+        self, model: ir.Model, plan: Sequence[tuple[Space, Inside]], context: Context
+    ) -> Iterator[Sequence[Rotation]]:
+        """The rotations of each space's blocks."""
+        for space, _ in plan:
+            yield [
                 RandomizedHadamard.draw(space.size, context.rng(f"rotate {space.name} {block}"))
                 for block in range(space.blocks)
             ]
-            turn = change.Rotate(rotations)
-            found: Inside | str = self._refusal(space)
-            found = found or find_inside(model, trace, space, turn, self.copy_limit, self.borders)
-            yield space, rotations, found
 
     def _refusal(self, space: Space) -> str:
         if not any(fnmatchcase(space.name, glob) for glob in self.spaces):
@@ -137,3 +145,8 @@ class Rotate(Pass):
             names = ", ".join(site.name for site in sites)
             context.entry.changed(names, f"input rotated online, in blocks of {size}")
         return bool(by_data)
+
+
+def _structured(rotation: Rotation) -> RandomizedHadamard:
+    assert isinstance(rotation, RandomizedHadamard), "the only kind that nodes can make"
+    return rotation
