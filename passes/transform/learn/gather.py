@@ -101,9 +101,9 @@ def terms_of(
             continue
         if scheme.act_bits is not None:
             levels = max(1.0, 2.0 ** (scheme.act_bits - 1) - 1)
-            others = [r.w * np.float32(np.sqrt(r.outputs / len(r.w) / energy)) for r in readers]
+            parts = [r.w * np.float32(np.sqrt(r.outputs / len(r.w) / energy)) for r in readers]
             group = scheme.act_group_size(places.width)
-            terms.append(AlongRows(x, np.concatenate(others), places, group, levels, 1.0))
+            terms.append(AlongRows(x, np.concatenate(parts), places, group, levels, 1.0))
         for reader in readers if weights else ():
             others = x / np.float32(np.sqrt(len(x)))
             group, scale = scheme.weight.group_size(places.width), reader.outputs / energy
