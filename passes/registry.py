@@ -14,6 +14,7 @@ from bitfold.passes.lower.fuse_skip_norm import FuseSkipNorm
 from bitfold.passes.lower.lower import Lower
 from bitfold.passes.quantize.quantize import Quantize
 from bitfold.passes.transform.ln_to_rms import LnToRms
+from bitfold.passes.transform.permute import Permute
 from bitfold.passes.transform.rotate import Rotate
 from bitfold.passes.transform.rotate_learned import RotateLearned
 from bitfold.passes.transform.smooth import Smooth
@@ -30,6 +31,7 @@ PASSES: list[type[Pass]] = [
     RotateLearned,
     Smooth,
     Split,
+    Permute,
     Advise,
     Quantize,
     FuseAttention,

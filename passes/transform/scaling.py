@@ -190,7 +190,7 @@ def statistics_of(
         axes[input_of(held)] = (1,) if held.port.op.op_type == "Conv" else (-1,)
     samples = context.statistics() if axes else ()
     if axes and not samples:
-        context.entry.note("no sample inputs to see what the channels hold: nothing is scaled")
+        context.entry.note("no sample inputs to see what the channels hold: nothing is changed")
     return channel_statistics(model, axes, samples, ROWS)
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
 
-from bitfold.passes.analysis.activations import ChannelStatistics, channel_statistics
+from bitfold.passes.analysis.activations import ChannelStatistics
 from bitfold.passes.analysis.site_weights import other_reader, set_site_weight
 from bitfold.passes.analysis.sites import find_sites, site_of
 from bitfold.passes.analysis.spaces.find_spaces import find_spaces
@@ -18,21 +17,20 @@ from bitfold.passes.analysis.spaces.space import Held, Space
 from bitfold.passes.analysis.spaces.symmetry import PERMUTE, SCALE
 from bitfold.passes.analysis.spaces.trace import Kind, Port, Trace
 from bitfold.passes.analysis.spaces.trace_model import trace_model
-from bitfold.passes.core.base import Pass, Promise
+from bitfold.passes.core.base import Promise
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.rewire import constant, set_input
 from bitfold.passes.core.words import counted
 from bitfold.passes.quantize.conv_scheme import conv_rows
 from bitfold.passes.quantize.quantize import SMALLEST, SMALLEST_DEPTHWISE
+from bitfold.passes.transform.at_scheme import SchemePass
 from bitfold.passes.transform.change import Scale, change_space, shared_elsewhere
 from bitfold.passes.transform.grow import Growth, grow
 from bitfold.passes.transform.grow_limits import why_not_grow
 from bitfold.passes.transform.layer_error import decibels, worth
-from bitfold.passes.transform.scaling import ROWS, input_of
+from bitfold.passes.transform.scaling import input_of, statistics_of
 from bitfold.passes.transform.split_trial import Side, SplitTrial, scheme_with
 from bitfold.passes.transform.splitting import nudged, offsets
-from bitfold.runtime.formats import format_named
-from bitfold.runtime.formats.scheme import Acts, QuantScheme, WeightScheme
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Split(Pass):
+class Split(SchemePass):
     """Duplicate outlier channels, so that their shares fit into narrower ranges.
 
     Outlier channel splitting, Zhao et al., arXiv 1901.09504, in every space whose channels may be
@@ -93,28 +91,11 @@ class Split(Pass):
     budget: float = 0.02
     side: Literal["weight", "activation", "best"] = "best"
     multiple: int = 16
-    spaces: tuple[str, ...] = ("*",)
-    weights: str = "int4"
-    group: int = 32
-    symmetric: bool = False
-    acts: Acts = "int8"
-    act_granularity: Literal["group", "token"] = "group"
-    copy_limit: int = 4096
-
-    def __post_init__(self) -> None:
-        self.scheme()
-
-    def scheme(self) -> QuantScheme:
-        """How readers will be quantized."""
-        even = format_named(self.weights).linear
-        symmetric = self.symmetric or not even or self.weights in ("int8", "ternary")
-        weight = WeightScheme(self.weights, self.group, symmetric)
-        return QuantScheme(weight, self.acts, self.act_granularity)
 
     def run(self, model: ir.Model, context: Context) -> bool:
         trace = trace_model(model)
         spaces = self._spaces(trace, context)
-        seen = _statistics(model, spaces, context)
+        seen = statistics_of(model, spaces, context)
         by_port = _scalable(trace) if self.side != "weight" else {}
         found = []
         for done, space in enumerate(spaces if seen else []):
@@ -139,7 +120,7 @@ class Split(Pass):
         found = [s for s in find_spaces(trace, PERMUTE) if s.readers and s.writers]
         kept = []
         for space, reason in zip(found, why_not_grow(trace, found, self.copy_limit), strict=True):
-            if not any(fnmatchcase(space.name, glob) for glob in self.spaces):
+            if not self.wants(space):
                 reason = "not among the recipe's spaces"
             reason = reason or _small(space)
             if reason:
@@ -267,16 +248,3 @@ def _elements(port: Port) -> int:
     array = constant(port.node.inputs[port.index])
     assert array is not None, "ports are of constants"
     return int(array.size)
-
-
-def _statistics(
-    model: ir.Model, spaces: Sequence[Space], context: Context
-) -> dict[str, ChannelStatistics]:
-    """Of what the readers of spaces read."""
-    axes = {}
-    for held in (held for space in spaces for held in space.readers):
-        axes[input_of(held)] = (1,) if held.port.op.op_type == "Conv" else (-1,)
-    samples = context.statistics() if axes else ()
-    if axes and not samples:
-        context.entry.note("no sample inputs to see what the channels hold: nothing is split")
-    return channel_statistics(model, axes, samples, ROWS)

@@ -1,0 +1,46 @@
+"""What passes that change spaces for the sake of a quantization scheme have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from bitfold.passes.analysis.spaces.space import Space
+from bitfold.passes.core.base import Pass
+from bitfold.runtime.formats import format_named
+from bitfold.runtime.formats.scheme import Acts, QuantScheme, WeightScheme
+
+
+@dataclass(frozen=True)
+class SchemePass(Pass):
+    """Base of passes that estimate errors at a scheme.
+
+    Attributes:
+        spaces: globs of spaces (by their first writer's name) to change.
+        weights, group, symmetric, acts, act_granularity: how readers will be quantized, as in
+            ``quantize``.
+        copy_limit: elements; a weight that others read in other coordinates is copied up to here.
+    """
+
+    spaces: tuple[str, ...] = ("*",)
+    weights: str = "int4"
+    group: int = 32
+    symmetric: bool = False
+    acts: Acts = "int8"
+    act_granularity: Literal["group", "token"] = "group"
+    copy_limit: int = 4096
+
+    def __post_init__(self) -> None:
+        self.scheme()
+
+    def scheme(self) -> QuantScheme:
+        """How readers will be quantized."""
+        even = format_named(self.weights).linear
+        symmetric = self.symmetric or not even or self.weights in ("int8", "ternary")
+        weight = WeightScheme(self.weights, self.group, symmetric)
+        return QuantScheme(weight, self.acts, self.act_granularity)
+
+    def wants(self, space: Space) -> bool:
+        """Whether the recipe names the space."""
+        return any(fnmatchcase(space.name, glob) for glob in self.spaces)
