@@ -33,8 +33,9 @@ class Permute(SchemePass):
     """Order the channels of spaces so that groups, which share a scale, are homogeneous.
 
     An outlier widens the range of the group that it is in: outliers that share groups leave the
-    others alone.  It costs nothing, for weights and activations alike.  AdaDim, Heo et al., arXiv
-    2309.15531, and DGQ, Ryu et al., arXiv 2501.04304, group by such likeness.
+    others alone.  It costs nothing, for weights and activations alike.  DGQ (Ryu et al., arXiv
+    2501.04304) gives outlier channels groups of their own, and AdaDim (Heo et al., arXiv
+    2309.15531) keeps them apart by grouping along them; an order does it for any kernel.
 
     1. Orders that are tried: by what channels reach on the sample inputs, by what the weights that
        read them reach, and by the first in bands and the second within each.  Each block of a
