@@ -15,6 +15,7 @@ from bitfold.runtime.ops.swiglu import gated
 
 INPUTS = ["X", "packed", "scales", "zero_points", "table", "bias", "residual", "norm_gain"]
 INPUTS += ["hadamard", "act_scale", "low_rank_down", "low_rank_up", "input_scales"]
+INPUTS += ["column_norms"]
 
 
 ACT_BITS = (8, 4, 3, 2, 1)
@@ -67,9 +68,9 @@ class LowBitMatMul:
         """The function body for this configuration."""
         body = Body(INPUTS)
         x, packed, scales, zeros, table, bias, residual, gain, hadamard = body.inputs[:9]
-        act_scale, down, up, input_scales = body.inputs[9:]
+        act_scale, down, up, input_scales, norms = body.inputs[9:]
         weight = self.weight.unpacked(body, [packed, scales, zeros, table])
-        x = self.prologue.prepared(body, x, gain, hadamard)
+        x = self.prologue.prepared(body, x, gain, hadamard, norms, self.weight.k)
         y = self._product(body, x, weight, act_scale, input_scales)
         if self.low_rank:
             thin = body("MatMul", x, body.transpose(body.to_float(down), 1, 0))

@@ -9,6 +9,7 @@ from bitfold.runtime.formats.scale_types import scale_values
 from bitfold.runtime.layouts.masked import MASKED_VERSION, unpack_masked
 from bitfold.runtime.layouts.tiles import LAYOUT_VERSION, TILE, unpack_codes, untile_groups
 from bitfold.runtime.reference.hadamard import hadamard as hadamard_of
+from bitfold.runtime.reference.skip_columns import without_skipped
 
 TINY = np.float32(1e-30)
 """Runs of activations whose largest magnitude is below this become zeros."""
@@ -147,6 +148,7 @@ def lowbit_matmul(
     low_rank_down: np.ndarray | None = None,
     low_rank_up: np.ndarray | None = None,
     input_scales: np.ndarray | None = None,
+    column_norms: np.ndarray | None = None,
     *,
     n: int,
     k: int,
@@ -160,6 +162,7 @@ def lowbit_matmul(
     epsilon: float = 0.0,
     hadamard_size: int = 0,
     n_group_size: int = 0,
+    keep: float = 1.0,
 ) -> np.ndarray:
     """Y of ``LowBitMatMul`` in float64, for x float32 [..., K] and the inputs as the op has them.
 
@@ -192,6 +195,8 @@ def lowbit_matmul(
     weight = np.where(grouped(kept), levels(grouped(codes), bits, table, zeros), 0)
 
     rows = prepared(x.reshape(-1, k), norm_gain, epsilon, hadamard, hadamard_size)
+    if column_norms is not None:
+        rows = without_skipped(rows, column_norms, keep)
     broken = ~np.isfinite(rows).all(axis=1)
     finite = np.where(broken[:, None], np.float32(0), rows)
     y = np.zeros((len(rows), n))

@@ -130,8 +130,9 @@ def test_base_without_a_size() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("norm_gain", np.ones(95, np.float32), "norm_gain: expected 96 float32 elements, found 95"),
-        ("norm_gain", np.ones(0, np.float32), "norm_gain: expected 96 float32 elements, found 0"),
+        ("norm_gain", np.ones(95, np.float32), "norm_gain: expected float32 of shape [96], found"),
+        ("norm_gain", np.ones(0, np.float32), "norm_gain: expected float32 of shape [96], found"),
+        ("norm_gain", np.ones((1, 96), np.float32), "expected float32 of shape [96], found [1, 96"),
         ("act_scale", np.ones(2, np.float32), "act_scale: expected 1 float32 element, found 2"),
         ("act_scale", np.ones(0, np.float32), "act_scale: expected 1 float32 element, found 0"),
         ("act_scale", np.zeros(1, np.float32), "act_scale: expected 1e-30 to 1e30"),

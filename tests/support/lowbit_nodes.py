@@ -29,6 +29,7 @@ LATER_INPUTS = (
     "low_rank_down",
     "low_rank_up",
     "input_scales",
+    "column_norms",
 )
 GATHER_INPUTS = ("packed", "scales", "zero_points", "table")
 
@@ -71,6 +72,8 @@ class Case:
     """Outputs that share input scales; 0 for none."""
     kept: float | None = None
     """Share of the weights that a masked layout keeps; None for the dense layout."""
+    keep: float | None = None
+    """Share of the columns that are not skipped; None for no column_norms."""
 
     @property
     def layout(self) -> int:
@@ -98,6 +101,7 @@ class Case:
             **({} if self.epsilon is None else {"epsilon": self.epsilon}),
             **({"hadamard_size": self.hadamard} if self.hadamard else {}),
             **({"n_group_size": self.n_group} if self.n_group else {}),
+            **({} if self.keep is None else {"keep": self.keep}),
         }
 
     def weights(self) -> dict[str, np.ndarray]:
@@ -136,6 +140,8 @@ class Case:
             blocks = -(-self.n // self.n_group)
             powers = rng.integers(-4, 5, (blocks, self.k)).astype(np.float32)
             inputs["input_scales"] = np.exp2(powers)
+        if self.keep is not None:
+            inputs["column_norms"] = rng.uniform(0, 2, self.k).astype(np.float32)
         return inputs
 
     def packed(self, codes: np.ndarray) -> np.ndarray:
@@ -185,6 +191,7 @@ class Case:
             epsilon=self.epsilon or 0.0,
             hadamard_size=self.hadamard,
             n_group_size=self.n_group,
+            keep=1.0 if self.keep is None else self.keep,
         )
 
     @property

@@ -28,7 +28,7 @@ struct Buffer {
   }
 };
 
-thread_local Buffer buffers[6];
+thread_local Buffer buffers[7];
 
 }  // namespace
 

@@ -15,7 +15,7 @@ namespace {
 constexpr const char* kName = "LowBitMatMul";
 enum Input : size_t { kX, kPacked, kScales, kZeroPoints, kTable, kBias, kResidual, kNormGain,
                       kHadamard, kActScale, kLowRankDown, kLowRankUp, kInputScales,
-                      kInputs };
+                      kColumnNorms, kInputs };
 constexpr const char* kActivations[] = {"none", "swiglu", "relu", "gelu", "gelu_tanh"};
 static_assert(kIdentity == 0 && kSwiGlu == 1 && kRelu == 2 && kGelu == 3 && kGeluTanh == 4,
               "the names are in the order of the enum");
@@ -81,6 +81,8 @@ class MatMulKernel {
       const Tensor scale = input(api_, context, kActScale);
       if (gain.data) op.prologue.gain = checked_gain(gain);
       if (scale.data) op.act_scale = checked_scale(scale);
+      const Tensor norms = input(api_, context, kColumnNorms);
+      if (norms.data) op.prologue.skip.norms = checked_norms(norms);
     }
     if (!input_scales_complete_)
       op.input_scales = checked_input_scales(input(api_, context, kInputScales));
@@ -180,11 +182,22 @@ class MatMulKernel {
     if (given_scale && op_.act_group_size != k)
       refuse("attribute 'act_group_size': expected K = " + std::to_string(k) +
              " beside act_scale, found " + std::to_string(op_.act_group_size));
+    const bool skips = has_input(api_, info, kColumnNorms);
+    if (skips) {
+      op_.prologue.skip.keep = float_attribute(api_, info, "keep");
+      if (!(op_.prologue.skip.keep > 0 && op_.prologue.skip.keep <= 1))
+        refuse("attribute 'keep': expected more than 0 and at most 1, found " +
+               std::to_string(op_.prologue.skip.keep));
+      if (op_.act_bits == 1) refuse("column_norms: expected none with acts=int1");
+    }
     const Tensor gain = constant_input(api_, info, kNormGain);
     const Tensor scale = constant_input(api_, info, kActScale);
+    const Tensor norms = constant_input(api_, info, kColumnNorms);
     if (gain.data) op_.prologue.gain = checked_gain(gain);
     if (scale.data) op_.act_scale = checked_scale(scale);
-    prologue_complete_ = !normed == !gain.data && !given_scale == !scale.data;
+    if (norms.data) op_.prologue.skip.norms = checked_norms(norms);
+    prologue_complete_ =
+        !normed == !gain.data && !given_scale == !scale.data && !skips == !norms.data;
   }
 
   void read_input_scales(const OrtKernelInfo* info) {
@@ -216,12 +229,30 @@ class MatMulKernel {
     return static_cast<const float*>(scales.data);
   }
 
+  static const float* checked_vector(const char* name, const Tensor& vector, int64_t size) {
+    const std::vector<int64_t> shape = {size};
+    if (vector.type != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || vector.shape != shape)
+      refuse(std::string(name) + ": expected float32 of shape " + shape_text(shape) + ", found " +
+             shape_text(vector.shape));
+    return static_cast<const float*>(vector.data);
+  }
+
   const float* checked_gain(const Tensor& gain) const {
+    return checked_vector("norm_gain", gain, weight_.value().k);
+  }
+
+  const float* checked_bias(const Tensor& bias) const {
+    return checked_vector("bias", bias, weight_.value().n);
+  }
+
+  const float* checked_norms(const Tensor& norms) const {
     const int64_t k = weight_.value().k;
-    if (gain.type != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || gain.count != k)
-      refuse("norm_gain: expected " + std::to_string(k) + " float32 elements, found " +
-             std::to_string(gain.count));
-    return static_cast<const float*>(gain.data);
+    const float* values = checked_vector("column_norms", norms, k);
+    for (int64_t i = 0; i < k; i++)
+      if (!(values[i] >= 0) || std::isinf(values[i]))
+        refuse("column_norms: expected finite numbers of 0 or more, found " +
+               std::to_string(values[i]));
+    return values;
   }
 
   static float checked_scale(const Tensor& scale) {
@@ -232,14 +263,6 @@ class MatMulKernel {
     if (!(value >= 1e-30f && value <= 1e30f))
       refuse("act_scale: expected 1e-30 to 1e30, found " + std::to_string(value));
     return value;
-  }
-
-  const float* checked_bias(const Tensor& bias) const {
-    const std::vector<int64_t> shape = {weight_.value().n};
-    if (bias.type != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || bias.shape != shape)
-      refuse("bias: expected float32 of shape " + shape_text(shape) + ", found " +
-             shape_text(bias.shape));
-    return static_cast<const float*>(bias.data);
   }
 
   const OrtApi* api_;

@@ -7,6 +7,7 @@
 
 #include "../scratch.h"
 #include "prepared_rows.h"
+#include "skip_columns.h"
 
 namespace bitfold {
 namespace {
@@ -72,7 +73,9 @@ void prepare(void* data, size_t index) {
     const float* x = op->x + b.first * k;
     for (int32_t r = 0; rows && r < b.rows; r++) {
       if (far) fetch(x + (r + 1) * k, k);
-      call->kernels->prepare_row(&op->prologue, x + r * k, rows + r * k, k, scratch);
+      if (!prepare_whole_row(call->kernels->prepare_row, &op->prologue, x + r * k, rows + r * k, k,
+                             scratch))
+        return call->starved->store(true);
     }
     prepare_block(op, block, rows ? rows : x);
   }
@@ -170,8 +173,11 @@ bool run_matmul(const MatMulKernels* kernels, MatMul op, ParallelFor parallel, v
   if (op.rows == 0) return true;
   const int32_t tiles = op.weight->tiles;
   const bool several = op.input_scales && op.scaled_tiles < tiles;
-  if ((op.low_rank.rank || several) && !keep_prepared_rows(kernels, &op, parallel, context))
-    return false;
+  op.skips = op.prologue.skip.norms && op.prologue.skip.keep < 1;
+  if (!op.skips) op.prologue.skip = {};
+  // For those who read the same rows, and where their columns are scored before they are scaled.
+  const bool kept = op.low_rank.rank || several || (op.skips && op.input_scales);
+  if (kept && !keep_prepared_rows(kernels, &op, parallel, context)) return false;
   if (op.low_rank.rank && !project_rows(kernels, &op, parallel, context)) return false;
   if (!several) {
     op.prologue.scales = op.input_scales;

@@ -50,6 +50,7 @@ struct MatMul {
   int64_t act_group_size;  // k, or the weight's group size
   float act_scale;         // of every activation; 0 where groups have their own
   Prologue prologue;
+  bool skips;              // rows have columns that are zero throughout
   LowRank low_rank;        // added to the sums
   const float* input_scales;  // [J][k], of X behind the prologue; or null
   int32_t scaled_tiles;       // that each of them is for

@@ -132,7 +132,7 @@ void multiply(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0, in
   if (op->weight->masks && op->rows == 1 && op->masked->multiply_row)
     return op->masked->multiply_row(op, tile0, tile1);
   const Dot* const dots = fused(op->weight);
-  if (dots && op->rows == 1) return multiply_row_avx512(op, tile0, tile1);
+  if (dots && op->rows == 1) return multiply_row_avx512(op, tile0, tile1, scratch);
   if (dots && op->rows <= kFusedRows)
     tile0 = multiply_packed(op, tile0, tile1, block0, block1, dots);
   multiply_panels_avx512(op, tile0, tile1, block0, block1, scratch);
@@ -144,7 +144,8 @@ int64_t scratch(const MatMul* op) {
   if (op->weight->has_values) return values_scratch(op);
   const int64_t panel = panel_scratch_avx512(op);
   const int64_t whole = 2 * padded_k(op->weight) * kTile + lines_scratch(op->weight);
-  return op->int8 || panel > whole ? panel : whole;
+  const int64_t most = op->int8 || panel > whole ? panel : whole, row = row_scratch_avx512(op);
+  return most > row ? most : row;
 }
 
 }  // namespace

@@ -145,6 +145,75 @@ void dot(const MatMul* op, const Block* b, int32_t tile, float* sums) {
   for (int t = 0; t < NT; t++) _mm512_storeu_ps(sums + t * kTile, total[t]);
 }
 
+// The runs of 16 inputs of a row whose activations are not all zero: those of group g are run
+// [first[g]] to run[first[g + 1]].
+struct Live {
+  const int32_t *first, *run;
+};
+
+Live live_runs(const PackedWeight* w, const int32_t* q, int32_t* scratch) {
+  int32_t* const run = scratch + w->groups + 1;
+  const int32_t runs = (int32_t)((w->k + 15) / 16), group_runs = (w->group_size + 15) / 16;
+  int32_t count = 0;
+  for (int32_t r = 0; r < runs; r++) {
+    if (r % group_runs == 0) scratch[r / group_runs] = count;
+    const __m128i four = _mm_loadu_si128((const __m128i*)(q + 4 * r));
+    if (!_mm_testz_si128(four, four)) run[count++] = r;
+  }
+  scratch[w->groups] = count;
+  return {scratch, run};
+}
+
+// How many runs ahead weights are fetched; behind a tile's last comes the next one's first.
+constexpr int32_t kRunsAhead = 32;
+
+// Sums [16] of one tile, of which the weights of live runs alone are read.
+template <int BITS, bool TABLE>
+void live_dot(const MatMul* op, const Block* b, int32_t tile, Live live, float* sums) {
+  constexpr int kCount = kSums<BITS, TABLE, 1>;
+  const PackedWeight* w = op->weight;
+  const int64_t stride = tile_bytes(w);
+  const uint8_t* const bytes = w->packed + tile * stride;
+  const int32_t all = live.first[w->groups], ahead = all < kRunsAhead ? all : kRunsAhead;
+  __m512 total = _mm512_setzero_ps();
+  for (int32_t g = 0; g < w->groups; g++) {
+    if (live.first[g] == live.first[g + 1]) continue;
+    __m512i acc[1][kCount] = {{_mm512_set1_epi32(b->start[g])}};
+    for (int32_t i = live.first[g]; i < live.first[g + 1]; i++) {
+      const int32_t next = i + ahead, run = live.run[i];
+      const uint8_t* at = bytes + (next < all ? 0 : stride) +
+                          (int64_t)live.run[next < all ? next : next - all] * (BITS * kLine / 2);
+      BITFOLD_UNROLL
+      for (int byte = 0; byte < BITS * kLine / 2; byte += kLine)
+        _mm_prefetch((const char*)at + byte, _MM_HINT_T0);
+      const uint8_t* chunk = bytes + (int64_t)(run / 2) * BITS * kLine;
+      if (run % 2)
+        half_chunk<BITS, TABLE, 1, 1>(acc, chunk, stride, b->q + 4 * run, w->operand);
+      else
+        half_chunk<BITS, TABLE, 1, 0>(acc, chunk, stride, b->q + 4 * run, w->operand);
+    }
+    const int64_t at = (int64_t)tile * w->groups + g;
+    __m512 part = _mm512_cvtepi32_ps(gathered<BITS, TABLE>(acc[0]));
+    if (w->zero_points)
+      part = _mm512_fnmadd_ps(zeros_at(w->zero_points, at), _mm512_set1_ps(b->sum[g]), part);
+    total = _mm512_fmadd_ps(_mm512_mul_ps(part, scales_at(w, at)), _mm512_set1_ps(b->scale[g]),
+                            total);
+  }
+  // A row that is not finite has scales that are NaN, and no live runs.
+  _mm512_storeu_ps(sums, all ? total : _mm512_mul_ps(total, _mm512_set1_ps(b->scale[0])));
+}
+
+typedef void (*LiveDot)(const MatMul* op, const Block* b, int32_t tile, Live live, float* sums);
+
+LiveDot live_dot_for(const PackedWeight* w) {
+  static const LiveDot plain[] = {live_dot<1, false>, live_dot<2, false>, live_dot<3, false>,
+                                  live_dot<4, false>, live_dot<5, false>, live_dot<6, false>,
+                                  live_dot<7, false>, live_dot<8, false>};
+  static const LiveDot table[] = {live_dot<1, true>, live_dot<2, true>, live_dot<3, true>,
+                                  live_dot<4, true>};
+  return (w->has_table ? table : plain)[w->bits - 1];
+}
+
 typedef void (*RowDot)(const MatMul* op, const Block* b, int32_t tile, float* sums);
 
 struct RowDots {
@@ -181,10 +250,24 @@ RowDots dots_for(const PackedWeight* w) {
 
 }  // namespace
 
-void multiply_row_avx512(const MatMul* op, int32_t tile, int32_t tile1) {
+int64_t row_scratch_avx512(const MatMul* op) {
+  return (op->weight->groups + 1 + (op->weight->k + 15) / 16) * (int64_t)sizeof(int32_t);
+}
+
+void multiply_row_avx512(const MatMul* op, int32_t tile, int32_t tile1, uint8_t* scratch) {
   const RowDots dots = dots_for(op->weight);
   const Block b = block_at(op, 0);
   alignas(64) float sums[4 * kTile];
+  if (op->skips) {
+    const LiveDot live_dot = live_dot_for(op->weight);
+    const Live live = live_runs(op->weight, b.q, (int32_t*)scratch);
+    for (int32_t tiles; tile < tile1; tile += tiles) {
+      tiles = tile1 - tile > 2 ? 2 : tile1 - tile;
+      for (int32_t t = 0; t < tiles; t++) live_dot(op, &b, tile + t, live, sums + t * kTile);
+      write_all(op, &b, tile, tiles, sums);
+    }
+    return;
+  }
   while (tile < tile1) {
     int32_t tiles = tile1 - tile;
     if (tiles >= 4 && !op->streamed) {

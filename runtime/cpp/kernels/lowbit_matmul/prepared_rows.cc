@@ -7,6 +7,7 @@
 #include <atomic>
 
 #include "../scratch.h"
+#include "skip_columns.h"
 
 namespace bitfold {
 namespace {
@@ -45,8 +46,9 @@ void prepare_part(void* data, size_t index) {
   }
   const Span rows = part_of_all(op->rows, 1, call->row_parts, index);
   for (int64_t row = rows.first; row < rows.last; row++)
-    call->kernels->prepare_row(&op->prologue, op->x + row * k, call->prepared + row * k, k,
-                               scratch);
+    if (!prepare_whole_row(call->kernels->prepare_row, &op->prologue, op->x + row * k,
+                           call->prepared + row * k, k, scratch))
+      return call->starved.store(true);
 }
 
 void project_part(void* data, size_t index) {
