@@ -32,6 +32,7 @@ SWIGLU = Case(72, 48, 3, 16, activation="swiglu", zero_points=True)
 PLANES = Case(40, 96, 2, 32, "int1", 32, zero_points=True)
 LOW_RANK = Case(40, 96, 4, 32, act_group=32, rank=9, n_group=16)
 MASKED = Case(40, 96, 4, 32, act_group=32, zero_points=True, bias=True, kept=0.5)
+SKIPPED = Case(40, 96, 4, 32, act_group=32, keep=0.5, epsilon=1e-5, n_group=40)
 SPLIT = Case(48, 64, 8, acts="none", splits=(16, 32))
 GATHER = Case(40, 96, 4, 32, zero_points=True, table=True)
 CONV = ConvCase(
@@ -81,8 +82,8 @@ def expect(y: np.ndarray, oracle: Callable[[], np.ndarray]) -> None:
 
 @pytest.mark.parametrize(
     "case",
-    [MATMUL, SWIGLU, PLANES, SPLIT, LOW_RANK, MASKED],
-    ids=["plain", "swiglu", "planes", "splits", "low rank", "masked"],
+    [MATMUL, SWIGLU, PLANES, SPLIT, LOW_RANK, MASKED, SKIPPED],
+    ids=["plain", "swiglu", "planes", "splits", "low rank", "masked", "skipped"],
 )
 @EXAMPLES
 @given(data=st.data())
@@ -149,7 +150,7 @@ def spoiled(case: Any, data: st.DataObject) -> tuple[dict[str, np.ndarray], str]
 
 
 @pytest.mark.parametrize(
-    "case", [MATMUL, SWIGLU, SPLIT, LOW_RANK, MASKED, CONV, CLIP, DEPTHWISE], ids=repr
+    "case", [MATMUL, SWIGLU, SPLIT, LOW_RANK, MASKED, SKIPPED, CONV, CLIP, DEPTHWISE], ids=repr
 )
 @EXAMPLES
 @given(data=st.data())
@@ -170,7 +171,9 @@ def test_gather_tensors(data: st.DataObject) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="guard pages are made with mprotect")
-@pytest.mark.parametrize("case", [MATMUL, SWIGLU, LOW_RANK, MASKED, CONV, DEPTHWISE], ids=repr)
+@pytest.mark.parametrize(
+    "case", [MATMUL, SWIGLU, LOW_RANK, MASKED, SKIPPED, CONV, DEPTHWISE], ids=repr
+)
 @EXAMPLES
 @given(data=st.data())
 def test_fed_tensors(case: Case | ConvCase, data: st.DataObject) -> None:

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import conv_checks, kernel_checks, masked_checks, plane_checks
+from support import conv_checks, kernel_checks, masked_checks, plane_checks, skip_checks
 from support.check_process import run_check
 from support.isas import isas
 from support.real_models import SHORT
@@ -27,6 +27,7 @@ CHECKS = [
     ("grid_checks", "full"),
     *(("plane_checks", name) for name in plane_checks.CHECKS),
     *(("masked_checks", name) for name in masked_checks.CHECKS),
+    *(("skip_checks", name) for name in skip_checks.CHECKS),
 ]
 IN_SHORT = {"odd_shapes", "guard_pages", "conv_sizes", "conv_guard_pages"}
 HOSTILE = ["test_kernels_refusals.py", "test_kernels_conv_refusals.py", "test_kernels_hostile.py"]

@@ -221,6 +221,7 @@ struct MatMulCase {
   float act_scale = 0;        // 0 where groups have their own
   bool prologue = false;      // a norm, a Hadamard transform in blocks of 4, and input scales
   int32_t rank = 0;           // of the low-rank branch; of halves where it is odd
+  float keep = 0;             // share of the columns that are not skipped; 0 for all
 };
 
 void check_matmul(const Kernels* kernels, const Format& f, const MatMulCase& c) {
@@ -232,6 +233,8 @@ void check_matmul(const Kernels* kernels, const Format& f, const MatMulCase& c) 
   const Array<float> x = values(&random, c.rows * c.k), bias = values(&random, c.n);
   const Array<float> residual = values(&random, c.rows * columns), gain = values(&random, c.k);
   const Array<float> input_scales = values(&random, paired ? c.k : tiles * c.k);
+  Array<float> norms = values(&random, c.k);
+  for (float& norm : norms) norm = fabsf(norm);
   const bool half = c.rank % 2;
   const Array<float> down = values(&random, c.rank * c.k);
   const Array<float> up = values(&random, tiles * c.rank * kTile);
@@ -264,6 +267,7 @@ void check_matmul(const Kernels* kernels, const Format& f, const MatMulCase& c) 
       op.prologue.epsilon = 1e-3f;
       op.prologue.hadamard = {c.k % 4 ? 1 : 4, 1, c.k % 4 ? 0 : 2, c.k % 4 ? 1 : 0.5f, nullptr};
     }
+    if (c.keep > 0) op.prologue.skip = {norms.data, c.keep};
     if (c.prologue) {
       op.input_scales = input_scales.data;
       op.scaled_tiles = paired ? static_cast<int32_t>(tiles) : 1;
@@ -416,6 +420,19 @@ void check_all_matmul(const Kernels* kernels) {
           check_matmul(kernels, each, {70, 98, 32, rows, 0, true, false, activation, rows == 6, 0,
                                        true, rank});
         }
+  const Format masked = {4, Format::kPlain, true, kScaleF16, 7, true};
+  const Format table = {3, Format::kFloats, false, kScaleF32, 0, true};
+  for (int64_t rows : {1, 3, 6, 13})
+    for (float keep : {0.f, 0.3f, 1.f})
+      for (int32_t rank : {0, 7, 8})
+        for (Activation activation : {kIdentity, kSwiGlu})
+          for (const Format& each : {f, values, masked, table}) {
+            const int acts = each.table == Format::kFloats ? 0 : 8;
+            check_matmul(kernels, each, {70, 98, 32, rows, acts, false, true, activation,
+                                         rows == 6, 0, false, rank, keep});
+            check_matmul(kernels, each, {70, 98, 32, rows, 0, false, false, activation, rows == 6,
+                                         0, true, rank, keep});
+          }
 }
 
 void check_all_conv(const Kernels* kernels) {

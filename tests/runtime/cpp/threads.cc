@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "dispatch.h"
+#include "lowbit_matmul/masked.h"
 
 namespace {
 
@@ -46,9 +47,11 @@ struct Weight {
   std::vector<uint8_t> bytes;
   std::vector<float> scales;
   std::vector<int8_t> zeros;
+  std::vector<uint8_t> masks;  // of a masked weight
+  std::vector<int64_t> first_lines;
 
   Weight(std::mt19937& random, int64_t n, int64_t k, int bits, int64_t group, int64_t tiles,
-         bool zero_points, bool table) {
+         bool zero_points, bool table, bool masked = false) {
     PackedWeight& w = packed;
     w.n = n;
     w.k = k;
@@ -63,7 +66,7 @@ struct Weight {
     w.most = w.offset - 1;
     for (int c = 0; c < 256; c++)
       w.operand[c] = static_cast<uint8_t>(table && c < 1 << bits ? random() : c);
-    bytes.resize(tiles * tile_bytes(&w));
+    bytes.resize(masked ? draw_masks(random) : tiles * tile_bytes(&w));
     for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random());
     scales = floats(random, tiles * w.groups * kTile);
     zeros.resize(scales.size());
@@ -71,6 +74,22 @@ struct Weight {
     w.packed = bytes.data();
     w.scales = scales.data();
     w.zero_points = zero_points ? zeros.data() : nullptr;
+  }
+
+  // Returns the bytes of the lines and their padding.
+  int64_t draw_masks(std::mt19937& random) {
+    masks.resize(packed.tiles * packed.chunks * kLine);
+    for (uint8_t& mask : masks) mask = static_cast<uint8_t>(random());
+    int64_t at = 0;
+    for (int32_t i = 0; i < packed.tiles * packed.chunks; i++) {
+      int lengths[8];
+      line_lengths(packed.bits, masks.data() + i * kLine, lengths);
+      if (i % packed.chunks == 0) first_lines.push_back(at);
+      for (int line = 0; line < packed.bits; line++) at += lengths[line];
+    }
+    packed.masks = masks.data();
+    packed.first_lines = first_lines.data();
+    return at + kLine;
   }
 };
 
@@ -96,15 +115,26 @@ void check(const std::string& name, size_t outputs, Call call) {
   for (const std::vector<float>& y : each) same(y, "from callers at once");
 }
 
+// What stands beside a weight and its activations.
+struct Beside {
+  int32_t rank = 0;          // of the low-rank branch; its rows are normed
+  int32_t scaled_tiles = 0;  // that input scales are for
+  float keep = 0;            // share of the columns that are not skipped; 0 for all
+  bool masked = false;
+};
+
 // act_bits 0 stands for float activations.
 void check_matmul(std::mt19937& random, int64_t m, int bits, int act_bits, Activation activation,
-                  bool zero_points, bool table, int32_t rank = 0) {
+                  bool zero_points, bool table, const Beside& beside = {}) {
+  const int32_t rank = beside.rank;
   const int64_t n = 496, k = 544, group = 32;
   const int64_t tiles = activation == kSwiGlu ? 2 * ((n / 2 + kTile - 1) / kTile) : n / kTile;
-  const Weight weight(random, n, k, bits, group, tiles, zero_points, table);
+  const Weight weight(random, n, k, bits, group, tiles, zero_points, table, beside.masked);
   const std::vector<float> x = floats(random, m * k), bias = floats(random, n);
+  const std::vector<float> scales = floats(random, tiles * k), norms(k, 0.5f);
   MatMul op{};
   op.weight = &weight.packed;
+  op.masked = kernels()->masked;
   op.bias = bias.data();
   op.activation = activation;
   op.int8 = act_bits != 0;
@@ -113,16 +143,22 @@ void check_matmul(std::mt19937& random, int64_t m, int bits, int act_bits, Activ
   const std::vector<float> gain = floats(random, k), down = floats(random, rank * k);
   const std::vector<float> up = floats(random, tiles * rank * kTile);
   if (rank) {
-    op.prologue = {gain.data(), 1e-5f, {}, nullptr};
+    op.prologue.gain = gain.data();
+    op.prologue.epsilon = 1e-5f;
     op.low_rank = {rank, false, down.data(), up.data(), nullptr, false};
   }
+  if (beside.keep > 0) op.prologue.skip = {norms.data(), beside.keep};
+  op.input_scales = beside.scaled_tiles ? scales.data() : nullptr;
+  op.scaled_tiles = beside.scaled_tiles;
   op.rows = m;
   op.x = x.data();
   op.columns = activation == kSwiGlu ? n / 2 : n;
   const std::string name = "matmul M=" + std::to_string(m) + " " + std::to_string(bits) +
                            " bits, acts " + std::to_string(act_bits) + (zero_points ? " zeros" : "") +
                            (table ? " table" : "") + " activation " + std::to_string(activation) +
-                           " rank " + std::to_string(rank);
+                           " rank " + std::to_string(rank) + " scaled " +
+                           std::to_string(beside.scaled_tiles) + " keep " +
+                           std::to_string(beside.keep) + (beside.masked ? " masked" : "");
   check(name, m * op.columns, [&](int threads, float* y) {
     MatMul own = op;
     const Part part{y, 0, op.columns};
@@ -191,9 +227,16 @@ int main(int count, char** values) {
         check_matmul(random, m, bits, acts, bits % 2 ? kIdentity : kSwiGlu, acts % 2 == 0, false);
     }
   for (int64_t m : rows) {
-    check_matmul(random, m, 4, 8, kIdentity, true, false, 33);
-    check_matmul(random, m, 4, 8, kSwiGlu, false, false, 500);
-    check_matmul(random, m, 2, 2, kRelu, false, false, 8);
+    check_matmul(random, m, 4, 8, kIdentity, true, false, {33});
+    check_matmul(random, m, 4, 8, kSwiGlu, false, false, {500});
+    check_matmul(random, m, 2, 2, kRelu, false, false, {8});
+    for (const bool masked : {false, true})
+      for (const int acts : {8, 0}) {
+        check_matmul(random, m, 4, acts, kIdentity, false, false, {0, 31, 0.4f, masked});
+        check_matmul(random, m, 4, acts, kIdentity, true, false, {0, 2, 0, masked});
+        check_matmul(random, m, 3, acts, kRelu, false, true, {9, 5, 0.25f, masked});
+        check_matmul(random, m, 8, acts, kSwiGlu, true, false, {0, 0, 0.5f, masked});
+      }
   }
   for (const bool int8 : {true, false}) {
     check_conv(random, 96, 64, 1, 3, 15, int8);
