@@ -35,6 +35,8 @@ def results(folder: Path, *options: str) -> list[dict[str, Any]]:
     for row in rows:
         if row["section"] == "planes":
             assert row["x int8 kernel"] > 0
+        elif row["section"] == "low_rank":
+            continue
         elif "bits" in row:
             assert "x 4b g32" in row
             assert "x same" in row
@@ -81,6 +83,17 @@ def test_planes(tmp_path: Path) -> None:
     }
     assert {row["M"] for row in rows} == {8, 128}
     assert all(row["int8 GOPS"] > 0 for row in rows)
+
+
+@pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "c++")) is None, reason="no C++ compiler for the probe"
+)
+def test_low_rank(tmp_path: Path) -> None:
+    rows = results(tmp_path, "--only", "low_rank")
+    assert {(row["rank"], row["M"]) for row in rows} == {
+        (rank, m) for rank in (16, 32, 64) for m in (1, 8, 128)
+    }
+    assert all(row["x apart"] > 0 and row["x none"] > 0 for row in rows)
 
 
 def test_a_wrong_result_is_not_timed() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
+import onnx
+from onnx import helper, numpy_helper
 from support.lowbit_nodes import Case, matmul_model
 
 from bitfold.runtime.formats import Format
@@ -13,10 +15,18 @@ from bitfold.runtime.layouts.tiles import pack_codes, tile_groups
 from .subject import Subject
 
 TOLERANCE = 3e-6
+TOLERANCE_OF_BRANCHES = 1e-5
 
 
 def lowbit_matmul(
-    number: Format, group: int, k: int, n: int, checked: np.ndarray, acts: str = "int8"
+    number: Format,
+    group: int,
+    k: int,
+    n: int,
+    checked: np.ndarray,
+    acts: str = "int8",
+    rank: int = 0,
+    apart: bool = False,
 ) -> Subject:
     """Activations with a scale for each group of the weight's, f16 scales, no zero points.
 
@@ -26,6 +36,8 @@ def lowbit_matmul(
         number: the weight's format.
         group: input channels that share a scale; K for one scale a row.
         checked: all rows of X whose outputs will be asked for: the oracle is slow to start.
+        rank: of a low-rank branch of halves; 0 for none.
+        apart: the branch is floats and nodes of its own: two MatMuls and an Add.
     """
     rng = np.random.default_rng(0)
     levels = np.asarray(number.levels, np.float32)
@@ -46,8 +58,35 @@ def lowbit_matmul(
     def expected(x: np.ndarray) -> np.ndarray:
         return np.stack([answers()[row.tobytes()] for row in x])
 
-    size = sum(array.nbytes for array in inputs.values())
-    model = matmul_model(case.attributes(), inputs)
+    branch = {}
+    if rank:
+        factors = {"low_rank_down": (rank, k), "low_rank_up": (n, rank)}
+        branch = {
+            name: (rng.standard_normal(shape) / 16).astype(np.float16)
+            for name, shape in factors.items()
+        }
+    size = sum(array.nbytes * (1 + apart) for array in branch.values())
+    size += sum(array.nbytes for array in inputs.values())
+    model = matmul_model(case.attributes(), inputs if apart else {**inputs, **branch})
+    if apart:
+        _add_branch(model, *branch.values())
+    inputs |= branch
     name = number.name if acts in ("int8", "none") else f"{number.name} x {acts}"
-    label = "row" if group == k else f"g{group}"
-    return Subject(f"{name} {label}", model, n * k, size, expected, TOLERANCE)
+    label = ("row" if group == k else f"g{group}") + (f" R{rank}" if rank else "")
+    tolerance = TOLERANCE_OF_BRANCHES if rank else TOLERANCE
+    return Subject(f"{name} {label}", model, n * k, size, expected, tolerance)
+
+
+def _add_branch(model: onnx.ModelProto, down: np.ndarray, up: np.ndarray) -> None:
+    """Y becomes what the one node makes, plus X times both factors."""
+    graph = model.graph
+    graph.node[0].output[0] = "product"
+    for name, factor in {"D": down, "U": up}.items():
+        floats = np.ascontiguousarray(factor.T.astype(np.float32))
+        graph.initializer.append(numpy_helper.from_array(floats, name))
+    for op, given, made in (
+        ("MatMul", ["X", "D"], "thin"),
+        ("MatMul", ["thin", "U"], "branch"),
+        ("Add", ["product", "branch"], "Y"),
+    ):
+        graph.node.append(helper.make_node(op, given, [made], made))

@@ -1,4 +1,4 @@
-"""What is timed: a model of one node, the bytes of its weight, and the outputs it must give."""
+"""What is timed: a model of a node or a few, the bytes of its weight, what it must give."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Subject:
 
     Attributes:
         name: what the table calls it.
-        model: a model of one node from X to Y, its weight in initializers.
+        model: a model of a node or a few from X to Y, its weight in initializers.
         weights: how many numbers the weight has.
         size: bytes of the weight with its scales, as the kernel reads them.
         expected: Y for rows of X, from the reference.
@@ -51,7 +51,7 @@ def copies_for(size: int, working_set: int) -> int:
 
 
 def repeated(model: onnx.ModelProto, nodes: int, own_weights: bool) -> onnx.ModelProto:
-    """``nodes`` times the one node of a model, each with an output of its own.
+    """``nodes`` times the nodes of a model, which make Y of X, each time an output of its own.
 
     Each has weights of its own too, no two of them equal, or an X: ORT would merge equal nodes.
     """
@@ -59,22 +59,23 @@ def repeated(model: onnx.ModelProto, nodes: int, own_weights: bool) -> onnx.Mode
     result.CopyFrom(model)
     graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
+    own = {name for node in graph.node for name in node.output}
+    own |= weights if own_weights else {"X"}
     for index in range(1, nodes):
         if own_weights:
             for tensor in graph.initializer:
                 flat = np.roll(numpy_helper.to_array(tensor).reshape(-1), index)
-                copy = numpy_helper.from_array(flat.reshape(tensor.dims), f"{tensor.name}{index}")
-                result.graph.initializer.append(copy)
+                other = numpy_helper.from_array(flat.reshape(tensor.dims), f"{tensor.name}{index}")
+                result.graph.initializer.append(other)
         else:
             result.graph.input.add().CopyFrom(graph.input[0])
             result.graph.input[-1].name = f"X{index}"
-        node = result.graph.node.add()
-        node.CopyFrom(graph.node[0])
-        node.name = f"node{index}"
-        node.output[0] = f"Y{index}"
-        for place, name in enumerate(node.input):
-            if name in weights if own_weights else name == "X":
-                node.input[place] = f"{name}{index}"
+        for node in graph.node:
+            copy = result.graph.node.add()
+            copy.CopyFrom(node)
+            copy.name = f"{node.name}{index}"
+            for names in (copy.input, copy.output):
+                names[:] = [f"{name}{index}" if name in own else name for name in names]
         result.graph.output.add().CopyFrom(graph.output[0])
         result.graph.output[-1].name = f"Y{index}"
     return result

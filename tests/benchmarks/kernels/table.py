@@ -8,7 +8,8 @@ Row = dict[str, Any]
 
 HEADER = (
     f"{'K x N':>12} {'M':>4} {'thr':>3} {'memory':6} {'kernel':18} {'us':>10} {'GB/s':>6} "
-    f"{'GOPS':>6}  {'of limit':>13}  {'4b g32':>6} {'same':>6} {'1 thr':>5} {'int8':>6}"
+    f"{'GOPS':>6}  {'of limit':>13}  {'4b g32':>6} {'same':>6} {'1 thr':>5} {'int8':>6} "
+    f"{'apart':>6} {'none':>6}"
 )
 
 
@@ -23,7 +24,7 @@ def line(row: Row) -> str:
         f"{row['K']:>6}x{row['N']:<5} {row['M']:>4} {row['threads']:>3} {row['memory']:6} "
         f"{row['kernel']:18} {row['us']:10.1f} {row['GB/s']:6.1f} {row['GOPS']:6.0f}  "
         f"{limit:>13}  {ratio('x 4b g32', 6)} {ratio('x same', 6)} {ratio('x 1 thread', 5)} "
-        f"{ratio('x int8 kernel', 6)}"
+        f"{ratio('x int8 kernel', 6)} {ratio('x apart', 6)} {ratio('x none', 6)}"
     ).rstrip()
 
 
@@ -44,6 +45,8 @@ def summary(rows: list[Row]) -> list[str]:
             lines += _least(same, "x same", f"x ORT of the same bits, for {bits}", 2)
         lines += _least(members, "x 1 thread", "x one thread", 2)
         lines += _least(members, "x int8 kernel", "x int8 activations and weights", 2)
+        lines += _least(members, "x apart", "x a branch of stock nodes", 2)
+        lines += _least(members, "x none", "x no branch", 2)
     return lines
 
 
