@@ -1,0 +1,82 @@
+"""Exact passes and changes of coordinates on random graphs: they are exact, or they refuse."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from hypothesis import HealthCheck, given, settings
+from support.graphs import apply, assert_same
+from support.random_graphs import random_models
+from support.space_checks import CHANGES, change_all, run_in_original
+
+from bitfold.passes.analysis.spaces.symmetry import Symmetry
+from bitfold.passes.core.base import Pass
+from bitfold.passes.fold.fold_norm_gain import FoldNormGain
+from bitfold.passes.transform.ln_to_rms import LnToRms
+from bitfold.passes.transform.rotate import Rotate
+
+Drawn = tuple[ir.Model, dict[str, np.ndarray]]
+
+PASSES: tuple[tuple[Pass, ...], ...] = (
+    (Rotate(),),
+    (Rotate(spaces=(), online=("*",)),),
+    (FoldNormGain(), LnToRms(), Rotate(online=("*",))),
+)
+"""Passes in a row; a new exact pass gets a line."""
+
+TOLERANCE = 2e-4
+"""Of the largest value: what float32 leaves of a deep graph whose scales are changed."""
+
+drawn = given(drawn=random_models())
+
+
+def few(count: int):
+    """So many graphs."""
+    slow = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+    return settings(max_examples=count, suppress_health_check=slow)
+
+
+def check_passes(model: ir.Model, feeds: dict[str, np.ndarray], passes: tuple[Pass, ...]) -> None:
+    """The passes leave the outputs the same."""
+    before = run_in_original(model, feeds)
+    for item in passes:
+        apply(item, model)
+    assert_same(before, run_in_original(model, feeds), TOLERANCE)
+
+
+def check_changes(model: ir.Model, feeds: dict[str, np.ndarray], symmetry: Symmetry) -> None:
+    """Changing every space that allows it leaves the outputs the same."""
+    before = run_in_original(model, feeds)
+    change_all(model, symmetry)
+    assert_same(before, run_in_original(model, feeds), TOLERANCE)
+
+
+@pytest.mark.parametrize("symmetry", CHANGES, ids=lambda each: each.name)
+@drawn
+@few(40)
+def test_changes(symmetry: Symmetry, drawn: Drawn) -> None:
+    check_changes(*drawn, symmetry)
+
+
+@pytest.mark.parametrize("passes", PASSES, ids=lambda each: "+".join(p.name for p in each))
+@drawn
+@few(20)
+def test_passes(passes: tuple[Pass, ...], drawn: Drawn) -> None:
+    check_passes(*drawn, passes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("symmetry", CHANGES, ids=lambda each: each.name)
+@drawn
+@few(2000)
+def test_changes_of_many(symmetry: Symmetry, drawn: Drawn) -> None:
+    check_changes(*drawn, symmetry)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("passes", PASSES, ids=lambda each: "+".join(p.name for p in each))
+@drawn
+@few(1000)
+def test_passes_on_many(passes: tuple[Pass, ...], drawn: Drawn) -> None:
+    check_passes(*drawn, passes)
