@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_ir.passes.common import ShapeInferencePass
 
 T = TypeVar("T")
+Draw = Callable[[st.SearchStrategy[T]], T]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Made:
 class Builder:
     """A graph that grows."""
 
-    draw: Callable[[Any], Any]
+    draw: Draw
     rng: np.random.Generator
     opset: int
     nodes: list[onnx.NodeProto] = field(default_factory=list)

@@ -8,13 +8,11 @@ a failing model smaller.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
 from hypothesis import strategies as st
 from support import random_attention, random_pixels, random_rows
-from support.graph_builder import Builder, Made, Part
+from support.graph_builder import Builder, Draw, Made, Part
 
 
 def residual(b: Builder, x: Made) -> Made:
@@ -64,11 +62,9 @@ PIXEL_PARTS: tuple[Part, ...] = (
 )
 
 
-@st.composite
-def random_models(draw: Any) -> tuple[ir.Model, dict[str, np.ndarray]]:
-    """A model and inputs for it."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    b = Builder(draw, rng, opset=23)
+def build(draw: Draw) -> tuple[ir.Model, dict[str, np.ndarray]]:
+    """A model and inputs for it, of what ``draw`` draws from strategies."""
+    b = Builder(draw, np.random.default_rng(draw(st.integers(0, 2**32 - 1))), opset=23)
     names = b.pick((("b", "s"), (2, 5), ("b", 5), (1, "s")))
     batch, rows = (size if isinstance(size, int) else {"b": 2, "s": 5}[size] for size in names)
     if b.pick((True, True, False)):
@@ -85,3 +81,9 @@ def random_models(draw: Any) -> tuple[ir.Model, dict[str, np.ndarray]]:
             b.show(x)
     b.show(random_rows.linear(b, x, 5) if parts is ROW_PARTS else random_pixels.head(b, x))
     return b.model(), b.feeds
+
+
+@st.composite
+def random_models(draw: Draw) -> tuple[ir.Model, dict[str, np.ndarray]]:
+    """A model and inputs for it."""
+    return build(draw)

@@ -92,7 +92,9 @@ def resized(b: Builder, x: Made) -> Made:
 
 def shuffled(b: Builder, x: Made) -> Made:
     """Channels of two groups in turn, as ShuffleNet has them; perhaps only of a half."""
-    half = x.shape[1] // 2
+    half, odd = divmod(x.shape[1], 2)
+    if odd:
+        return x
     if b.maybe():
         first, second = b.split(x, (half, half), 1)
         y = b.joined([first, _conv(b, second, half, 1, 1)], 1)
@@ -126,6 +128,8 @@ def joined(b: Builder, x: Made) -> Made:
 def group_norm(b: Builder, x: Made) -> Made:
     """GroupNorm as exporters write it."""
     batch, channels = x.shape[:2]
+    if channels % 2:
+        return x
     rows = int(np.prod(x.shape[1:])) // 2
     y = b.reshape(x, batch, 2, rows)
     ones = [b.constant(np.full(2, each, np.float32)) for each in (1, 0)]

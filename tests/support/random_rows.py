@@ -137,41 +137,32 @@ def gated(b: Builder, x: Made) -> Made:
 
 def in_graph(b: Builder, x: Made) -> Made:
     """An If or a Loop whose graphs read values from outside."""
-    inner = helper.make_tensor_value_info("inner", TensorProto.FLOAT, None)
+    n = len(b.made)
+    free = [None] * len(x.shape)
+
+    def value(name: str, kind: int = TensorProto.FLOAT, shape: list[None] = free):
+        return helper.make_tensor_value_info(f"{name}_{n}", kind, shape)
+
     if b.maybe():
-        names = [x.name, b.pick([v for v in b.made if v.shape == x.shape][-4:] or [x]).name]
-        graphs = [
-            helper.make_graph(
-                [helper.make_node("Neg", [name], [f"inner{i}_{len(b.made)}"])],
-                f"branch{i}",
-                [],
-                [helper.make_tensor_value_info(f"inner{i}_{len(b.made)}", TensorProto.FLOAT, None)],
+        other = b.pick([each for each in b.made if each.shape == x.shape][-4:])
+        branches = {
+            key: helper.make_graph(
+                [helper.make_node("Neg", [read.name], [f"{key}_{n}"])], key, [], [value(key)]
             )
-            for i, name in enumerate(names)
-        ]
-        condition = b.constant(np.array(b.maybe()))
-        y = b.add("If", [condition], x.shape, then_branch=graphs[0], else_branch=graphs[1])
+            for key, read in (("then_branch", x), ("else_branch", other))
+        }
+        y = b.add("If", [b.constant(np.array(b.maybe()))], x.shape, **branches)
     else:
-        number = len(b.made)
-        state = helper.make_tensor_value_info(f"s{number}", TensorProto.FLOAT, x.shape)
-        body = helper.make_graph(
-            [
-                helper.make_node("Identity", [f"go{number}"], [f"on{number}"]),
-                helper.make_node("Add", [f"s{number}", x.name], [f"inner{number}"]),
-            ],
-            "body",
-            [
-                helper.make_tensor_value_info(f"i{number}", TensorProto.INT64, []),
-                helper.make_tensor_value_info(f"go{number}", TensorProto.BOOL, []),
-                state,
-            ],
-            [helper.make_tensor_value_info(f"on{number}", TensorProto.BOOL, []), inner],
-        )
-        body.output[1].name = f"inner{number}"
-        times = b.constant(np.array(2))
+        nodes = [
+            helper.make_node("Identity", [f"on_{n}"], [f"still_{n}"]),
+            helper.make_node("Add", [f"sum_{n}", x.name], [f"more_{n}"]),
+        ]
+        given = [value("turn", TensorProto.INT64, []), value("on", TensorProto.BOOL, [])]
+        kept = [value("still", TensorProto.BOOL, []), value("more")]
+        body = helper.make_graph(nodes, "body", [*given, value("sum")], kept)
         start = b.constant(np.zeros(x.shape, np.float32))
-        y = b.add("Loop", [times, None, start], x.shape, body=body)
-    return linear(b, y, x.width)
+        y = b.add("Loop", [b.constant(np.array(2)), None, start], x.shape, body=body)
+    return linear(b, b.reshape(y, *x.shape), x.width)
 
 
 def table(b: Builder, x: Made) -> Made:
