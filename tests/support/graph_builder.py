@@ -141,9 +141,13 @@ class Builder:
         if self.maybe():
             ends = np.cumsum(sizes)
             return [
-                self.cut(x, int(e) - size, int(e), axis) for e, size in zip(ends, sizes, strict=True)
+                self.cut(x, int(e) - size, int(e), axis)
+                for e, size in zip(ends, sizes, strict=True)
             ]
-        shapes = [tuple(s if a == axis % len(x.shape) else d for a, d in enumerate(x.shape)) for s in sizes]
+        shapes = [
+            tuple(s if a == axis % len(x.shape) else d for a, d in enumerate(x.shape))
+            for s in sizes
+        ]
         self.add("Split", [x, self.constant(list(sizes))], shapes[0], shapes[1:], axis=axis)
         return self.last(len(sizes))
 

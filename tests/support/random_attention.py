@@ -59,8 +59,7 @@ def _turned(b: Builder, q: Made, k: Made) -> tuple[Made, Made]:
         where = b.feed(f"places{len(b.feeds)}", at, at.shape)
         more = {"rotary_embedding_dim": width} if width < size else {}
         made = [
-            b.add("RotaryEmbedding", [each, *tables, where], each.shape, **more)
-            for each in (q, k)
+            b.add("RotaryEmbedding", [each, *tables, where], each.shape, **more) for each in (q, k)
         ]
         return made[0], made[1]
     angles = np.tile(b.rng.uniform(0, 6, (rows, size // 2)), 2).astype(np.float32)

@@ -24,12 +24,16 @@ def change_all(model: ir.Model, symmetry: Symmetry, seed: int = 0) -> list[Space
     changed = []
     with Context() as context:
         for space in find_spaces(trace_model(model), symmetry):
-            if not space.allows(symmetry) or (symmetry is SCALE and space.states):
+            if not space.allows(symmetry):
                 continue
             drawn = draw(space, symmetry, rng)
             change.change_space(space, drawn, context)
             for held in space.states:
-                matrices = held.matrices([_matrix(drawn, block) for block in range(space.blocks)])
+                if isinstance(drawn, change.Scale):
+                    matrices = held.scales(drawn.factors)
+                else:
+                    turns = [_matrix(drawn, block) for block in range(space.blocks)]
+                    matrices = held.matrices(turns)
                 for value in (held.state.given, held.state.kept):
                     add_rotation(value, matrices)
             changed.append(space)

@@ -114,7 +114,7 @@ def _cache(node: ir.Node, trace: Trace, past: ir.Value | None, place: int, ids: 
     wide = ids[None, :, None]
     if kept is not None:
         trace.carry(kept, wide)
-    if not trace.keep(past, kept, wide) and past is not None:
+    if not trace.keep(past, kept) and past is not None:
         trace.limit(ids, ALL, node, f"joins it with {past.name}")
 
 

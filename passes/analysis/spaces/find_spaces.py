@@ -192,7 +192,8 @@ def _assemble(
         for number in np.unique(space[mine]):
             inside = space[mine] == number
             blocks_at = np.where(inside, block[mine], -1)
-            states[int(number)].append(HeldState(state, blocks_at, place[mine], inverse[ids]))
+            found_state = HeldState(state, blocks_at, place[mine], inverse[ids], strand[ids])
+            states[int(number)].append(found_state)
     sizes, blocks = np.zeros(count, int), np.zeros(count, int)
     known = space >= 0
     np.maximum.at(sizes, space[known], place[known] + 1)

@@ -291,7 +291,8 @@ def concat(node: ir.Node, trace: Trace) -> str | None:
 
 
 def _concat_rows(node: ir.Node, trace: Trace, found: list[np.ndarray | None]) -> str | None:
-    first = next(ids for ids in found if ids is not None)
+    first, output = next(ids for ids in found if ids is not None), node.outputs[0]
+    trace.carry(output, first)
     for index, (value, ids) in enumerate(zip(node.inputs, found, strict=True)):
         array = constant(value)
         if ids is not None:
@@ -303,9 +304,8 @@ def _concat_rows(node: ir.Node, trace: Trace, found: list[np.ndarray | None]) ->
                 node, index, array, first, varying(first), trace, Role.WRITE, Kind.BIAS
             )
             trace.ports.append(port)
-        elif not trace.keep(value, node.outputs[0], first):
+        elif not trace.keep(value, output):
             return f"{value.name if value else ''} joins its rows"
-    trace.carry(node.outputs[0], first)
     return None
 
 

@@ -54,15 +54,18 @@ class HeldState:
     block: np.ndarray
     place: np.ndarray
     inverse: np.ndarray
+    strand: np.ndarray
 
     def matrices(self, blocks: Sequence[np.ndarray]) -> np.ndarray:
         """[heads, D, D]: what each head is multiplied by where each block is by its [n, n]."""
         heads, width = self.block.shape
         found = np.tile(np.eye(width), (heads, 1, 1))
-        for matrix, block, place in zip(found, self.block, self.place, strict=True):
+        arrays = (found, self.block, self.place, self.strand)
+        for matrix, block, place, strand in zip(*arrays, strict=True):
             for number in np.unique(block[block >= 0]):
                 at = np.flatnonzero(block == number)
-                matrix[np.ix_(at, at)] = blocks[number][np.ix_(place[at], place[at])]
+                together = strand[at, None] == strand[at]
+                matrix[np.ix_(at, at)] = together * blocks[number][np.ix_(place[at], place[at])]
         return found
 
     def scales(self, factors: np.ndarray) -> np.ndarray:

@@ -204,13 +204,15 @@ class Trace:
             self.link(rows[1:], rows[:1])
         return rows[0]
 
-    def keep(self, past: ir.Value | None, kept: ir.Value | None, ids: np.ndarray) -> bool:
+    def keep(self, past: ir.Value | None, kept: ir.Value | None) -> bool:
         """Note a cache of heads that comes in as ``past`` and goes out; False where it is none.
 
         Whoever else reads the past would meet it in other coordinates.
         """
-        shaped = ids.ndim == 4 and ids.shape[0] == ids.shape[2] == 1 and ids.shape[3] > 1
-        if not shaped or past is None or not past.is_graph_input() or past.is_graph_output():
+        ids = self.ids(kept)
+        if ids is None or ids.ndim != 4 or ids.shape[0] > 1 or ids.shape[2] > 1:
+            return False
+        if ids.shape[3] < 2 or past is None or not past.is_graph_input() or past.is_graph_output():
             return False
         readers = [use.node for use in past.uses() if use.node.op_type not in ("Shape", "Size")]
         if len(readers) != 1:

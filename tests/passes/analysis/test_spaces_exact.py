@@ -352,6 +352,31 @@ CASES = {
             "v": f(8, 4),
         },
     ),
+    "a cache of rotary keys": (
+        "float[2, 3, 8] x, float[2, 2, 1, 4] past",
+        "float[2, 3, 4] y, float[2, 2, 4, 4] kept",
+        """q = MatMul(x, w)
+           k = MatMul(x, u)
+           q4 = Reshape(q, heads)
+           qt = Transpose<perm = [0, 2, 1, 3]>(q4)
+           k4 = Reshape(k, heads)
+           kt = Transpose<perm = [0, 2, 1, 3]>(k4)
+           first, second = Split<axis = -1, num_outputs = 2>(kt)
+           neg = Neg(second)
+           swapped = Concat<axis = -1>(neg, first)
+           kc = Mul(kt, cos)
+           ks = Mul(swapped, sin)
+           kr = Add(kc, ks)
+           kept = Concat<axis = 2>(past, kr)
+           keys = Transpose<perm = [0, 1, 3, 2]>(kept)
+           scores = MatMul(qt, keys)
+           y0 = ReduceMean<keepdims = 0>(scores, one)
+           y = Mul(y0, two)""",
+        {
+            **{"w": f(8, 8), "u": f(8, 8), "heads": i(2, 3, 2, 4), "one": i(1)},
+            **{"cos": f(3, 4), "sin": f(3, 4), "two": np.float32(2)},
+        },
+    ),
     "a mask with heads": (
         "float[2, 3, 8] x, int64[3, 3] buckets",
         "float[2, 3, 4] y, float[3, 3, 5] z",

@@ -54,14 +54,14 @@ def check_changes(model: ir.Model, feeds: dict[str, np.ndarray], symmetry: Symme
 
 @pytest.mark.parametrize("symmetry", CHANGES, ids=lambda each: each.name)
 @drawn
-@few(int(__import__("os").environ.get("FEW","40")))
+@few(30)
 def test_changes(symmetry: Symmetry, drawn: Drawn) -> None:
     check_changes(*drawn, symmetry)
 
 
 @pytest.mark.parametrize("passes", PASSES, ids=lambda each: "+".join(p.name for p in each))
 @drawn
-@few(int(__import__("os").environ.get("FEW","20")))
+@few(12)
 def test_passes(passes: tuple[Pass, ...], drawn: Drawn) -> None:
     check_passes(*drawn, passes)
 
