@@ -84,7 +84,7 @@ class RotateLearned(Rotate):
             yield from super().rotations(model, plan, context)
             return
         scheme = self._quantizer().scheme(False)
-        names = input_names(found.space for _, found in plan)
+        names = input_names((found.space for _, found in plan), scheme)
         inputs = Inputs.of(model, names, feeds, self.samples, context.rng("rotate-learned"))
         for done, (space, found) in enumerate(plan):
             context.progress(f"learning the rotation of {space.name}", done / len(plan))

@@ -16,7 +16,7 @@ from bitfold.passes.transform.learn.turn import Places
 from bitfold.runtime.execution import open_session
 from bitfold.runtime.formats.scheme import QuantScheme
 
-AT_ONCE = 16
+AT_ONCE = 64
 """Values that one run gives: the model is run again for the next ones."""
 
 FEW_BITS = 4
@@ -65,9 +65,11 @@ class _Reader:
     energy: float
 
 
-def input_names(spaces: Iterable[Space]) -> list[str]:
-    """Names of what the linear ops read that read or write the spaces."""
-    sites = [_site(held) for space in spaces for held in (*space.readers, *space.writers)]
+def input_names(spaces: Iterable[Space], scheme: QuantScheme) -> list[str]:
+    """Names of what the linear ops read that read the spaces, or write them with few bits."""
+    weights = scheme.weight.number.bits <= FEW_BITS
+    held = [h for space in spaces for h in (*space.readers, *(space.writers if weights else ()))]
+    sites = [_site(each) for each in held]
     return list(dict.fromkeys(str(site.data.name) for site in sites if site is not None))
 
 
