@@ -13,10 +13,15 @@ from bitfold.passes.lower.fuse_attention import FuseAttention
 from bitfold.passes.lower.fuse_skip_norm import FuseSkipNorm
 from bitfold.passes.lower.lower import Lower
 from bitfold.passes.quantize.quantize import Quantize
+from bitfold.passes.transform.awq_scale import AwqScale
+from bitfold.passes.transform.equalize import Equalize
+from bitfold.passes.transform.fp_bias import FpBias
 from bitfold.passes.transform.ln_to_rms import LnToRms
 from bitfold.passes.transform.permute import Permute
+from bitfold.passes.transform.reparam_ln import ReparamLn
 from bitfold.passes.transform.rotate import Rotate
 from bitfold.passes.transform.rotate_learned import RotateLearned
+from bitfold.passes.transform.scale_pairs import ScalePairs
 from bitfold.passes.transform.smooth import Smooth
 from bitfold.passes.transform.split import Split
 
@@ -30,6 +35,11 @@ PASSES: list[type[Pass]] = [
     Rotate,
     RotateLearned,
     Smooth,
+    AwqScale,
+    ScalePairs,
+    Equalize,
+    ReparamLn,
+    FpBias,
     Split,
     Permute,
     Advise,

@@ -46,13 +46,15 @@ class Product:
         found: np.ndarray = self.x @ self.w.T
         return found
 
-    def noise(self, factors: np.ndarray) -> float:
-        """Squared error of the quantized product with the inputs' K channels times ``factors``."""
-        x = rounded_rows((self.x * factors).astype(np.float32), self.scheme)
+    def noise(self, factors: np.ndarray, shifts: np.ndarray | float = 0.0) -> float:
+        """Squared error of the quantized product with other inputs: ``factors * (x + shifts)``."""
+        shifted = (self.x + shifts).astype(np.float32)
+        x = rounded_rows((shifted * factors).astype(np.float32), self.scheme)
         w = (self.w / factors).astype(np.float32)
         ranges = "minmax" if self.scheme.weight.number.bits == 8 else "mse"
         rounded = round_to_nearest(w, self.scheme.weight, ranges).dequantize()
-        return float(np.square(x @ rounded.T - self.exact, dtype=np.float64).sum())
+        exact = shifted @ self.w.T if np.any(shifts) else self.exact
+        return float(np.square(x @ rounded.T - exact, dtype=np.float64).sum())
 
 
 def rounded_rows(x: np.ndarray, scheme: QuantScheme) -> np.ndarray:
@@ -78,16 +80,18 @@ class LayerError:
             rows = seen[str(site.data.name)].rows
             self.readers.append((held, products_of(site, rows, recipe)))
 
-    def of(self, factors: np.ndarray) -> float:
-        """The mean over readers of noise over signal, with the channels times ``factors``.
+    def of(self, factors: np.ndarray, shifts: np.ndarray | None = None) -> float:
+        """The mean over readers of noise over signal, with other channels.
 
         Args:
-            factors: [blocks, size] of the space.
+            factors: what each channel is multiplied by, [blocks, size] of the space.
+            shifts: what is added to it before, likewise; nothing by default.
         """
         shares = []
         for held, products in self.readers:
             each = spread(held, factors)
-            noise = sum(product.noise(each[product.places]) for product in products)
+            more = np.zeros(len(each)) if shifts is None else spread(held, shifts, 0.0)
+            noise = sum(p.noise(each[p.places], more[p.places]) for p in products)
             signal = sum(float(np.square(p.exact, dtype=np.float64).sum()) for p in products)
             shares.append(noise / signal if signal else 0.0)
         return float(np.mean(shares))

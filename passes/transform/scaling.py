@@ -36,6 +36,19 @@ WIDEST = 2.0**10
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """Something that may be done to a space: ``factors * (x + shifts)``, [blocks, size] each.
+
+    Attributes:
+        text: for people: what the channels are scaled by.
+    """
+
+    text: str
+    factors: np.ndarray
+    shifts: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
 class Measured:
     """A space, and what its readers were seen to read."""
 
@@ -49,6 +62,13 @@ class Measured:
             parts.append((held, getattr(self.seen[input_of(held)], statistic)))
         return (largest if statistic == "reach" else average)(self.space, parts)
 
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """The smallest and the largest value of each channel, f64[blocks, size] each."""
+        seen = [(held, self.seen[input_of(held)]) for held in self.space.readers]
+        low = largest(self.space, [(held, -each.low) for held, each in seen], -np.inf)
+        high = largest(self.space, [(held, each.high) for held, each in seen], -np.inf)
+        return -low, high
+
     def weights(self, role: Role) -> np.ndarray:
         """Largest magnitude of each channel in the weights that read, or write, it."""
         return largest(self.space, weight_parts(self.space, role))
@@ -56,7 +76,12 @@ class Measured:
 
 def weight_parts(space: Space, role: Role) -> list[Part]:
     """The weights of a space, depthwise ones among them, with what each channel reaches."""
-    return [(h, reach(h)) for h in space.held if is_weight(h) and h.port.role is role]
+    return [(held, reach(held)) for held in weights_of(space, role)]
+
+
+def weights_of(space: Space, role: Role) -> list[Held]:
+    """The weights that read, or write, a space, depthwise ones among them."""
+    return [held for held in space.held if is_weight(held) and held.port.role is role]
 
 
 def is_weight(held: Held) -> bool:
@@ -126,13 +151,21 @@ class ScalePass(Pass):
         return QuantScheme(weight, self.acts, self.act_granularity)
 
     @abstractmethod
-    def candidates(self, measured: Measured) -> list[tuple[str, np.ndarray]]:
-        """What may be done to a space: in words, and as factors [blocks, size]."""
+    def candidates(self, measured: Measured) -> list[Candidate]:
+        """What may be done to a space; what loses least is."""
+
+    def concerns(self, space: Space) -> bool:
+        """Whether it is a space for this pass at all: if not, the report leaves it out."""
+        return bool(space.readers)
+
+    def make(self, space: Space, chosen: Candidate, context: Context) -> None:
+        """Change a space."""
+        rescale(space, chosen.factors, context)
 
     def run(self, model: ir.Model, context: Context) -> bool:
         found = []
         for space in find_spaces(trace_model(model), SCALE):
-            if space.readers:
+            if self.concerns(space):
                 reason = self.refusal(space)
                 if reason:
                     context.entry.skipped(space.name, reason)
@@ -142,7 +175,8 @@ class ScalePass(Pass):
         changed = False
         for done, space in enumerate(found if seen else []):
             context.progress(f"scaling {space.name}", done / len(found))
-            changed |= self._scale(space, seen, context)
+            tried = self.candidates(Measured(space, seen))
+            changed |= self.judge(space, seen, tried, context)
         return changed
 
     def refusal(self, space: Space) -> str:
@@ -159,25 +193,32 @@ class ScalePass(Pass):
         nothing = Scale(np.ones((space.blocks, space.size)))
         return shared_elsewhere(space, nothing, self.copy_limit)
 
-    def _scale(self, space: Space, seen: Mapping[str, ChannelStatistics], context: Context) -> bool:
+    def judge(
+        self,
+        space: Space,
+        seen: Mapping[str, ChannelStatistics],
+        tried: Sequence[Candidate],
+        context: Context,
+    ) -> bool:
+        """Do to a space what loses least, if that is worth it; the report tells either way."""
         if not all(seen[input_of(held)].finite for held in space.readers):
             context.entry.skipped(space.name, "what it holds is not finite on the sample inputs")
             return False
         error = LayerError(space, seen, self.scheme())
         before = error.of(np.ones((space.blocks, space.size)))
-        tried = self.candidates(Measured(space, seen))
-        errors = [error.of(factors) for _, factors in tried]
+        errors = [error.of(each.factors, each.shifts) for each in tried]
         place = int(np.argmin(errors))
-        text, factors = tried[place]
         figures = f"{decibels(before)} would become {decibels(errors[place])}"
         if not worth(before, errors[place]):
             context.entry.skipped(space.name, "its readers would gain nothing", figures)
             return False
-        rescale(space, factors, context)
+        self.make(space, tried[place], context)
         blocks = f" in {space.blocks} blocks" if space.blocks > 1 else ""
         readers = counted(len(space.readers), "reader")
         figures = f"SQNR of {readers} {decibels(before)} → {decibels(errors[place])}"
-        context.entry.changed(space.name, f"{space.size} channels{blocks} by {text}: {figures}")
+        context.entry.changed(
+            space.name, f"{space.size} channels{blocks} by {tried[place].text}: {figures}"
+        )
         return True
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from bitfold.passes.analysis.spaces.trace import Role
-from bitfold.passes.transform.scaling import Measured, ScalePass, balanced
+from bitfold.passes.transform.scaling import Candidate, Measured, ScalePass, balanced
 from bitfold.runtime.errors import RecipeError
 
 ALPHAS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -53,10 +53,12 @@ class Smooth(ScalePass):
         if self.alpha != "search" and not 0 <= self.alpha <= 1:
             raise RecipeError(f"expected an alpha from 0 to 1, found {self.alpha}")
 
-    def candidates(self, measured: Measured) -> list[tuple[str, np.ndarray]]:
+    def candidates(self, measured: Measured) -> list[Candidate]:
         inputs, weights = measured.inputs("reach"), measured.weights(Role.READ)
         alphas = ALPHAS if self.alpha == "search" else (self.alpha,)
-        return [(f"alpha {alpha:g}", 1 / smoothing(inputs, weights, alpha)) for alpha in alphas]
+        return [
+            Candidate(f"alpha {alpha:g}", 1 / smoothing(inputs, weights, alpha)) for alpha in alphas
+        ]
 
 
 def smoothing(inputs: np.ndarray, weights: np.ndarray, alpha: float) -> np.ndarray:

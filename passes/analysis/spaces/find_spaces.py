@@ -198,7 +198,7 @@ def _assemble(
     known = space >= 0
     np.maximum.at(sizes, space[known], place[known] + 1)
     np.maximum.at(blocks, space[known], block[known] + 1)
-    coordinates = _by_space(count, classes, tables)
+    coordinates = _by_space(count, classes, inverse, tables)
     return [
         Space(
             symmetry,
@@ -217,10 +217,13 @@ def _assemble(
 
 
 def _by_space(
-    count: int, classes: np.ndarray, tables: tuple[np.ndarray, np.ndarray, np.ndarray]
+    count: int,
+    classes: np.ndarray,
+    inverse: np.ndarray,
+    tables: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> list[Coordinates]:
     space, block, place = (table[classes] for table in tables)
     order = np.argsort(space, kind="stable")
     starts = np.searchsorted(space[order], np.arange(count + 1))
     found = (order[a:b] for a, b in itertools.pairwise(starts))
-    return [Coordinates(ids, block[ids], place[ids]) for ids in found]
+    return [Coordinates(ids, block[ids], place[ids], inverse[ids]) for ids in found]

@@ -16,9 +16,9 @@ BLOCK = 1 << 20
 """Elements of a weight that are looked at at once, so that a mapped one is never copied whole."""
 
 
-def largest(space: Space, parts: Iterable[Part]) -> np.ndarray:
+def largest(space: Space, parts: Iterable[Part], least: float = 0.0) -> np.ndarray:
     """The largest number of each channel over all parts and copies, f64[blocks, size]."""
-    found = np.zeros((space.blocks, space.size))
+    found = np.full((space.blocks, space.size), least)
     for held, values in parts:
         inside = held.block >= 0
         np.maximum.at(found, (held.block[inside], held.place[inside]), values[inside])
@@ -36,11 +36,10 @@ def average(space: Space, parts: Iterable[Part]) -> np.ndarray:
     return total / np.maximum(count, 1)
 
 
-def spread(held: Held, factors: np.ndarray) -> np.ndarray:
-    """The inverse: for each place of ``held`` its channel's factor, 1 outside of the space."""
-    found = factors[np.maximum(held.block, 0), np.maximum(held.place, 0)]
-    found = np.where(held.inverse, 1 / found, found)
-    return np.where(held.block >= 0, found, 1.0)
+def spread(held: Held, numbers: np.ndarray, outside: float = 1.0) -> np.ndarray:
+    """The inverse: for each place of ``held`` its channel's number [blocks, size]."""
+    found = numbers[np.maximum(held.block, 0), np.maximum(held.place, 0)]
+    return np.where(held.block >= 0, found, outside)
 
 
 def reach(held: Held) -> np.ndarray:

@@ -82,11 +82,17 @@ class Coordinates:
         ids: their numbers, ascending.
         block: of each, the block of the space.
         place: of each, the channel within the block.
+        inverse: of each, whether it changes inversely (queries and keys are dual).
     """
 
     ids: np.ndarray
     block: np.ndarray
     place: np.ndarray
+    inverse: np.ndarray
+
+    def inverted(self, ids: np.ndarray) -> np.ndarray:
+        """Whether each of ``ids``, in their shape, is one that changes inversely."""
+        return np.isin(ids, self.ids[self.inverse])
 
     def of(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Block and place of each of ``ids``, in their shape; -1 outside the space."""
