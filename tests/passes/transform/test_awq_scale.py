@@ -38,8 +38,8 @@ def test_low_bit_weights_err_less():
 
 
 def test_what_would_lose_stays(monkeypatch):
-    monkeypatch.setattr("bitfold.passes.transform.awq_scale.EXPONENTS", (3.0,))
-    model = normed()
+    monkeypatch.setattr("bitfold.passes.transform.awq_scale.EXPONENTS", (6.0,))
+    model = normed(strength=2)
     entry = apply_exactly(AwqScale(weights="int3", acts="none"), model, [{"u": f(2, 100, 64)}])
     (skip,) = entry.skips
     assert skip.text == "its readers would gain nothing"
