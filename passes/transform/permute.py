@@ -27,6 +27,9 @@ from bitfold.passes.transform.layer_error import Product, decibels, products_of,
 from bitfold.passes.transform.scaling import input_of, statistics_of
 from bitfold.runtime.formats.scheme import QuantScheme
 
+MOST_LOST = 1.1
+"""What the error of a single reader may be multiplied by."""
+
 
 @dataclass(frozen=True)
 class Permute(SchemePass):
@@ -41,7 +44,9 @@ class Permute(SchemePass):
        read them reach, and by the first in bands and the second within each.  Each block of a
        space, a head say, is ordered by itself.
     2. A space is reordered only where that lowers the estimated error of what reads it at the
-       scheme that is asked for; where all of a row shares a scale, no order does.
+       scheme that is asked for, and of none much worse: in a decoder's residual stream an order
+       that serves most layers may double the error of the head.  Where all of a row shares a
+       scale, no order helps.
     3. A space that an operator keeps from it (rotary angles, say) stays, with the reason.
     4. Caches change coordinates from run to run alike; the metadata of the model's inputs and
        outputs say so.
@@ -92,14 +97,20 @@ class Permute(SchemePass):
             context.entry.skipped(space.name, "what it holds is not finite on the sample inputs")
             return False
         error = OrderError(space, seen, self.scheme())
-        before = error.of(None)
+        whole = error.of(None)
+        before = typical(whole)
         tried = orders_of(space, seen)
-        errors = [error.of(orders) for orders in tried.values()]
-        best = int(np.argmin(errors))
-        text, orders = list(tried.items())[best]
-        if not worth(before, errors[best]):
-            figures = f"{decibels(before)} would become {decibels(errors[best])}"
-            context.entry.skipped(space.name, "its readers would gain nothing", figures)
+        found = {text: error.of(orders) for text, orders in tried.items()}
+        text = min(found, key=lambda each: typical(found[each]))
+        after, orders = typical(found[text]), tried[text]
+        lost = float((found[text] / np.maximum(whole, 1e-30)).max())
+        if not worth(before, after) or lost > MOST_LOST:
+            figures = f"{decibels(before)} would become {decibels(after)}"
+            reason = "its readers would gain nothing"
+            if lost > MOST_LOST:
+                reason = "one of its readers would lose"
+                figures += f", the error of one {lost:.2g} times as large"
+            context.entry.skipped(space.name, reason, figures)
             return False
         change_space(space, change.Permute(orders), context)
         for held in space.states:
@@ -108,7 +119,7 @@ class Permute(SchemePass):
                 add_rotation(value, matrices)
         blocks = f" in {space.blocks} blocks" if space.blocks > 1 else ""
         readers = counted(len(space.readers), "reader")
-        figures = f"SQNR of {readers} {decibels(before)} -> {decibels(errors[best])}"
+        figures = f"SQNR of {readers} {decibels(before)} -> {decibels(after)}"
         context.entry.changed(space.name, f"{space.size} channels{blocks} by {text}: {figures}")
         return True
 
@@ -141,6 +152,11 @@ def _likeness(space: Space, parts: list[Part]) -> np.ndarray:
     return average(space, even)
 
 
+def typical(shares: np.ndarray) -> float:
+    """The geometric mean of errors: readers weigh alike, however large their errors are."""
+    return float(np.exp(np.log(np.maximum(shares, 1e-30)).mean()))
+
+
 class OrderError:
     """What quantization costs the readers of a space in one order or another."""
 
@@ -155,8 +171,8 @@ class OrderError:
             products = products_of(site, seen[str(site.data.name)].rows, recipe)
             self.readers.append((held, products))
 
-    def of(self, orders: np.ndarray | None) -> float:
-        """The mean over readers of noise over signal; None for the order that there is."""
+    def of(self, orders: np.ndarray | None) -> np.ndarray:
+        """Of each reader, noise over signal; None for the order that there is."""
         shares = []
         for held, products in self.readers:
             places = np.arange(held.place.size) if orders is None else self._places(held, orders)
@@ -168,7 +184,7 @@ class OrderError:
                 noise += ordered.noise(np.ones(len(here), np.float32))
                 signal += float(np.square(product.exact, dtype=np.float64).sum())
             shares.append(noise / signal if signal else 0.0)
-        return float(np.mean(shares))
+        return np.array(shares)
 
     def _places(self, held: Held, orders: np.ndarray) -> np.ndarray:
         """Of each input of a reader, which one comes there."""

@@ -109,6 +109,29 @@ def test_where_a_row_shares_a_scale_no_order_helps():
         np.testing.assert_array_equal(array(model, name), expected)
 
 
+def test_an_order_that_one_of_the_readers_loses_by_is_not_taken():
+    """What gathers the outliers of one reader spreads those of the other, which fill a group."""
+    x = {"x": f(64, 48)}
+    gains = np.ones((2, 128), np.float32)
+    gains[0, np.arange(0, 128, 32)] = 30
+    gains[1, :32] = 30
+    model = parse(
+        """g (float[b, 48] x) => (float[b, 40] y, float[b, 40] z) {
+            a = MatMul(x, up)
+            h = Relu(a)
+            n = Mul(h, first)
+            m = Mul(h, second)
+            y = MatMul(n, wy)
+            z = MatMul(m, wz)
+        }""",
+        up=f(48, 128), first=gains[0], second=gains[1],
+        wy=f(128, 40) / gains[0][:, None], wz=f(128, 40) / gains[1][:, None],
+    )  # fmt: skip
+    entry = permute(model, [x], weights="int8", acts="int4")
+    assert not entry.changes
+    assert "one of its readers would lose" in entry.skips[0].text
+
+
 def test_bands_hold_every_channel_once():
     order = banded(f(300), f(300))
     assert sorted(order) == list(range(300))
