@@ -134,11 +134,6 @@ class Trace:
         self.count += count
         return made
 
-    def like(self, ids: np.ndarray) -> np.ndarray:
-        """New coordinates, equal where ``ids`` are."""
-        different, places = np.unique(ids, return_inverse=True)
-        return self.fresh(len(different))[places].reshape(ids.shape)
-
     def put(self, value: ir.Value, ids: np.ndarray) -> None:
         """Say what the coordinates of a value are; of new data, use :meth:`carry`."""
         ids = squash(ids)
@@ -218,6 +213,8 @@ class Trace:
         if len(readers) != 1:
             return False
         if kept is None or not kept.is_graph_output():
+            return False
+        if any(state.kept is kept for state in self.states):
             return False
         self.states.append(State(past, kept, ids))
         return True
