@@ -16,6 +16,7 @@ from bitfold.passes.quantize.quantize import Quantize
 from bitfold.passes.transform.awq_scale import AwqScale
 from bitfold.passes.transform.equalize import Equalize
 from bitfold.passes.transform.fp_bias import FpBias
+from bitfold.passes.transform.hada_conv import HadaConv
 from bitfold.passes.transform.ln_to_rms import LnToRms
 from bitfold.passes.transform.permute import Permute
 from bitfold.passes.transform.reparam_ln import ReparamLn
@@ -42,6 +43,7 @@ PASSES: list[type[Pass]] = [
     FpBias,
     Split,
     Permute,
+    HadaConv,
     Advise,
     Quantize,
     FuseAttention,

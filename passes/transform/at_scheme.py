@@ -13,23 +13,19 @@ from bitfold.runtime.formats.scheme import Acts, QuantScheme, WeightScheme
 
 
 @dataclass(frozen=True)
-class SchemePass(Pass):
+class AtScheme(Pass):
     """Base of passes that estimate errors at a scheme.
 
     Attributes:
-        spaces: globs of spaces (by their first writer's name) to change.
-        weights, group, symmetric, acts, act_granularity: how readers will be quantized, as in
+        weights, group, symmetric, acts, act_granularity: how sites will be quantized, as in
             ``quantize``.
-        copy_limit: elements; a weight that others read in other coordinates is copied up to here.
     """
 
-    spaces: tuple[str, ...] = ("*",)
     weights: str = "int4"
     group: int = 32
     symmetric: bool = False
     acts: Acts = "int8"
     act_granularity: Literal["group", "token"] = "group"
-    copy_limit: int = 4096
 
     def __post_init__(self) -> None:
         self.scheme()
@@ -40,6 +36,19 @@ class SchemePass(Pass):
         symmetric = self.symmetric or not even or self.weights in ("int8", "ternary")
         weight = WeightScheme(self.weights, self.group, symmetric)
         return QuantScheme(weight, self.acts, self.act_granularity)
+
+
+@dataclass(frozen=True)
+class SchemePass(AtScheme):
+    """Base of those that change spaces.
+
+    Attributes:
+        spaces: globs of spaces (by their first writer's name) to change.
+        copy_limit: elements; a weight that others read in other coordinates is copied up to here.
+    """
+
+    spaces: tuple[str, ...] = ("*",)
+    copy_limit: int = 4096
 
     def wants(self, space: Space) -> bool:
         """Whether the recipe names the space."""
