@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
@@ -31,9 +32,9 @@ def parse(text: str, opset: int = 23, **constants: np.ndarray) -> ir.Model:
     return model
 
 
-def apply(item: Pass, model: ir.Model) -> PassEntry:
-    """Run a pass in place and return its report entry."""
-    with Context() as context:
+def apply(item: Pass, model: ir.Model, samples: Sequence[dict[str, np.ndarray]] = ()) -> PassEntry:
+    """Run a pass in place, with sample inputs to take statistics of; return its report entry."""
+    with Context(calibration=samples) as context:
         context.entry = PassEntry(item.name, {}, item.promise.value)
         changed = item.run(model, context)
         context.entry.status = "applied" if changed else "unchanged"

@@ -13,8 +13,14 @@ from support.space_checks import CHANGES, change_all, run_in_original
 from bitfold.passes.analysis.spaces.symmetry import Symmetry
 from bitfold.passes.core.base import Pass
 from bitfold.passes.fold.fold_norm_gain import FoldNormGain
+from bitfold.passes.transform.awq_scale import AwqScale
+from bitfold.passes.transform.equalize import Equalize
+from bitfold.passes.transform.fp_bias import FpBias
 from bitfold.passes.transform.ln_to_rms import LnToRms
+from bitfold.passes.transform.reparam_ln import ReparamLn
 from bitfold.passes.transform.rotate import Rotate
+from bitfold.passes.transform.scale_pairs import ScalePairs
+from bitfold.passes.transform.smooth import Smooth
 
 Drawn = tuple[ir.Model, dict[str, np.ndarray]]
 
@@ -22,6 +28,9 @@ PASSES: tuple[tuple[Pass, ...], ...] = (
     (Rotate(),),
     (Rotate(spaces=(), online=("*",)),),
     (FoldNormGain(), LnToRms(), Rotate(online=("*",))),
+    (Smooth(weights="int8", act_granularity="token"), AwqScale(weights="int3")),
+    (Equalize(data_free=True), ReparamLn(acts="int4", act_granularity="token")),
+    (ScalePairs(), FpBias(acts="int4", act_granularity="token")),
 )
 """Passes in a row; a new exact pass gets a line."""
 
@@ -41,7 +50,7 @@ def check_passes(model: ir.Model, feeds: dict[str, np.ndarray], passes: tuple[Pa
     """The passes leave the outputs the same."""
     before = run_in_original(model, feeds)
     for item in passes:
-        apply(item, model)
+        apply(item, model, [feeds])
     assert_same(before, run_in_original(model, feeds), TOLERANCE)
 
 
