@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from onnx import ModelProto
 from bitfold.frontend.importers import import_model
 from bitfold.frontend.op_costs import qualified
 from bitfold.frontend.recipes import resolve_recipe
+from bitfold.frontend.report.space_picture import page
+from bitfold.frontend.report.space_rows import lay_out
+from bitfold.frontend.report.write import write_page
 from bitfold.frontend.space_report import SpacesReport, space_info
 from bitfold.passes.analysis.foreign_sites import find_foreign_sites
 from bitfold.passes.analysis.sites import Site, find_sites
@@ -145,18 +149,35 @@ def inspect(
     return report
 
 
-def inspect_spaces(model: str | os.PathLike[str] | ModelProto | ir.Model) -> SpacesReport:
+def inspect_spaces(
+    model: str | os.PathLike[str] | ModelProto | ir.Model,
+    *,
+    picture: str | os.PathLike[str] | None = None,
+    everything: bool = False,
+) -> SpacesReport:
     """Find the channel spaces of a model, after those exact passes that show more of them.
+
+    Args:
+        picture: an HTML file to draw them into, which stands alone; an earlier one is replaced.
+        everything: draw each layer, not the first of those that repeat.
 
     Raises:
         ModelError: the model is broken.
+        OutputError: the picture cannot be written.
     """
     loaded = import_model(model).clone()
     recipe = resolve_recipe(passes=PREPARED)
     with Context() as context:
         prepared, _ = Pipeline(recipe, context, verify="off").run(loaded)
         nodes = sum(1 for _ in prepared.graph.all_nodes())
-        spaces = [space_info(each) for each in survey_spaces(prepared)]
+        surveyed = survey_spaces(prepared)
+        spaces = [space_info(each) for each in surveyed]
+        if picture is not None:
+            named = Path(model).name if isinstance(model, (str, os.PathLike)) else "model"
+            note = f"{len(spaces)} channel spaces in {nodes} nodes, after {PREPARED}."
+            write_page(
+                Path(picture), page(named, lay_out(prepared, surveyed, spaces, everything), note)
+            )
     return SpacesReport(nodes, PREPARED, spaces)
 
 

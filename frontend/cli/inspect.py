@@ -31,7 +31,7 @@ LONGEST = 100
         "bitfold inspect model.onnx --all --preset w8a8",
         "bitfold inspect model.onnx --target portable --exclude '*lm_head*'",
         "bitfold inspect model.w4a8.onnx --no-plan --json",
-        "bitfold inspect model.onnx --spaces",
+        "bitfold inspect model.onnx --spaces --picture spaces.html",
     )
 )
 @click.argument("model")
@@ -50,6 +50,12 @@ LONGEST = 100
     is_flag=True,
     help="List the channel spaces instead, and what each change of coordinates could do to them.",
 )
+@click.option(
+    "--picture",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.html",
+    help="Draw the channel spaces into one HTML page that stands alone.",
+)
 @json_option
 def inspect(
     model: str,
@@ -61,6 +67,7 @@ def inspect(
     plan: bool,
     everything: bool,
     spaces: bool,
+    picture: Path | None,
     as_json: bool,
 ) -> None:
     """Show what MODEL is made of, and what a recipe would do.
@@ -70,10 +77,10 @@ def inspect(
     from bitfold.frontend.inspection import inspect as run
     from bitfold.frontend.sources import find_model
 
-    if spaces:
+    if spaces or picture is not None:
         from bitfold.frontend.cli.spaces import show_spaces
 
-        show_spaces(model, everything=everything, as_json=as_json)
+        show_spaces(model, everything, picture, as_json)
         return
     with shown_progress(not as_json) as progress:
         path = find_model(model, progress)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from bitfold.frontend.cli.output import (
@@ -13,11 +15,12 @@ from bitfold.frontend.cli.output import (
 )
 
 
-def show_spaces(model: str, everything: bool, as_json: bool) -> None:
+def show_spaces(model: str, everything: bool, picture: Path | None, as_json: bool) -> None:
     """Print the channel spaces of a model.
 
     Args:
         everything: each space by itself, not one line for those that repeat.
+        picture: a page to draw them into, or None.
     """
     from bitfold.frontend.inspection import inspect_spaces
     from bitfold.frontend.sources import find_model
@@ -26,7 +29,7 @@ def show_spaces(model: str, everything: bool, as_json: bool) -> None:
     with shown_progress(not as_json) as progress:
         path = find_model(model, progress)
         progress("looking for channel spaces", 0.0)
-        report = inspect_spaces(path)
+        report = inspect_spaces(path, picture=picture, everything=everything)
     if as_json:
         print_json({"model": path, **report.as_dict()})
         return

@@ -50,6 +50,24 @@ def write_report(report: Report, folder: Path, conversion: Conversion) -> None:
         raise
 
 
+def write_page(path: Path, text: str) -> None:
+    """Write one page, whole or not at all; an earlier one is replaced.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
+            part = Path(scratch) / path.name
+            # Names of a model's nodes may hold half a surrogate pair, which UTF-8 cannot.
+            part.write_text(text, "utf-8", errors="backslashreplace")
+            os.replace(part, path)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}", "choose another place"
+        ) from error
+
+
 def _write(report: Report, folder: Path, conversion: Conversion) -> None:
     for name, text in (
         (JSON, to_json(report.as_dict()) + "\n"),
