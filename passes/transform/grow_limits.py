@@ -44,7 +44,7 @@ def why_not_grow(trace: Trace, spaces: Sequence[Space], limit: int) -> list[str]
     for value, ids in trace.at.items():
         for number in np.unique(owner[ids]):
             if number >= 0 and not reasons[number]:
-                reasons[number] = _fixed(value, ids)
+                reasons[number] = _fixed(trace, value, ids)
     return reasons
 
 
@@ -97,16 +97,27 @@ def _refusal(space: Space, limit: int) -> str:
     return ""
 
 
-def _fixed(value: ir.Value, ids: np.ndarray) -> str:
+def _fixed(trace: Trace, value: ir.Value, ids: np.ndarray) -> str:
     """Why a value cannot have more channels, or whoever makes or reads it."""
     axes, dims = varying(ids), dims_of(value)
     if len(axes) != 1 or dims is None or dims[axes[0]] != ids.shape[axes[0]]:
         return f"{value.name} has it along several axes (heads), or others between"
     for node in (value.producer(), *(use.node for use in value.uses())):
-        reason = _says_size(node, value, axes[0]) if node is not None else ""
+        if node is None:
+            continue
+        reason = _merges(trace, node) or _says_size(node, value, axes[0])
         if reason:
-            return f"{node.op_type} {node.name} {reason}"  # type: ignore[union-attr]
+            return f"{node.op_type} {node.name} {reason}"
     return ""
+
+
+def _merges(trace: Trace, node: ir.Node) -> str:
+    """Whether a Reshape makes one axis of channels and rows: copies would not lie side by side."""
+    if node.op_type not in ("Reshape", "Flatten"):
+        return ""
+    found = [trace.ids(value) for value in (node.inputs[0], node.outputs[0])]
+    lengths = {max(ids.shape, default=1) for ids in found if ids is not None}
+    return "joins channels with rows, or parts them" if len(lengths) > 1 else ""
 
 
 def _says_size(node: ir.Node, value: ir.Value, axis: int) -> str:

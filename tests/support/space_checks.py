@@ -13,6 +13,8 @@ from bitfold.passes.analysis.spaces.trace_model import trace_model
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.own_coordinates import add_rotation, to_original, to_own
 from bitfold.passes.transform import change
+from bitfold.passes.transform.grow import Growth, grow
+from bitfold.passes.transform.grow_limits import why_not_grow
 from bitfold.passes.transform.rotation import Matrix
 
 CHANGES = (SCALE, ROTATE, PERMUTE)
@@ -72,3 +74,20 @@ def run_in_original(model: ir.Model, feeds: dict[str, np.ndarray]) -> dict[str, 
     """The outputs of a model, with its caches in the coordinates that it had at first."""
     found = run(model, to_own(model.graph.inputs, feeds))
     return to_original(model.graph.outputs, found)
+
+
+def grow_all(model: ir.Model, seed: int = 0) -> tuple[list[Space], list[str]]:
+    """Give every space that allows it more channels, at random.
+
+    Returns:
+        The spaces, and why the others do not.
+    """
+    rng = np.random.default_rng(seed)
+    trace = trace_model(model)
+    spaces = find_spaces(trace, PERMUTE)
+    reasons = why_not_grow(trace, spaces, limit=4096)
+    fit = [space for space, reason in zip(spaces, reasons, strict=True) if not reason]
+    growths = [Growth(space, rng.choice([1, 1, 2, 3], space.size)) for space in fit]
+    with Context() as context:
+        grow(model, trace, growths, context)
+    return fit, [reason for reason in reasons if reason]

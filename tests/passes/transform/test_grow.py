@@ -3,36 +3,19 @@
 import numpy as np
 import pytest
 from support.graphs import assert_same, census, parse, run
+from support.space_checks import grow_all
 
 from bitfold.models import tiny
-from bitfold.passes.analysis.spaces.find_spaces import find_spaces
-from bitfold.passes.analysis.spaces.symmetry import PERMUTE
-from bitfold.passes.analysis.spaces.trace_model import trace_model
 from bitfold.passes.canonicalize.canonicalize import Canonicalize
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.pipeline import Pipeline
 from bitfold.passes.core.recipe import Recipe
-from bitfold.passes.transform.grow import Growth, grow
-from bitfold.passes.transform.grow_limits import why_not_grow
 
 RNG = np.random.default_rng(0)
 
 
 def f(*shape):
     return RNG.standard_normal(shape).astype(np.float32)
-
-
-def grow_all(model, seed=0, limit=4096):
-    """Grow every space that allows it, at random; the spaces, and why the others do not."""
-    rng = np.random.default_rng(seed)
-    trace = trace_model(model)
-    spaces = find_spaces(trace, PERMUTE)
-    reasons = why_not_grow(trace, spaces, limit)
-    fit = [space for space, reason in zip(spaces, reasons, strict=True) if not reason]
-    growths = [Growth(space, rng.choice([1, 1, 2, 3], space.size)) for space in fit]
-    with Context() as context:
-        grow(model, trace, growths, context)
-    return fit, [reason for reason in reasons if reason]
 
 
 def canonical(name):
@@ -179,7 +162,7 @@ def test_a_transposed_weight_that_others_read():
         ("m = ReduceMean(a, last)\nn = Sub(a, m)", {"last": np.array([-1])}, "along the channels"),
         ("t = Transpose<perm = [0, 2, 1]>(a)\nm = MatMul(a, t)\nn = MatMul(m, a)", {}, ""),
         ("q = Reshape(a, heads)\nr = Relu(q)\nn = Reshape(r, flat)",
-         {"heads": np.array([0, 0, 2, 4]), "flat": np.array([0, 0, 8])}, "several axes"),
+         {"heads": np.array([0, 0, 2, 4]), "flat": np.array([0, 0, 8])}, "or parts them"),
         ("s = Shape(a)\nc = Cast<to = 1>(s)\nd = ReduceSum(c)\nn = Mul(a, d)", {}, "how many"),
     ],
 )  # fmt: skip
@@ -195,6 +178,21 @@ def test_what_counts_channels_keeps_their_number(body, constants, reason):
     spaces, reasons = check(model, {"x": f(2, 3, 6)})
     assert not spaces
     assert any(reason in each for each in reasons)
+
+
+def test_channels_that_are_flattened_with_their_pixels_stay():
+    model = parse(
+        """g (float[b, 3, 2, 2] x) => (float[b, 5] y) {
+            a = Conv(x, first)
+            r = Relu(a)
+            v = Flatten(r)
+            y = Gemm(v, head)
+        }""",
+        first=f(8, 3, 1, 1), head=f(32, 5),
+    )  # fmt: skip
+    spaces, reasons = check(model, {"x": f(2, 3, 2, 2)})
+    assert not spaces
+    assert any("joins channels with rows" in reason for reason in reasons)
 
 
 def test_groups_of_a_convolution_stay_alike():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from support.graphs import apply, assert_same
 from support.random_graphs import random_models
-from support.space_checks import CHANGES, change_all, run_in_original
+from support.space_checks import CHANGES, change_all, grow_all, run_in_original
 
 from bitfold.passes.analysis.spaces.symmetry import Symmetry
 from bitfold.passes.core.base import Pass
@@ -59,6 +59,26 @@ def check_changes(model: ir.Model, feeds: dict[str, np.ndarray], symmetry: Symme
     before = run_in_original(model, feeds)
     change_all(model, symmetry)
     assert_same(before, run_in_original(model, feeds), TOLERANCE)
+
+
+def check_growth(model: ir.Model, feeds: dict[str, np.ndarray]) -> None:
+    """More channels in every space that allows it leave the outputs the same."""
+    before = run_in_original(model, feeds)
+    grow_all(model)
+    assert_same(before, run_in_original(model, feeds), TOLERANCE)
+
+
+@drawn
+@few(30)
+def test_growth(drawn: Drawn) -> None:
+    check_growth(*drawn)
+
+
+@pytest.mark.slow
+@drawn
+@few(2000)
+def test_growth_of_many(drawn: Drawn) -> None:
+    check_growth(*drawn)
 
 
 @pytest.mark.parametrize("symmetry", CHANGES, ids=lambda each: each.name)
