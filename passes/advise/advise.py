@@ -103,7 +103,7 @@ class Advise(Pass):
         if not samples:
             context.entry.note("no sample inputs: nothing is tried")
             return False
-        with Context(seed=context.seed) as scratch:
+        with Context(calibration=samples, seed=context.seed) as scratch:
             reference = Stage(model, samples)
             best = Outcome("as it is", self._divergence(reference, model, scratch), (), ())
             lines = [str(best)]
