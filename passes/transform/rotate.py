@@ -136,6 +136,8 @@ class Rotate(Pass):
                 continue
             if site.quantized is not None or site.shape[1] < SMALLEST:
                 context.entry.skipped(site.name, "quantized already, or too small")
+            elif site.data.shape is None:
+                context.entry.skipped(site.name, "the rank of its input is not known")
             elif (other := other_reader(site)) is not None:
                 context.entry.skipped(site.name, f"{other.op_type} {other.name} reads its weight")
             else:

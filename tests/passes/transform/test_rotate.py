@@ -90,6 +90,15 @@ def test_online():
     assert "input rotated online, in blocks of 64" in [change.text for change in entry.changes]
 
 
+def test_no_online_rotation_of_what_has_no_known_rank():
+    model = decoder_like()
+    (site,) = [node for node in model.graph if node.outputs[0].name == "d"]
+    site.inputs[0].shape = None
+    entry = check(model, IDS, online=("*",))
+    assert "Hadamard" not in census(model)
+    assert "the rank of its input is not known" in [skip.text for skip in entry.skips]
+
+
 def test_no_online_rotation_of_what_is_rotated_already():
     model = decoder_like()
     check(model, IDS, online=("*",))
