@@ -18,6 +18,8 @@ from bitfold.passes.analysis.spaces import (
     moving_ops,
     norm_ops,
     pointwise_ops,
+    reshaping,
+    row_ops,
 )
 from bitfold.passes.analysis.spaces.trace import Trace
 from bitfold.runtime.ops import DOMAIN
@@ -58,13 +60,13 @@ def _size_alone(node: ir.Node, trace: Trace) -> str | None:
 HANDLERS: dict[tuple[str, str], Handler] = {
     **{("", name): pointwise_ops.function for name in _FUNCTIONS},
     **{("", name): moving_ops.same for name in ("Identity", "Cast")},
-    ("", "Neg"): moving_ops.negated,
-    ("", "Resize"): moving_ops.resize,
-    ("", "Pad"): moving_ops.pad,
+    ("", "Neg"): row_ops.negated,
+    ("", "Resize"): row_ops.resize,
+    ("", "Pad"): row_ops.pad,
     ("", "Softmax"): pointwise_ops.softmax,
     ("", "LogSoftmax"): pointwise_ops.softmax,
-    **{("", name): moving_ops.pool for name in ("AveragePool", "GlobalAveragePool")},
-    **{("", n): moving_ops.reshape for n in ("Reshape", "Flatten", "Squeeze", "Unsqueeze")},
+    **{("", name): row_ops.pool for name in ("AveragePool", "GlobalAveragePool")},
+    **{("", n): reshaping.reshape for n in ("Reshape", "Flatten", "Squeeze", "Unsqueeze")},
     **{("", name): pointwise_ops.homogeneous for name in ("Relu", "LeakyRelu", "Abs")},
     **{("", name): _size_alone for name in ("Shape", "Size")},
     ("", "MaxPool"): pointwise_ops.maxima,
@@ -83,8 +85,8 @@ HANDLERS: dict[tuple[str, str], Handler] = {
     ("", "Mul"): pointwise_ops.multiply,
     ("", "Div"): pointwise_ops.multiply,
     ("", "Where"): pointwise_ops.where,
-    ("", "ReduceMean"): moving_ops.reduce,
-    ("", "ReduceSum"): moving_ops.reduce,
+    ("", "ReduceMean"): row_ops.reduce,
+    ("", "ReduceSum"): row_ops.reduce,
     ("", "RMSNormalization"): norm_ops.norm,
     ("", "LayerNormalization"): norm_ops.norm,
     ("", "BatchNormalization"): norm_ops.batch_norm,

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import input_at
 from bitfold.passes.analysis.spaces.pointwise_ops import vector_port
-from bitfold.passes.analysis.spaces.symmetry import ALL, CENTER, ROTATE, SCALE
+from bitfold.passes.analysis.spaces.symmetry import ALL
 from bitfold.passes.analysis.spaces.trace import (
     Kind,
     Port,
@@ -33,139 +30,6 @@ def same(node: ir.Node, trace: Trace) -> str | None:
         return "it makes other numbers than floats"
     trace.put(output, ids)
     return None
-
-
-def negated(node: ir.Node, trace: Trace) -> str | None:
-    """Neg."""
-    ids = trace.ids(input_at(node, 0))
-    if ids is not None:
-        trace.carry(node.outputs[0], ids)
-    return None
-
-
-def resize(node: ir.Node, trace: Trace) -> str | None:
-    """Resize of pixels."""
-    ids, output = trace.ids(input_at(node, 0)), node.outputs[0]
-    old, new = dims_of(input_at(node, 0)), dims_of(output)
-    if ids is None:
-        return None
-    mode = node.attributes.get_string("coordinate_transformation_mode", "half_pixel")
-    if old is None or new is None or mode == "tf_crop_and_resize":
-        return "what it resizes is not known"
-    if any(old[axis] is None or old[axis] != new[axis] for axis in varying(ids)):
-        return "it resizes channels"
-    trace.carry(output, ids)
-    return None
-
-
-def pad(node: ir.Node, trace: Trace) -> str | None:
-    """Pad of rows: with zeros, or with what is there."""
-    ids, pads = trace.ids(input_at(node, 0)), numbers_at(node, 1)
-    if ids is None:
-        return None
-    axes = range(ids.ndim) if input_at(node, 3) is None else numbers_at(node, 3)
-    if pads is None or axes is None:
-        return "how much it pads is no constant"
-    ends = pads[len(pads) // 2 :]
-    padded = {axis % ids.ndim for axis, *by in zip(axes, pads, ends, strict=False) if any(by)}
-    if not padded.isdisjoint(varying(ids)):
-        return "it pads channels"
-    if node.attributes.get_string("mode", "constant") == "constant":
-        fill = constant(input_at(node, 2))
-        if input_at(node, 2) is not None and (fill is None or np.any(fill)):
-            trace.limit(ids, ROTATE | SCALE | CENTER, node, "fills in other numbers")
-    trace.carry(node.outputs[0], ids)
-    return None
-
-
-def pool(node: ir.Node, trace: Trace) -> str | None:
-    """Means over axes from the third on."""
-    ids = trace.ids(input_at(node, 0))
-    if ids is None:
-        return None
-    if any(size > 1 for size in ids.shape[2:]):
-        return "it pools over channels"
-    trace.carry(node.outputs[0], ids)
-    return None
-
-
-def reshape(node: ir.Node, trace: Trace) -> str | None:
-    """Reshape, Flatten, Squeeze and Unsqueeze."""
-    source, output = input_at(node, 0), node.outputs[0]
-    ids = trace.ids(source)
-    if ids is None:
-        return None
-    if source is None or source.shape is None or output.shape is None:
-        return "the shape of its output is not known"
-    shaped = reshaped(ids, _sizes(source.shape), _sizes(output.shape))
-    if shaped is None:
-        return "it mixes channels with rows"
-    trace.put(output, shaped)
-    return None
-
-
-def _sizes(shape: ir.Shape) -> list[int | str | None]:
-    return [dim if isinstance(dim, int) else dim.value for dim in shape]
-
-
-def reshaped(
-    ids: np.ndarray, old: Sequence[int | str | None], new: Sequence[int | str | None]
-) -> np.ndarray | None:
-    """``ids`` of a value of dimensions ``old`` behind a Reshape to ``new``.
-
-    Dimensions that agree in front and behind stay as they are.  Of those between, the ones up to
-    the last that has no fixed length are rows; where that one takes channels in (batch times
-    heads, say), its coordinates repeat with a period that is known.
-
-    Returns:
-        None where the coordinates cannot be followed.
-    """
-    front = _agreeing(old, new)
-    back = _agreeing(old[front:][::-1], new[front:][::-1])
-    before, after = old[front : len(old) - back], new[front : len(new) - back]
-    lead, own, tail = np.split(np.array(ids.shape), [front, len(old) - back])
-    target = [1] * len(after)
-    if 0 in (*old, *new):
-        return None
-    if np.prod(own) > 1:
-        hole, gap = _last_open(before), _last_open(after)
-        if np.prod(own[: max(hole, 0)]) > 1:
-            return None
-        start = max(hole, 0)
-        inner = [int(own[hole])] if hole >= 0 else []
-        inner += [size for size in before[hole + 1 :] if isinstance(size, int)]
-        channels = math.prod(inner)
-        sizes = [size for size in after[gap + 1 :] if isinstance(size, int)]
-        if gap < 0:
-            while sizes and math.prod(sizes) > channels and hole >= 0:
-                sizes = sizes[1:]
-        period, rest = divmod(channels, max(1, math.prod(sizes)))
-        if rest or (gap < 0 and period != 1):
-            return None
-        if period > 1 and (
-            _open(after) > 1 or any(isinstance(d, int) and d > 1 for d in after[:gap])
-        ):
-            return None  # the period need not begin anew along the axes in front
-        target[len(after) - len(sizes) :] = sizes
-        if period > 1:
-            target[gap] = period
-        ids = ids.reshape((*lead, *own[start:], *tail))
-        ids = np.broadcast_to(ids, (*lead, *inner, *tail))
-    return ids.reshape((*lead, *target, *tail))
-
-
-def _agreeing(a: Sequence[object], b: Sequence[object]) -> int:
-    """How many of the first elements agree."""
-    pairs = zip(a, b, strict=False)
-    return next((i for i, (x, y) in enumerate(pairs) if x is None or x != y), min(len(a), len(b)))
-
-
-def _open(sizes: Sequence[object]) -> int:
-    return sum(not isinstance(size, int) for size in sizes)
-
-
-def _last_open(sizes: Sequence[object]) -> int:
-    return max((i for i, size in enumerate(sizes) if not isinstance(size, int)), default=-1)
 
 
 def transpose(node: ir.Node, trace: Trace) -> str | None:
@@ -328,28 +192,6 @@ def gather(node: ir.Node, trace: Trace) -> str | None:
     if ids.shape[axis] != _length(input_at(node, 0), axis):
         return "how many channels it picks from is not known"
     trace.put(node.outputs[0], np.take(ids, places, axis))
-    return None
-
-
-def reduce(node: ir.Node, trace: Trace) -> str | None:
-    """ReduceMean and ReduceSum over rows."""
-    source, output = input_at(node, 0), node.outputs[0]
-    ids = trace.ids(source)
-    if ids is None:
-        return None
-    axes: Sequence[int] | None = node.attributes.get_ints("axes", ())  # of older opsets
-    if input_at(node, 1) is not None:
-        axes = numbers_at(node, 1)
-    if not axes:
-        return "the axes that it sums over are not known"
-    if any(ids.shape[axis] > 1 for axis in axes):
-        if {axis % ids.ndim for axis in axes} >= set(varying(ids)):
-            trace.limit(ids, ROTATE | SCALE | CENTER, node, "sums over channels")
-            return None
-        return "it sums over channels"
-    if not node.attributes.get_int("keepdims", 1):
-        ids = np.squeeze(ids, tuple(axes))
-    trace.carry(output, ids)
     return None
 
 

@@ -6,7 +6,7 @@ from support.graphs import parse
 
 from bitfold.models import tiny
 from bitfold.passes.analysis.spaces.find_spaces import find_spaces
-from bitfold.passes.analysis.spaces.moving_ops import reshaped
+from bitfold.passes.analysis.spaces.reshaping import reshaped
 from bitfold.passes.analysis.spaces.symmetry import (
     CENTER,
     NONE,
