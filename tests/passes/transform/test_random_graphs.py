@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -41,7 +43,8 @@ drawn = given(drawn=random_models())
 
 
 def few(count: int):
-    """So many graphs."""
+    """So many graphs; of many, a few in the slow checks' short form."""
+    count = min(count, 30) if os.environ.get("BITFOLD_SHORT") else count
     slow = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
     return settings(max_examples=count, suppress_health_check=slow)
 
