@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 from hypothesis import HealthCheck, given, settings
-from support.graphs import apply, assert_same
+from support.graphs import apply
 from support.random_graphs import random_models
 from support.space_checks import CHANGES, change_all, grow_all, run_in_original
 
 from bitfold.passes.analysis.spaces.symmetry import Symmetry
 from bitfold.passes.core.base import Pass
+from bitfold.passes.core.compare import moved
+from bitfold.passes.core.noise import judge_outputs
+from bitfold.passes.core.stage import snapshot
 from bitfold.passes.fold.fold_norm_gain import FoldNormGain
 from bitfold.passes.transform.awq_scale import AwqScale
 from bitfold.passes.transform.equalize import Equalize
@@ -49,26 +53,32 @@ def few(count: int):
     return settings(max_examples=count, suppress_health_check=slow)
 
 
+def check(model: ir.Model, feeds: dict[str, np.ndarray], change: Callable[[], object]) -> None:
+    """``change`` leaves the outputs the same, or moves them no further than rounding does.
+
+    Some graphs are nearly singular: a gate that is all but shut, a norm of nearly nothing.
+    """
+    original, before = snapshot(model), run_in_original(model, feeds)
+    change()
+    found = run_in_original(model, feeds)
+    if max((moved(before[name], found[name]).max_error for name in before), default=0) > TOLERANCE:
+        verdict = judge_outputs(original, feeds, before, found, None)
+        assert verdict.reason is None, verdict.reason
+
+
 def check_passes(model: ir.Model, feeds: dict[str, np.ndarray], passes: tuple[Pass, ...]) -> None:
-    """The passes leave the outputs the same."""
-    before = run_in_original(model, feeds)
-    for item in passes:
-        apply(item, model, [feeds])
-    assert_same(before, run_in_original(model, feeds), TOLERANCE)
+    """Run the passes in a row."""
+    check(model, feeds, lambda: [apply(item, model, [feeds]) for item in passes])
 
 
 def check_changes(model: ir.Model, feeds: dict[str, np.ndarray], symmetry: Symmetry) -> None:
-    """Changing every space that allows it leaves the outputs the same."""
-    before = run_in_original(model, feeds)
-    change_all(model, symmetry)
-    assert_same(before, run_in_original(model, feeds), TOLERANCE)
+    """Change every space that allows it."""
+    check(model, feeds, lambda: change_all(model, symmetry))
 
 
 def check_growth(model: ir.Model, feeds: dict[str, np.ndarray]) -> None:
-    """More channels in every space that allows it leave the outputs the same."""
-    before = run_in_original(model, feeds)
-    grow_all(model)
-    assert_same(before, run_in_original(model, feeds), TOLERANCE)
+    """Give more channels to every space that allows it."""
+    check(model, feeds, lambda: grow_all(model))
 
 
 @drawn
