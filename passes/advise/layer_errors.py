@@ -11,7 +11,7 @@ from bitfold.passes.analysis.activations import channel_statistics
 from bitfold.passes.analysis.sites import Site
 from bitfold.passes.core.context import Feeds
 from bitfold.passes.quantize.rounding import round_to_nearest
-from bitfold.passes.transform.layer_error import products_of, some
+from bitfold.passes.transform.layer_error import noise_share, products_of, some
 from bitfold.runtime.formats.scheme import QuantScheme
 
 VALUES_AT_ONCE = 32
@@ -59,10 +59,8 @@ def output_error(site: Site, x: np.ndarray, scheme: QuantScheme) -> float:
         x: float32 [R, K], rows of its input; of a convolution, pixels.
         scheme: how weights and inputs are rounded (to nearest).
     """
-    products = products_of(site, x, scheme)
-    signal = sum(float(np.square(each.exact, dtype=np.float64).sum()) for each in products)
-    noise = sum(each.noise(np.ones(each.x.shape[1])) for each in products)
-    return noise / signal if signal else 0.0
+    inputs = x.shape[1]
+    return noise_share(products_of(site, x, scheme), np.ones(inputs), np.zeros(inputs))
 
 
 def table_error(table: np.ndarray, scheme: QuantScheme) -> float:

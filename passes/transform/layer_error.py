@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -91,10 +91,21 @@ class LayerError:
         for held, products in self.readers:
             each = spread(held, factors)
             more = np.zeros(len(each)) if shifts is None else spread(held, shifts, 0.0)
-            noise = sum(p.noise(each[p.places], more[p.places]) for p in products)
-            signal = sum(float(np.square(p.exact, dtype=np.float64).sum()) for p in products)
-            shares.append(noise / signal if signal else 0.0)
+            shares.append(noise_share(products, each, more))
         return float(np.mean(shares))
+
+
+def noise_share(products: Sequence[Product], factors: np.ndarray, shifts: np.ndarray) -> float:
+    """Noise over signal of one site's output; 0 where it gives zeros.
+
+    Args:
+        products: what the site multiplies.
+        factors: what each of its inputs is multiplied by, [K].
+        shifts: what is added to each of them before, [K].
+    """
+    noise = sum(p.noise(factors[p.places], shifts[p.places]) for p in products)
+    signal = sum(float(np.square(p.exact, dtype=np.float64).sum()) for p in products)
+    return noise / signal if signal else 0.0
 
 
 def products_of(site: Site, rows: np.ndarray, recipe: QuantScheme) -> list[Product]:

@@ -63,9 +63,7 @@ def batch_norm(node: ir.Node, trace: Trace) -> str | None:
     reason = _unfit(node, ids, 4)
     if reason is not None:
         return reason
-    row = trace.channel(ids, 1)
-    made = trace.write(node.outputs[0], 1, len(row))
-    trace.link(made, row, PERMUTE)
+    row, made = _by_channel(node, trace, ids)
     for each in (row, made):
         trace.limit(each, ROTATE | CENTER, node, "scales each channel (fold-batch-norm)")
     trace.limit(row, SCALE, node, "scales each channel (fold-batch-norm)")
@@ -77,6 +75,14 @@ def batch_norm(node: ir.Node, trace: Trace) -> str | None:
         Port(node, 4, shape, (0,), row, Role.READ, node, Kind.GAIN),
     ]
     return None
+
+
+def _by_channel(node: ir.Node, trace: Trace, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The channels of axis 1, and what becomes of each by itself."""
+    row = trace.channel(ids, 1)
+    made = trace.write(node.outputs[0], 1, len(row))
+    trace.link(made, row, PERMUTE)
+    return row, made
 
 
 def _unfit(node: ir.Node, ids: np.ndarray, parameters: int) -> str | None:
@@ -97,9 +103,7 @@ def instance_norm(node: ir.Node, trace: Trace) -> str | None:
     reason = _unfit(node, ids, 2)
     if reason is not None:
         return reason
-    row = trace.channel(ids, 1)
-    made = trace.write(node.outputs[0], 1, len(row))
-    trace.link(made, row, PERMUTE)
+    row, made = _by_channel(node, trace, ids)
     for each in (row, made):
         trace.limit(each, ROTATE | CENTER | SCALE, node, "normalizes each channel by itself")
     for index, kind in ((1, Kind.GAIN), (2, Kind.BIAS)):
