@@ -86,8 +86,8 @@ def test_every_site_takes_what_wins(clock: Any, tmp_path: Path) -> None:
     assert [line.split(": ")[0] for line in timings] == ["layer[0]", "layer[2]", "layer[4]"]
     assert [line.rsplit(" ", 1)[1] for line in timings] == ["native", "float", "ort"]
     assert "float 2e+03" in timings[0]
-    assert notes[-2] == "sites by what is fastest alone: float at 1, native at 1, ort at 1"
-    assert "each site's winner 1.00, the recipe as it was 1.50" in notes[-1]
+    assert "sites by what is fastest alone: float at 1, native at 1, ort at 1" in notes
+    assert any("each site's winner 1.00, the recipe as it was 1.50" in note for note in notes)
 
 
 def test_the_recorded_recipe_gives_the_same_bytes_without_a_clock(
@@ -123,7 +123,7 @@ def test_the_whole_model_has_the_last_word(clock: Any) -> None:
     clock(times)
     result = bitfold.convert(three_matmuls(), passes=RECIPE, keep_fastest=True)
     assert census(result.model)["LowBitMatMul"] == 3
-    assert result.report.notes[-1].endswith("kept the recipe as it was")
+    assert any(note.endswith("kept the recipe as it was") for note in result.report.notes)
     lines = [*result.report.notes[:-1], *result.report.timings]
     assert lines[-1].endswith("fastest alone: ort")
     assert not [line for line in lines if "kept" in line]

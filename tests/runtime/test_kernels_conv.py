@@ -10,7 +10,7 @@ from support.conv_checks import CHECKS
 from support.isas import isas
 
 
-@pytest.mark.parametrize("isa", isas())
+@pytest.mark.parametrize("isa", isas("avxvnni"))
 @pytest.mark.parametrize("check", CHECKS)
 def test_conv_kernels(check: str, isa: str) -> None:
     if check == "conv_guard_pages" and sys.platform == "win32":

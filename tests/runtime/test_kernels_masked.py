@@ -10,7 +10,7 @@ from support.isas import isas
 from support.masked_checks import CHECKS
 
 
-@pytest.mark.parametrize("isa", isas(planes=True))
+@pytest.mark.parametrize("isa", isas("avx512bitalg"))
 @pytest.mark.parametrize("check", CHECKS)
 def test_masked_kernels(check: str, isa: str) -> None:
     if check == "guard_pages" and sys.platform == "win32":

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from support import conv_checks, kernel_checks, masked_checks, plane_checks, skip_checks
 from support.check_process import run_check
-from support.isas import isas
+from support.isas import SMALL_STEPS, isas
 from support.real_models import SHORT
 from support.sanitizers import TESTS, address_environment, build, missing
 
@@ -32,7 +32,7 @@ CHECKS = [
 IN_SHORT = {"odd_shapes", "guard_pages", "conv_sizes", "conv_guard_pages"}
 HOSTILE = ["test_kernels_refusals.py", "test_kernels_conv_refusals.py", "test_kernels_hostile.py"]
 HOSTILE += ["test_masked_refusals.py"]
-ISAS = isas(planes=True)[-1:] if SHORT else isas(planes=True)
+ISAS = isas(*SMALL_STEPS)[-1:] if SHORT else isas(*SMALL_STEPS)
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,8 +10,6 @@ import numpy as np
 import onnxruntime as ort
 from support.attention_nodes import OUTPUTS, AttentionCase, attention_session
 from support.guard_pages import BEHIND, guarded_copy
-
-from bitfold.runtime.op_library import isa
 
 TOLERANCE = 2e-6
 """Largest error of an output: values and their means are of the order of 1, scores of that of
@@ -221,8 +217,3 @@ CHECKS: dict[str, Callable[[], Iterator[str]]] = {
         attention_guard_pages,
     )
 }
-
-
-if __name__ == "__main__":
-    failures = [failure for failure in CHECKS[sys.argv[1]]() if failure]
-    print(json.dumps({"failures": failures, "isa": isa()}))

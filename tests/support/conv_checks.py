@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,8 +12,6 @@ from support.conv_nodes import ConvCase, conv_model, conv_session
 from support.guard_pages import BEHIND, guarded_copy
 from support.kernel_checks import mismatch
 from support.lowbit_nodes import session
-
-from bitfold.runtime.op_library import isa
 
 
 def checked(case: ConvCase, x: np.ndarray, residual: bool = False) -> Iterator[str]:
@@ -285,7 +281,3 @@ CHECKS: dict[str, Callable[[], Iterator[str]]] = {
         conv_guard_pages,
     )
 }
-
-
-if __name__ == "__main__":
-    print(json.dumps({"failures": list(CHECKS[sys.argv[1]]()), "isa": isa()}))

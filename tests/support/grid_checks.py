@@ -6,9 +6,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
@@ -21,7 +19,6 @@ from support.lowbit_nodes import Case, interleaved, matmul_model, session
 
 from bitfold.runtime.formats import FORMATS, Format
 from bitfold.runtime.layouts.tiles import pack_codes
-from bitfold.runtime.op_library import isa
 
 GROUPS = (16, 32, 64, 128, 256, 0)
 """Group sizes; 0 is the whole row."""
@@ -125,7 +122,3 @@ def full() -> Iterator[str]:
 
 
 CHECKS: dict[str, Callable[[], Iterator[str]]] = {"sampled": sampled, "full": full}
-
-
-if __name__ == "__main__":
-    print(json.dumps({"failures": list(CHECKS[sys.argv[1]]()), "isa": isa()}))

@@ -1,14 +1,11 @@
-"""Checks of the kernels of one ISA; run as a process, since the ISA is chosen at load.
+"""Checks of the kernels of one ISA; each of ``CHECKS`` yields what it finds wrong.
 
-``python -m support.kernel_checks NAME`` runs one of ``CHECKS`` and prints a JSON list of
-failures, then the ISA that was active.
+``check_process`` runs one in a process of its own, since the ISA is chosen when the library loads.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -35,7 +32,6 @@ from support.prologue_checks import PROLOGUE_CHECKS
 from bitfold.runtime.formats import FORMATS
 from bitfold.runtime.formats.scale_types import DTYPES, scale_values
 from bitfold.runtime.layouts.tiles import pack_codes, tile_groups
-from bitfold.runtime.op_library import isa
 
 TOLERANCE = 3e-6
 """Largest error relative to the largest output: float32 rounding of a few dozen groups."""
@@ -411,7 +407,3 @@ CHECKS: dict[str, Callable[[], Iterator[str]]] = {
         *INPUT_SCALES_CHECKS,
     )
 }
-
-
-if __name__ == "__main__":
-    print(json.dumps({"failures": list(CHECKS[sys.argv[1]]()), "isa": isa()}))

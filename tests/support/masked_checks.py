@@ -1,12 +1,7 @@
-"""Checks of the kernels of masked weights, for one ISA: every width, many shapes and rows.
-
-``python -m support.masked_checks NAME`` runs one of ``CHECKS``, as ``kernel_checks`` does.
-"""
+"""Checks of the kernels of masked weights, for one ISA: every width, many shapes and rows."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -15,8 +10,6 @@ import numpy as np
 import onnxruntime as ort
 from support.guard_pages import BEHIND, guarded_copy
 from support.lowbit_nodes import Case, matmul_model, session
-
-from bitfold.runtime.op_library import isa
 
 CLOSE = 3e-6
 """Error relative to the largest output, or to 1: zero points of zero weights are summed, too."""
@@ -159,7 +152,3 @@ def guard_pages() -> Iterator[str]:
 CHECKS: dict[str, Callable[[], Iterator[str]]] = {
     check.__name__: check for check in (every_format, like_dense, beside_all, guard_pages)
 }
-
-
-if __name__ == "__main__":
-    print(json.dumps({"failures": list(CHECKS[sys.argv[1]]()), "isa": isa()}))

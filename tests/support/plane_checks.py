@@ -1,13 +1,7 @@
-"""Checks of activations of one to four bits for one ISA; run as a process, as in kernel_checks.
-
-``python -m support.plane_checks NAME`` runs one of ``CHECKS`` and prints a JSON list of
-failures, then the ISA that was active.
-"""
+"""Checks of activations of one to four bits for one ISA; run by ``check_process``."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -16,8 +10,6 @@ import onnxruntime as ort
 from support.guard_pages import BEHIND, guarded_copy
 from support.kernel_checks import SHAPES, joined, mismatch
 from support.lowbit_nodes import Case, matmul_model, matmul_session, session
-
-from bitfold.runtime.op_library import isa
 
 ACTS = ("int1", "int2", "int3", "int4")
 ROWS = [1, 2, 3, 5, 6, 13]
@@ -181,7 +173,3 @@ CHECKS: dict[str, Callable[[], Iterator[str]]] = {
         guard_pages,
     )
 }
-
-
-if __name__ == "__main__":
-    print(json.dumps({"failures": list(CHECKS[sys.argv[1]]()), "isa": isa()}))

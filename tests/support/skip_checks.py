@@ -1,12 +1,7 @@
-"""Checks of skipped columns in ``LowBitMatMul``, for one ISA.
-
-``python -m support.skip_checks NAME`` runs one of ``CHECKS``, as ``kernel_checks`` does.
-"""
+"""Checks of skipped columns in ``LowBitMatMul``, for one ISA."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -15,8 +10,6 @@ import onnxruntime as ort
 from support.guard_pages import BEHIND, guarded_copy
 from support.lowbit_nodes import Case, matmul_model, session
 from support.masked_checks import CLOSE, worst
-
-from bitfold.runtime.op_library import isa
 
 SHAPES = [(1, 1, 0), (17, 33, 16), (33, 70, 32), (50, 200, 48), (20, 333, 0), (70, 1600, 32)]
 SHAPES += [(40, 900, 128)]
@@ -117,7 +110,3 @@ def guard_pages() -> Iterator[str]:
 CHECKS: dict[str, Callable[[], Iterator[str]]] = {
     check.__name__: check for check in (every_format, equal_scores, normed, guard_pages)
 }
-
-
-if __name__ == "__main__":
-    print(json.dumps({"failures": list(CHECKS[sys.argv[1]]()), "isa": isa()}))
