@@ -79,6 +79,8 @@ def rounding_noise(
         if tensor.nbytes <= _PERTURB_BYTES:
             array = tensor.numpy()
             step = rng.integers(-1, 2, array.shape).astype(array.dtype)
+            # What fills a mask stays: past it lies infinity, which times 0 is no number.
+            step = np.where(np.abs(array) > np.finfo(array.dtype).max / 2, 0, step)
             nudged = array * (1 + step * array.dtype.type(_EPSILON[tensor.dtype]))
             value.const_value = ir.tensor(nudged.astype(array.dtype), name=tensor.name)
     execution = open_session(shaken, optimize=True, copy_weights=False)

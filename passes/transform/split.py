@@ -30,7 +30,7 @@ from bitfold.passes.transform.grow_limits import why_not_grow
 from bitfold.passes.transform.layer_error import decibels, worth
 from bitfold.passes.transform.scaling import input_of, statistics_of
 from bitfold.passes.transform.split_trial import Side, SplitTrial, scheme_with
-from bitfold.passes.transform.splitting import nudged, offsets
+from bitfold.passes.transform.splitting import nudged
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class Split(SchemePass):
             scheme = scheme_with(site, self.scheme(), int(copies.sum()))
             weight, conv = np.asarray(site.weight(), np.float32), site.conv
             rows = weight if conv is None else conv_rows(weight, conv)
-            moved = nudged(rows, offsets(copies), scheme.weight).reshape(weight.shape)
+            moved = nudged(rows, copies, scheme.weight).reshape(weight.shape)
             if conv is None:
                 set_site_weight(site, moved, context)
             else:

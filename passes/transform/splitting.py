@@ -111,34 +111,39 @@ def total_drops(parts: Sequence[Ranges]) -> Callable[[np.ndarray], np.ndarray]:
     return lambda counts: np.sum([part.drops(counts) for part in parts], axis=0)
 
 
-def offsets(copies: np.ndarray) -> np.ndarray:
+def offsets(copies: np.ndarray, group: int) -> np.ndarray:
     """Of each column, how far its share lies from an equal one, in steps of its group.
 
     With the k shares of x at ``x/k + (j - (k - 1)/2)/k`` steps, rounded ones add up to x rounded
-    (Hermite's identity): a split column costs no more than a whole one.
+    (Hermite's identity): a split column costs no more than a whole one.  Shares that lie in several
+    groups stay equal: moved by steps of different lengths, they would not add up to x.
 
     Args:
         copies: int, how many copies of each channel lie side by side.
+        group: columns that share a scale.
     """
     k = np.repeat(copies, copies)
     first = np.repeat(np.cumsum(copies) - copies, copies)
-    found: np.ndarray = (np.arange(len(k)) - first - (k - 1) / 2) / k
+    together = first // group == (first + k - 1) // group
+    found: np.ndarray = np.where(together, (np.arange(len(k)) - first - (k - 1) / 2) / k, 0)
     return found
 
 
 def parted(rows: np.ndarray, copies: np.ndarray, scheme: WeightScheme) -> np.ndarray:
     """Weights [R, K], column j in ``copies[j]`` shares that add up to it, rounded or not."""
     shares = np.repeat((rows / copies).astype(np.float32), copies, axis=1)
-    return nudged(shares, offsets(copies), scheme)
+    return nudged(shares, copies, scheme)
 
 
-def nudged(rows: np.ndarray, offset: np.ndarray, scheme: WeightScheme) -> np.ndarray:
-    """Weights [R, K], each column ``offset`` steps aside; formats of uneven levels stay."""
+def nudged(shares: np.ndarray, copies: np.ndarray, scheme: WeightScheme) -> np.ndarray:
+    """Equal shares [R, sum of ``copies``] moved apart; in formats of uneven levels they stay."""
+    group = scheme.group_size(shares.shape[1])
+    offset = offsets(copies, group)
     moved = np.flatnonzero(offset)
     if not scheme.number.linear or not len(moved):
-        return rows
-    rounded = round_to_nearest(rows, scheme)
+        return shares
+    rounded = round_to_nearest(shares, scheme)
     steps = rounded.scales.astype(np.float32) * np.float32(rounded.scale_factor)
-    found = rows.copy()
-    found[:, moved] += steps[:, moved // rounded.group_size] * offset[moved].astype(np.float32)
+    found = shares.copy()
+    found[:, moved] += steps[:, moved // group] * offset[moved].astype(np.float32)
     return found

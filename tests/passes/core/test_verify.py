@@ -194,6 +194,22 @@ def test_same_computation_sees_every_change():
     assert not changed(lambda m: setattr(m.graph[2], "name", "other"))
 
 
+def test_a_mask_with_the_lowest_number_is_not_moved_to_infinity():
+    model = parse(
+        """g (float[2, 6] x, float[2, 6] hidden) => (float[2, 6] y) {
+            fill = Mul(hidden, lowest)
+            scores = Add(x, fill)
+            y = Softmax<axis = -1>(scores)
+        }""",
+        lowest=np.array(np.finfo(np.float32).min),
+    )
+    hidden = np.array([[0, 0, 0, 0, 1, 1], [0] * 6], np.float32)
+    feeds = {"x": FEEDS["x"][:2, :6], "hidden": hidden}
+    outputs = open_session(model).run(feeds)
+    for seed in range(8):
+        assert rounding_noise(model, feeds, outputs, seed)["y"].max_error < 1e-5
+
+
 def test_noise_is_drawn_again_before_a_pass_is_blamed(monkeypatch):
     """One token on an edge: some draws of the noise move it, others do not."""
     model = make_model(MLP, MLP_SHAPES)

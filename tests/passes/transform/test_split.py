@@ -81,12 +81,22 @@ def test_shares_rounded_add_up_to_the_whole_rounded():
         whole = np.add.reduceat(shares, starts, 1)
         np.testing.assert_allclose(whole, rows, atol=1e-5)
         steps = 0.01
-        moved = np.repeat(rows / copies, copies, 1) + steps * offsets(copies)
+        moved = np.repeat(rows / copies, copies, 1) + steps * offsets(copies, len(shares[0]))
         codes = np.add.reduceat(np.round(moved / steps), starts, 1)
         np.testing.assert_array_equal(codes, np.round(rows / steps))
         error = np.add.reduceat(round_to_nearest(shares, scheme).dequantize(), starts, 1) - rows
         step = round_to_nearest(shares, scheme).scales
         assert np.abs(error).max() < 0.6 * step.max()
+
+
+def test_shares_in_groups_of_different_steps_add_up():
+    rows = f(4, 24) * outliers(24, (20,))
+    copies = np.ones(24, int)
+    copies[[3, 14, 20]] = 2, 2, 3
+    shares = parted(rows, copies, WeightScheme("int4", 16, False))
+    np.testing.assert_allclose(np.add.reduceat(shares, np.cumsum(copies) - copies, 1), rows, 1e-5)
+    assert (shares[:, 3] != shares[:, 4]).all()  # in one group
+    np.testing.assert_array_equal(shares[:, 15], shares[:, 16])  # in two
 
 
 def test_uneven_levels_are_split_in_halves():
