@@ -16,8 +16,8 @@ from bitfold.frontend.canary import check_file
 from bitfold.frontend.convert_checks import check_float, check_quantized
 from bitfold.frontend.emit import check_apart, check_output, write_model
 from bitfold.frontend.importers import BROKEN, import_model
-from bitfold.frontend.importers.tokenizer import TOKENIZER
 from bitfold.frontend.keep_fastest import keep_fastest as choose_fastest
+from bitfold.frontend.real_samples import real_samples
 from bitfold.frontend.recipes import resolve_recipe
 from bitfold.frontend.report.command import again
 from bitfold.frontend.report.html import Conversion
@@ -32,9 +32,7 @@ from bitfold.frontend.report.write import checked_folder, write_report
 from bitfold.frontend.sidecars import check_sidecars, put_sidecars, read_sidecars
 from bitfold.frontend.slowdown import relative_time, slower_note
 from bitfold.frontend.targets import check_lowered, record_target, target_of
-from bitfold.frontend.task_samples import task_samples
-from bitfold.frontend.text_samples import text_samples
-from bitfold.models.entry import ENTRY_KEY, TASK_KEY
+from bitfold.models.entry import ENTRY_KEY
 from bitfold.passes.core.context import Context, Feeds
 from bitfold.passes.core.metadata import other_samples, recipe_of, seed_of
 from bitfold.passes.core.pipeline import Level, Pipeline
@@ -141,7 +139,7 @@ def convert(
     checked = verify != "off"
     with naming(source, BROKEN), Context(samples, calibration, seed, progress) as context:
         if not samples and file is not None:
-            context.sampler = partial(_real_samples, loaded, file, progress)
+            context.sampler = partial(real_samples, loaded, file, progress)
         if checked or keep_fastest:
             context.ready_samples()
         run = _run(loaded, chosen, context, verify, strict, keep_fastest)
@@ -273,23 +271,6 @@ def _compare_speed(
     note = slower_note(run.report.relative_time, run.recipe, keep_fastest)
     if note:
         run.report.notes.append(note)
-
-
-def _real_samples(
-    model: ir.Model, path: Path, progress: Callable[[str, float], None]
-) -> tuple[Sequence[Feeds], str]:
-    """A text for a language model, or inputs of the task that a model of the catalogue names.
-
-    Returns:
-        The samples, none where there is neither, and where they come from.
-    """
-    tokenizer = path.parent / TOKENIZER
-    found = text_samples(model, tokenizer, progress=progress) if tokenizer.is_file() else []
-    if found:
-        return found, "text"
-    if path.suffix != ".onnx":
-        return [], ""
-    return task_samples(model, path, progress), f"task {model.metadata_props.get(TASK_KEY, '')}"
 
 
 def _onnx_file(file: Path | None) -> Path | None:

@@ -21,11 +21,13 @@ from bitfold.frontend.report.space_picture import page
 from bitfold.frontend.report.space_rows import lay_out
 from bitfold.frontend.report.write import write_page
 from bitfold.frontend.space_report import SpacesReport, space_info
+from bitfold.passes.analysis.attention_sinks import find_sinks
 from bitfold.passes.analysis.foreign_sites import find_foreign_sites
 from bitfold.passes.analysis.sites import Site, find_sites
+from bitfold.passes.analysis.space_statistics import measure_spaces
 from bitfold.passes.analysis.spaces.survey import survey_spaces
 from bitfold.passes.analysis.weight_statistics import WeightStatistics, weight_statistics
-from bitfold.passes.core.context import Context
+from bitfold.passes.core.context import Context, Feeds
 from bitfold.passes.core.pipeline import Pipeline
 from bitfold.passes.core.report import PassEntry
 from bitfold.passes.quantize.quantize import Quantize
@@ -154,31 +156,41 @@ def inspect_spaces(
     *,
     picture: str | os.PathLike[str] | None = None,
     everything: bool = False,
+    samples: Sequence[Feeds] = (),
 ) -> SpacesReport:
     """Find the channel spaces of a model, after those exact passes that show more of them.
 
     Args:
         picture: an HTML file to draw them into, which stands alone; an earlier one is replaced.
         everything: draw each layer, not the first of those that repeat.
+        samples: inputs to measure what flows through the spaces on; by default nothing runs.
 
     Raises:
-        ModelError: the model is broken.
+        ModelError: the model is broken, or, with samples, ORT does not run it.
+        CalibrationError: a sample does not fit the model.
         OutputError: the picture cannot be written.
     """
     loaded = import_model(model).clone()
     recipe = resolve_recipe(passes=PREPARED)
-    with Context() as context:
+    with Context(samples) as context:
         prepared, _ = Pipeline(recipe, context, verify="off").run(loaded)
-        nodes = sum(1 for _ in prepared.graph.all_nodes())
         surveyed = survey_spaces(prepared)
-        spaces = [space_info(each) for each in surveyed]
+        measured = measure_spaces(prepared, [each.space for each in surveyed], samples)
+        spaces = [space_info(*each) for each in zip(surveyed, measured, strict=True)]
+        report = SpacesReport(
+            nodes=sum(1 for _ in prepared.graph.all_nodes()),
+            prepared=PREPARED,
+            spaces=spaces,
+            samples=len(samples),
+            sinks=find_sinks(prepared, samples) if samples else None,
+        )
         if picture is not None:
             named = Path(model).name if isinstance(model, (str, os.PathLike)) else "model"
-            note = f"{len(spaces)} channel spaces in {nodes} nodes, after {PREPARED}."
+            note = f"{len(spaces)} channel spaces in {report.nodes} nodes, after {PREPARED}."
             write_page(
                 Path(picture), page(named, lay_out(prepared, surveyed, spaces, everything), note)
             )
-    return SpacesReport(nodes, PREPARED, spaces)
+    return report
 
 
 def site_info(site: Site) -> SiteInfo:

@@ -6,9 +6,15 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from bitfold.frontend.figures import counted, number
 from bitfold.frontend.space_report import Obstacle, SpaceInfo
+from bitfold.passes.analysis.attention_sinks import Sinks
+from bitfold.passes.analysis.space_statistics import SpaceStatistics, pooled
 
 _NUMBER = re.compile(r"(\d+)")
+
+NAMED = 4
+"""Channels and tokens that are named, at most."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,12 @@ class SpaceLine:
         first = self.spaces[0]
         return str(first.size) if first.blocks == 1 else f"{first.blocks} x {first.size}"
 
+    @property
+    def statistics(self) -> SpaceStatistics | None:
+        """Of all of them; None where nothing was measured."""
+        measured = [space.statistics for space in self.spaces if space.statistics is not None]
+        return pooled(measured) if measured else None
+
     def why_not(self) -> list[str]:
         """What is in the way, each with the changes that it rules out."""
         found: dict[str, list[str]] = {}
@@ -58,6 +70,38 @@ def glob(names: Sequence[str]) -> str:
     return "".join(
         column[0] if len(set(column)) == 1 else "*" for column in zip(*pieces, strict=True)
     )
+
+
+def massive_in(statistics: SpaceStatistics) -> str:
+    """How many massive activations there are, and in which channels: ``61 in 138, 290``."""
+    channels = [str(channel) for channel in statistics.massive_channels]
+    more = ["..."] if len(channels) > NAMED else []
+    where = ", ".join([*channels[:NAMED], *more])
+    return f"{statistics.massive} in {where}" if where else str(statistics.massive)
+
+
+def told_statistics(statistics: SpaceStatistics) -> list[str]:
+    """Statistics in words, a line for each figure."""
+    s = statistics
+    lines = [
+        f"kurtosis {number(s.kurtosis_median, 3)}, at most {number(s.kurtosis_max, 3)}",
+        f"largest over median {number(s.peak_ratio_median, 3)}, "
+        f"at most {number(s.peak_ratio_max, 3)}",
+        f"utilization {number(s.utilization, 3)}",
+    ]
+    return [*lines, f"massive activations: {massive_in(s)}"] if s.massive else lines
+
+
+def told_sinks(sinks: Sinks) -> str:
+    """Which tokens are attention sinks, and in how many attentions; empty where there are none."""
+    if not sinks.attentions:
+        return ""
+    looked = counted(sinks.attentions, "attention")
+    if not sinks.tokens:
+        return f"no attention sinks in {looked}"
+    places = [f"token {place} in {times}" for place, times in sinks.tokens.items()]
+    more = ["..."] if len(places) > NAMED else []
+    return f"attention sinks: {', '.join([*places[:NAMED], *more])} of {looked}"
 
 
 def _summary(obstacles: Iterable[Obstacle]) -> list[str]:

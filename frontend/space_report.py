@@ -9,6 +9,8 @@ from typing import Any
 
 import onnx_ir as ir
 
+from bitfold.passes.analysis.attention_sinks import Sinks
+from bitfold.passes.analysis.space_statistics import SpaceStatistics
 from bitfold.passes.analysis.spaces.kinds import QUERY_KEY
 from bitfold.passes.analysis.spaces.space import Held, Space
 from bitfold.passes.analysis.spaces.survey import CHANGES, SurveyedSpace
@@ -72,6 +74,8 @@ class SpaceInfo:
         verdicts: by ``rotate``, ``scale``, ``permute`` and ``center``.
         ends: nodes beyond which it cannot be followed.
         caches: inputs that hold it from run to run.
+        statistics: of its activations on samples; None without samples, and where no linear op
+            reads it.
     """
 
     name: str
@@ -84,6 +88,7 @@ class SpaceInfo:
     verdicts: dict[str, Verdict]
     ends: tuple[Obstacle, ...]
     caches: tuple[str, ...]
+    statistics: SpaceStatistics | None = None
 
 
 @dataclass
@@ -93,18 +98,22 @@ class SpacesReport:
     Attributes:
         nodes: nodes of the graph that was looked at.
         prepared: the exact passes that ran before, in memory.
+        samples: sets of inputs that activations were measured on.
+        sinks: tokens that draw attention whatever they say; None without samples.
     """
 
     nodes: int
     prepared: str
     spaces: list[SpaceInfo] = field(default_factory=list)
+    samples: int = 0
+    sinks: Sinks | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain data, ready for JSON."""
         return asdict(self)
 
 
-def space_info(surveyed: SurveyedSpace) -> SpaceInfo:
+def space_info(surveyed: SurveyedSpace, statistics: SpaceStatistics | None = None) -> SpaceInfo:
     """A space in words."""
     space = surveyed.space
     return SpaceInfo(
@@ -118,6 +127,7 @@ def space_info(surveyed: SurveyedSpace) -> SpaceInfo:
         {word: _verdict(surveyed, word) for word in CHANGES},
         tuple(dict.fromkeys(_obstacle(n, why) for lost, n, why in space.limits if lost == ALL)),
         tuple(str(held.state.given.name) for held in space.states),
+        statistics,
     )
 
 

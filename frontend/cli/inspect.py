@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bitfold.frontend.cli.options import examples, json_option, recipe_options
+from bitfold.frontend.cli.options import FILE, examples, json_option, recipe_options
 from bitfold.frontend.cli.output import (
     counted,
     make_table,
@@ -32,6 +32,7 @@ LONGEST = 100
         "bitfold inspect model.onnx --target portable --exclude '*lm_head*'",
         "bitfold inspect model.w4a8.onnx --no-plan --json",
         "bitfold inspect model.onnx --spaces --picture spaces.html",
+        "bitfold inspect smollm2-135m --spaces --statistics",
     )
 )
 @click.argument("model")
@@ -56,6 +57,20 @@ LONGEST = 100
     metavar="FILE.html",
     help="Draw the channel spaces into one HTML page that stands alone.",
 )
+@click.option(
+    "--statistics",
+    is_flag=True,
+    help="With --spaces or --picture: run the model, and say how hard its activations are to "
+    "quantize.",
+)
+@click.option(
+    "--samples",
+    type=FILE,
+    multiple=True,
+    help="Inputs for --statistics, which goes without saying then: an .npz, or a text for a "
+    "language model.  May be repeated.  Default: a text that bitfold has, or inputs of the "
+    "model's task.",
+)
 @json_option
 def inspect(
     model: str,
@@ -68,6 +83,8 @@ def inspect(
     everything: bool,
     spaces: bool,
     picture: Path | None,
+    statistics: bool,
+    samples: tuple[Path, ...],
     as_json: bool,
 ) -> None:
     """Show what MODEL is made of, and what a recipe would do.
@@ -80,8 +97,10 @@ def inspect(
     if spaces or picture is not None:
         from bitfold.frontend.cli.spaces import show_spaces
 
-        show_spaces(model, everything, picture, as_json)
+        show_spaces(model, everything, picture, statistics, samples, as_json)
         return
+    if statistics or samples:
+        raise click.UsageError("--statistics and --samples go with --spaces or --picture")
     with shown_progress(not as_json) as progress:
         path = find_model(model, progress)
         progress("inspecting", 0.0)

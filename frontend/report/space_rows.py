@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from bitfold.frontend.space_lines import SpaceLine, fold
+from bitfold.frontend.space_lines import SpaceLine, fold, told_statistics
 from bitfold.frontend.space_report import SpaceInfo, name_of
 from bitfold.passes.analysis.sites import is_constant, site_of
 from bitfold.passes.analysis.spaces.survey import SurveyedSpace
@@ -139,7 +139,8 @@ def told(space: SpaceInfo) -> str:
     counts = f"{len(space.writers)} writers, {len(space.readers)} readers"
     verdicts = [f"{change}: {v.word}" for change, v in space.verdicts.items() if v.word]
     parts = [f"{space.kind}, {line.channels} channels", space.name, counts, *verdicts]
-    return "\n".join([*parts, *line.why_not()])
+    figures = told_statistics(space.statistics) if space.statistics is not None else []
+    return "\n".join([*parts, *line.why_not(), *figures])
 
 
 def _touched(surveyed: Sequence[SurveyedSpace]) -> dict[ir.Node, _Touch]:

@@ -162,6 +162,7 @@ class Advise(Pass):
         context.entry = PassEntry(entry.name, {}, entry.promise)  # what they did is told before
         for item in plan:
             item.run(model, context)
+        entry.notes += context.entry.notes
         context.entry = entry
         return True
 

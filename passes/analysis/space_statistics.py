@@ -3,206 +3,173 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 
 from bitfold.passes.analysis import outliers
-from bitfold.passes.analysis.spaces.kinds import NORMS
+from bitfold.passes.analysis.sampled_values import values_on
+from bitfold.passes.analysis.space_places import Place, places_before_norms, read_places
 from bitfold.passes.analysis.spaces.space import Space
 from bitfold.passes.core.context import Feeds
-from bitfold.runtime.execution import open_session
 
-BUDGET = 96 << 20
-"""Bytes of activations and sums that are held at once."""
+TOKENS = 512
+"""Tokens of a place on which utilization is measured, at most: it takes their products."""
 
 
 @dataclass(frozen=True)
-class Tap:
-    """A value inside the graph that holds channels of a space.
-
-    Attributes:
-        value: its name.
-        axis: of the channels; all others are tokens.
-        columns: the channels that are the space's; empty for all.
-        inside: in front of a norm, where massive activations live; else what linear ops read.
-    """
-
-    value: str
-    axis: int
-    columns: tuple[int, ...] = ()
-    inside: bool = False
-
-    def rows(self, array: np.ndarray) -> np.ndarray:
-        """[tokens, channels] of the value's array."""
-        rows = np.moveaxis(array, self.axis, -1).reshape(-1, array.shape[self.axis])
-        return rows[:, list(self.columns)] if self.columns else rows
-
-
-@dataclass
 class SpaceStatistics:
     """What the activations in a space are like; see :mod:`.outliers` for each figure.
 
     Attributes:
-        tokens: tokens (or pixels) seen at each place.
-        places: values that readers read, each measured by itself.
-        kurtosis_median: over tokens and places, and so on.
-        utilization: of the median place.
-        massive: massive activations in the stream in front of norms, and where norms are none, in
-            what is read.
-        massive_channels: channels that have any, the most frequent first, at most eight.
+        places: values that linear ops read; figures are taken within each of a place's tokens.
+        tokens: tokens (or pixels) seen at each.
+        kurtosis_median: over tokens and places; so are the next three.
+        utilization: of the median place, on at most :data:`TOKENS` of its tokens.
+        massive: massive activations over tokens and places: in the stream in front of norms, or,
+            where there are none, in what is read.
+        massive_channels: how many of them each channel has, the most first.
     """
 
-    tokens: int = 0
-    places: int = 0
-    kurtosis_median: float = 0.0
-    kurtosis_max: float = 0.0
-    peak_ratio_median: float = 0.0
-    peak_ratio_max: float = 0.0
-    utilization: float | None = None
-    massive: int = 0
-    massive_channels: list[int] = field(default_factory=list)
-
-
-def taps_of(space: Space) -> list[Tap]:
-    """What linear ops read of a space, and the stream in front of its norms."""
-    found = []
-    for held in space.readers:
-        op = held.port.op
-        inside = np.flatnonzero(held.block.ravel() >= 0)
-        columns = tuple(inside.tolist()) if inside.size < held.block.size else ()
-        found.append(Tap(str(op.inputs[0].name), 1 if op.op_type == "Conv" else -1, columns))  # type: ignore[union-attr]
-    for node in space.nodes:
-        if node.op_type in NORMS and node.inputs[0] is not None:
-            found.append(Tap(str(node.inputs[0].name), -1, inside=True))
-    return list(dict.fromkeys(found))
+    places: int
+    tokens: int
+    kurtosis_median: float
+    kurtosis_max: float
+    peak_ratio_median: float
+    peak_ratio_max: float
+    utilization: float
+    massive: int
+    massive_channels: dict[int, int]
 
 
 def measure_spaces(
-    model: ir.Model,
-    spaces: Sequence[Space],
-    samples: Sequence[Feeds],
-    utilization: bool = True,
+    model: ir.Model, spaces: Sequence[Space], samples: Sequence[Feeds]
 ) -> list[SpaceStatistics | None]:
-    """The statistics of each space; None for those that no linear op reads.
+    """The statistics of each space; None for those that no linear op reads, and without samples.
 
-    The model runs on every sample once for each group of places that fits in :data:`BUDGET`.
-
-    Args:
-        utilization: measure that too: it takes products of all channels.
+    The model runs a few times on each sample (:func:`.values_on`).
     """
-    taps = [taps_of(space) if space.readers else [] for space in spaces]
-    measured = dict(_measure(model, _distinct(taps), samples, utilization))
-    return [_joined([measured[tap] for tap in each]) if each else None for each in taps]
+    if not samples:
+        return [None] * len(spaces)
+    read = [list(read_places(space)) for space in spaces]
+    norms = [
+        places_before_norms(space) if places else []
+        for space, places in zip(spaces, read, strict=True)
+    ]
+    every = [place for group in (*read, *norms) for place in group]
+    figures = _measure(model, list(dict.fromkeys(every)), samples)
+    return [
+        _joined([figures[place] for place in places], [figures[place] for place in before])
+        for places, before in zip(read, norms, strict=True)
+    ]
+
+
+def pooled(each: Sequence[SpaceStatistics]) -> SpaceStatistics:
+    """Of several spaces as one: the highest of them, and the median of their medians.
+
+    Channels of several spaces have nothing in common: massive ones are named for one space alone.
+    """
+    return SpaceStatistics(
+        places=sum(s.places for s in each),
+        tokens=max(s.tokens for s in each),
+        kurtosis_median=float(np.median([s.kurtosis_median for s in each])),
+        kurtosis_max=max(s.kurtosis_max for s in each),
+        peak_ratio_median=float(np.median([s.peak_ratio_median for s in each])),
+        peak_ratio_max=max(s.peak_ratio_max for s in each),
+        utilization=float(np.median([s.utilization for s in each])),
+        massive=sum(s.massive for s in each),
+        massive_channels=each[0].massive_channels if len(each) == 1 else {},
+    )
+
+
+def kurtosis_at(
+    model: ir.Model, places: Sequence[Sequence[Place]], samples: Sequence[Feeds]
+) -> list[np.ndarray]:
+    """Of each group of places, the excess kurtosis of each token at each place."""
+    by_value = _by_value([place for group in places for place in group])
+    found: dict[Place, list[np.ndarray]] = {p: [] for each in by_value.values() for p in each}
+    for runs in values_on(model, list(by_value), samples):
+        for arrays in runs:
+            for name, array in arrays.items():
+                for place in by_value[name]:
+                    found[place].append(outliers.excess_kurtosis(place.rows(array)))
+    return [np.concatenate([np.empty(0), *(a for p in g for a in found[p])]) for g in places]
 
 
 @dataclass
 class _Figures:
-    tap: Tap
+    """Of one place, over the samples."""
+
+    place: Place
+    tokens: int = 0
     kurtosis: list[np.ndarray] = field(default_factory=list)
     peaks: list[np.ndarray] = field(default_factory=list)
     massive: Counter[int] = field(default_factory=Counter)
-    count: int = 0
-    total: np.ndarray | None = None
-    products: np.ndarray | None = None
-    utilization: float | None = None
+    kept: list[np.ndarray] = field(default_factory=list)
+    utilization: float = 1.0
 
-    def add(self, array: np.ndarray, products: bool) -> None:
-        rows = self.tap.rows(array)
+    def add(self, array: np.ndarray, keep: int) -> None:
+        """Look at one sample's array, and keep so many of its tokens."""
+        rows = self.place.rows(array)
         if not rows.size:
             return
-        self.massive.update(outliers.massive(rows)[:, 1].tolist())
-        self.count += len(rows)
-        if self.tap.inside:
-            return
+        self.tokens += len(rows)
         self.kurtosis.append(outliers.excess_kurtosis(rows).astype(np.float32))
         self.peaks.append(outliers.peak_ratio(rows).astype(np.float32))
-        if products:
-            wide = rows.astype(np.float64)
-            total, square = wide.sum(axis=0), wide.T @ wide
-            self.total = total if self.total is None else self.total + total
-            self.products = square if self.products is None else self.products + square
+        columns = outliers.massive(rows)[:, 1].tolist()
+        self.massive.update(self.place.channel(column) for column in columns)
+        picked = np.linspace(0, len(rows) - 1, min(keep, len(rows))).astype(int)
+        self.kept.append(rows[picked])
 
     def finish(self) -> None:
-        if self.total is not None and self.products is not None:
-            self.utilization = outliers.utilization(self.count, self.total, self.products)
-        self.total = self.products = None
+        """Let go of the tokens."""
+        if self.kept:
+            self.utilization = outliers.utilization(np.concatenate(self.kept))
+        self.kept = []
 
 
 def _measure(
-    model: ir.Model, taps: Sequence[Tap], samples: Sequence[Feeds], products: bool
-) -> Iterator[tuple[Tap, _Figures]]:
-    for group in _groups(model, taps, samples[0], products) if taps else []:
-        figures = {tap: _Figures(tap) for tap in group}
-        names = list(dict.fromkeys(tap.value for tap in group))
-        session = open_session(model, outputs=names, optimize=False)
-        for feeds in samples:
-            found = session.run(feeds)
-            for tap, figure in figures.items():
-                figure.add(found[tap.value], products)
-        for tap, figure in figures.items():
-            figure.finish()
-            yield tap, figure
+    model: ir.Model, places: Sequence[Place], samples: Sequence[Feeds]
+) -> dict[Place, _Figures]:
+    by_value = _by_value(places)
+    figures = {place: _Figures(place) for place in places}
+    keep = -(-TOKENS // len(samples))
+    for runs in values_on(model, list(by_value), samples):
+        seen: set[str] = set()
+        for arrays in runs:
+            for name, array in arrays.items():
+                for place in by_value[name]:
+                    figures[place].add(array, keep)
+            seen.update(arrays)
+        for place in (place for name in seen for place in by_value[name]):
+            figures[place].finish()
+    return figures
 
 
-def _groups(
-    model: ir.Model, taps: Sequence[Tap], feeds: Feeds, products: bool
-) -> Iterator[list[Tap]]:
-    """Taps in groups of which each fits in the budget, by the sizes on one sample."""
-    shapes = _shapes(model, list(dict.fromkeys(tap.value for tap in taps)), feeds)
-    group: list[Tap] = []
-    held = 0
-    for tap in taps:
-        shape = shapes[tap.value]
-        size = 4 * int(np.prod(shape)) + (8 * int(shape[tap.axis]) ** 2 if products else 0)
-        if group and held + size > BUDGET:
-            yield group
-            group, held = [], 0
-        group.append(tap)
-        held += size
-    yield group
+def _by_value(places: Sequence[Place]) -> Mapping[str, list[Place]]:
+    found: dict[str, list[Place]] = {}
+    for place in dict.fromkeys(places):
+        found.setdefault(place.value, []).append(place)
+    return found
 
 
-def _shapes(model: ir.Model, names: Sequence[str], feeds: Feeds) -> Mapping[str, np.ndarray]:
-    probe = model.clone()
-    values = {value.name: value for value in probe.graph.inputs}
-    values |= {value.name: value for node in probe.graph for value in node.outputs}
-    outputs = []
-    for index, name in enumerate(names):
-        node = ir.node("Shape", [values[name]])
-        node.outputs[0].name = f"bitfold.shape.{index}"
-        node.outputs[0].dtype = ir.DataType.INT64
-        probe.graph.append(node)
-        outputs.append(node.outputs[0])
-    probe.graph.outputs.extend(outputs)
-    shapes = [str(value.name) for value in outputs]
-    found = open_session(probe, outputs=shapes, optimize=False).run(feeds)
-    return {name: found[shape] for name, shape in zip(names, shapes, strict=True)}
-
-
-def _joined(figures: Sequence[_Figures]) -> SpaceStatistics:
-    read = [each for each in figures if not each.tap.inside and each.count]
+def _joined(read: Sequence[_Figures], before: Sequence[_Figures]) -> SpaceStatistics | None:
+    read = [each for each in read if each.tokens]
     if not read:
-        return SpaceStatistics()
+        return None
     kurtosis = np.concatenate([part for each in read for part in each.kurtosis])
     peaks = np.concatenate([part for each in read for part in each.peaks])
-    used = [each.utilization for each in read if each.utilization is not None]
-    inside = [each for each in figures if each.tap.inside] or read
-    massive: Counter[int] = sum((each.massive for each in inside), Counter())
+    massive: Counter[int] = sum((each.massive for each in before or read), Counter())
     return SpaceStatistics(
-        tokens=max(each.count for each in read),
         places=len(read),
+        tokens=max(each.tokens for each in read),
         kurtosis_median=float(np.median(kurtosis)),
         kurtosis_max=float(kurtosis.max()),
         peak_ratio_median=float(np.median(peaks)),
         peak_ratio_max=float(peaks.max()),
-        utilization=float(np.median(used)) if used else None,
+        utilization=float(np.median([each.utilization for each in read])),
         massive=massive.total(),
-        massive_channels=[channel for channel, _ in massive.most_common(8)],
+        massive_channels=dict(massive.most_common()),
     )
-
-
-def _distinct(taps: Sequence[Sequence[Tap]]) -> list[Tap]:
-    return list(dict.fromkeys(tap for each in taps for tap in each))

@@ -23,6 +23,7 @@ from bitfold.passes.core.own_coordinates import add_rotation
 from bitfold.passes.core.words import counted
 from bitfold.passes.transform import change
 from bitfold.passes.transform.change import change_space
+from bitfold.passes.transform.kurtosis_watch import KurtosisWatch
 from bitfold.passes.transform.online import rotate_input
 from bitfold.passes.transform.rotation import RandomizedHadamard, Rotation
 from bitfold.passes.transform.turn_borders import find_inside, trace_joined, turn_borders
@@ -52,6 +53,9 @@ class Rotate(Pass):
        in front of a tied head stands between two, and takes the signs into its gain.
     5. Online, a weight that others read too stays as it is.
 
+    On real samples the report says what it does to the kurtosis within a token of what linear ops
+    read: the lower, the fewer channels stand out.
+
     Attributes:
         spaces: globs of spaces (by their first writer's name) to rotate.
         online: globs of sites whose inputs are rotated as the model runs, where their space is
@@ -78,6 +82,7 @@ class Rotate(Pass):
         plan = [(space, found) for space, found in chosen if not isinstance(found, str)]
         rotated: set[ir.Node] = set()
         drawn = list(self.rotations(model, plan, context))  # before anything changes
+        watch = KurtosisWatch(model, [found.space for _, found in plan], context)
         for (space, found), rotations in zip(plan, drawn, strict=True):
             change_space(found.space, change.Rotate(rotations), context)
             if found.borders:
@@ -94,6 +99,7 @@ class Rotate(Pass):
             context.entry.changed(
                 space.name, f"{space.size} channels{blocks}: {writers}, {readers}{crossed}"
             )
+        watch.tell(model, context)
         return self._online(model, rotated, context) or bool(rotated)
 
     def choose(self, model: ir.Model, context: Context) -> Iterator[tuple[Space, Inside | str]]:

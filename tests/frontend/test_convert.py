@@ -248,10 +248,10 @@ def test_a_recorded_task_is_told_where_its_data_is_lacking(
     loaded.metadata_props[TASK_KEY] = "faces"
     ir.save(loaded, model)
     recorded = tmp_path / "recorded.onnx"
-    monkeypatch.setattr("bitfold.frontend.convert.task_samples", lambda *_: images(1))
+    monkeypatch.setattr("bitfold.frontend.real_samples.task_samples", lambda *_: images(1))
     bitfold.convert(model, recorded, preset="w4a8", verify="off")
     assert ir.load(recorded).metadata_props[SAMPLES] == "task faces"
     assert bitfold.convert(model, recipe=recorded).report.notes == []
-    monkeypatch.setattr("bitfold.frontend.convert.task_samples", lambda *_: [])
+    monkeypatch.setattr("bitfold.frontend.real_samples.task_samples", lambda *_: [])
     (note,) = bitfold.convert(model, recipe=recorded).report.notes
     assert "(made up, there task faces)" in note

@@ -1,6 +1,7 @@
 """The report on channel spaces: verdicts, reasons, and lines for those that repeat."""
 
 import json
+import re
 
 import numpy as np
 import onnx_ir as ir
@@ -10,6 +11,7 @@ from support.graphs import parse
 from bitfold.frontend.cli.main import cli
 from bitfold.frontend.inspection import inspect_spaces
 from bitfold.frontend.space_lines import fold, glob
+from bitfold.frontend.text_samples import causal_feeds
 from bitfold.models import tiny
 
 RNG = np.random.default_rng(0)
@@ -115,3 +117,111 @@ def test_command(tmp_path):
         "/model/layers.0/self_attn/q_proj/MatMul",
         "/model/layers.0/self_attn/k_proj/MatMul",
     ]
+
+
+FIGURES = {
+    "places",
+    "tokens",
+    "kurtosis_median",
+    "kurtosis_max",
+    "peak_ratio_median",
+    "peak_ratio_max",
+    "utilization",
+    "massive",
+    "massive_channels",
+}
+
+
+def saved(folder, token=None):
+    """The tiny decoder and inputs for it, as files; one token's embedding has a massive channel."""
+    model = tiny.TINY["decoder"](0)
+    if token is not None:
+        (table,) = [v for v in model.graph.initializers.values() if list(v.shape) == [256, 64]]
+        heavy = table.const_value.numpy() * 0.1
+        heavy[token, 29] = 1e6
+        table.const_value = ir.tensor(heavy, name=table.name)
+    ir.save(model, folder / "m.onnx")
+    ids = np.arange(40, 64).reshape(1, -1)
+    feeds = causal_feeds(model, ids, {})
+    np.savez(folder / "x.npz", **feeds)
+    return str(folder / "m.onnx"), str(folder / "x.npz")
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(cli, ["inspect", *arguments])
+
+
+def test_statistics_as_json(tmp_path):
+    model, samples = saved(tmp_path, token=44)
+    told = json.loads(invoke(model, "--spaces", "--samples", samples, "--json").stdout)
+    assert told["samples"] == 1
+    assert set(told["sinks"]) == {"attentions", "tokens"}
+    assert told["sinks"]["attentions"] == 2
+    kinds = {space["kind"]: space["statistics"] for space in told["spaces"]}
+    assert kinds["model output"] is kinds["query-key pair"] is None
+    stream = kinds["residual stream"]
+    assert set(stream) == set(kinds["values per head"]) == FIGURES
+    assert (stream["places"], stream["tokens"]) == (5, 24)
+    # One token of 24, in front of five norms; what the layers make of it comes after.
+    assert next(iter(stream["massive_channels"].items())) == ("29", 5)
+    assert stream["massive"] == sum(stream["massive_channels"].values())
+    assert 64 > stream["kurtosis_max"] > 50
+    assert 0 < stream["utilization"] < 1
+
+
+def test_statistics_in_tables(tmp_path):
+    model, samples = saved(tmp_path, token=44)
+    shown = invoke(model, "--spaces", "--samples", samples, "--samples", samples)
+    assert shown.exit_code == 0, shown.output
+    changes, statistics = shown.stdout.split("what linear ops read, on 2 samples")
+    assert "query-key pair, 2x" in changes
+    rows = {line[:22].strip(): line.split() for line in statistics.splitlines()}
+    assert re.search(r" \d+ in 29\b", " ".join(rows["residual stream"]))
+    assert rows["values per head, 2x"][-1] == "0"
+    assert "query-key pair, 2x" not in rows
+    assert statistics.splitlines()[-1].endswith("of 4 attentions") or "no attention" in statistics
+
+
+def test_without_samples_nothing_is_measured(tmp_path):
+    model, samples = saved(tmp_path)
+    plain = invoke(model, "--spaces")
+    measured = invoke(model, "--spaces", "--samples", samples)
+    assert measured.stdout.startswith(plain.stdout)
+    told = json.loads(invoke(model, "--spaces", "--json").stdout)
+    assert told["samples"] == 0
+    assert told["sinks"] is None
+    assert {space["statistics"] for space in told["spaces"]} == {None}
+
+
+def test_the_picture_shows_the_figures_of_a_space(tmp_path):
+    model, samples = saved(tmp_path, token=44)
+    page = tmp_path / "p.html"
+    assert invoke(model, "--samples", samples, "--picture", str(page)).exit_code == 0
+    text = page.read_text("utf-8")
+    assert re.search(r"massive activations: \d+ in 29\b", text)
+    assert re.search(r"kurtosis \S+, at most \d+", text)
+
+
+def test_samples_that_are_missing_or_out_of_place(tmp_path):
+    model, samples = saved(tmp_path)
+    found = invoke(model, "--spaces", "--statistics")
+    assert found.exit_code != 0
+    assert "give some with --samples" in found.output
+    for options in (["--samples", samples], ["--statistics"]):
+        found = invoke(model, *options)
+        assert found.exit_code == 2
+        assert "go with --spaces or --picture" in found.output
+    np.savez(tmp_path / "bad.npz", input_ids=np.zeros((1, 3), np.int64))
+    found = invoke(model, "--spaces", "--samples", str(tmp_path / "bad.npz"))
+    assert found.exit_code != 0
+    assert "sample 0" in found.output
+
+
+def test_statistics_on_samples_of_the_models_own(tmp_path, monkeypatch):
+    model, samples = saved(tmp_path)
+    with np.load(samples) as arrays:
+        feeds = dict(arrays)
+    monkeypatch.setattr("bitfold.frontend.real_samples.task_samples", lambda *_: [feeds, feeds])
+    told = json.loads(invoke(model, "--spaces", "--statistics", "--json").stdout)
+    assert told["samples"] == 2
+    assert told["spaces"][0]["statistics"]["tokens"] == 48

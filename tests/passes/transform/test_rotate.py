@@ -1,15 +1,19 @@
 """Rotations cancel: in residual streams, heads, convolutions, before down-projections."""
 
+import re
+
 import numpy as np
+import onnx_ir as ir
 import pytest
 from support.graphs import apply, assert_same, census, parse, run
 
 from bitfold.models import tiny
-from bitfold.passes.core.context import Context
+from bitfold.passes.core.context import MADE_UP, Context
 from bitfold.passes.core.own_coordinates import rotation_of, to_original, to_own
 from bitfold.passes.core.pipeline import Pipeline
 from bitfold.passes.core.recipe import Recipe
 from bitfold.passes.core.report import PassEntry
+from bitfold.passes.core.samples import prepare_samples
 from bitfold.passes.transform.rotate import Rotate
 from bitfold.passes.transform.rotation import Matrix, RandomizedHadamard
 
@@ -216,12 +220,13 @@ def test_a_border_at_the_beginning():
     assert "48 channels: 2 writers, 3 readers, 1 border" in [each.text for each in entry.changes]
 
 
+TIED_BEHIND_A_GAIN = """o = RMSNormalization<axis = -1>(i, gain)
+    turned = Transpose<perm = [1, 0]>(table)
+    y = MatMul(o, turned)"""
+
+
 def test_a_tied_head_behind_a_gain():
-    tail = """o = RMSNormalization<axis = -1>(i, gain)
-        turned = Transpose<perm = [1, 0]>(table)
-        y = MatMul(o, turned)"""
-    gain = f(48)
-    model = bordered(tail, gain=gain)
+    model = bordered(TIED_BEHIND_A_GAIN, gain=f(48))
     nodes, names = census(model), list(model.graph.initializers)
     old = weights(model)
     check(model, IDS, copy_limit=10)
@@ -331,3 +336,52 @@ def test_rotations_are_orthogonal(n):
     rows = RNG.standard_normal((3, n))
     np.testing.assert_allclose(hadamard.inverse(hadamard.apply(rows)), rows, atol=1e-12)
     np.testing.assert_allclose(Matrix(matrix).apply(rows), hadamard.apply(rows), atol=1e-12)
+
+
+def told_kurtosis(model, samples, origin="given", **options):
+    """What the report's notes say: form, median before and after, highest likewise, places."""
+    entry = PassEntry("rotate", {}, "exact")
+    with Context(samples, origin=origin, entry=entry) as context:
+        assert Rotate(**options).run(model, context)
+    return [re.match(NOTE, note).groups() for note in entry.notes]
+
+
+NOTE = (
+    r"kurtosis within a token of (.*): median (\S+) -> (\S+), at most (\S+) -> (\S+), "
+    r"at (\d+) places?$"
+)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_report_says_how_far_the_kurtosis_falls(tied):
+    model = decoder_like(tied)
+    table = model.graph.initializers["table"]
+    heavy = table.const_value.numpy() * 1.0
+    heavy[3, 7] = 400
+    table.const_value = ir.tensor(heavy, name="table")
+    ((form, median, median_after, highest, highest_after, places),) = told_kurtosis(model, [IDS])
+    assert (form, places) == ("48 channels", "2")
+    assert float(highest) > 30 > 5 > float(highest_after)
+    assert float(median) != float(median_after)
+
+
+def test_places_are_the_same_where_borders_are_crossed():
+    """Behind them a tied head reads another value than before, and is looked at all the same."""
+    model = bordered(TIED_BEHIND_A_GAIN, gain=f(48))
+    ((*_, places),) = told_kurtosis(model, [IDS], copy_limit=10)
+    assert census(model)["Hadamard"] == 2
+    assert places == "3"
+
+
+def test_caches_are_measured_in_the_coordinates_that_they_are_kept_in():
+    model = tiny.TINY["decoder"](0)
+    with Context() as context:
+        model, _ = Pipeline("canonicalize, fold-norm-gain", context, verify="off").run(model)
+        samples = prepare_samples(model, context, lambda feeds: run(model, feeds))
+    forms = [form for form, *_ in told_kurtosis(model, samples)]
+    assert forms == ["64 channels", "2 x 16 channels, 2 spaces"]
+
+
+def test_nothing_is_measured_without_real_samples():
+    assert told_kurtosis(decoder_like(), []) == []
+    assert told_kurtosis(decoder_like(), [IDS], MADE_UP) == []
