@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from glob import escape
 from typing import Protocol
 
+import networkx as nx
 import onnx_ir as ir
 
 from bitfold.passes.advise.trials import Candidate
@@ -23,6 +24,7 @@ from bitfold.passes.fold.fold_norm_gain import FoldNormGain
 from bitfold.passes.transform.ln_to_rms import LnToRms
 from bitfold.passes.transform.rotate import SMALLEST, Rotate
 from bitfold.passes.transform.smooth import Smooth
+from bitfold.passes.transform.split import Split
 
 
 class Kind(Protocol):
@@ -112,6 +114,41 @@ class Smoothings:
 
 
 @dataclass(frozen=True)
+class Splits:
+    """Channels with outliers in several shares; all spaces have one budget.
+
+    Attributes:
+        split: with the scheme; it chooses the channels of each space, and what fits the budget.
+    """
+
+    split: Split
+    title = "split"
+
+    def candidates(self, model: ir.Model) -> list[Candidate]:
+        """Spaces that may be split; those of one reader together.
+
+        Only readers count: what writes a space grows, and loses no more than before.  So no two
+        candidates share a site, and all are tried at once, within the budget.
+        """
+        with Context() as context:
+            spaces = self.split.splittable(trace_model(model), context)
+        graph = nx.Graph()
+        for space in spaces:
+            graph.add_edges_from((space.name, held.port.op) for held in space.readers)
+        found = []
+        for together in nx.connected_components(graph):
+            names = tuple(space.name for space in spaces if space.name in together)
+            sites = [site_of(node) for node in together if isinstance(node, ir.Node)]
+            read = frozenset(site.name for site in sites if site is not None)
+            found.append(Candidate(", ".join(names), names, read))
+        return found
+
+    def passes(self, chosen: Sequence[Candidate]) -> list[Pass]:
+        """What splits them."""
+        return [replace(self.split, spaces=_globs(chosen))]
+
+
+@dataclass(frozen=True)
 class OnlineRotations:
     """Rotations of inputs as the model runs, where no free one reaches."""
 
@@ -127,12 +164,11 @@ class OnlineRotations:
             inside = site.node.graph is model.graph
             if inside and site.shape[1] >= SMALLEST and other_reader(site) is None:
                 by_data.setdefault(site.data, []).append(site.name)
-        return [Candidate(names[0], frozenset(names)) for names in by_data.values()]
+        return [Candidate(names[0], tuple(names), frozenset(names)) for names in by_data.values()]
 
     def passes(self, chosen: Sequence[Candidate]) -> list[Pass]:
         """What rotates them."""
-        names = sorted(name for each in chosen for name in each.sites)
-        return [Rotate(spaces=(), online=tuple(escape(name) for name in names))]
+        return [Rotate(spaces=(), online=tuple(sorted(_globs(chosen))))]
 
 
 def _rotatable(model: ir.Model) -> list[tuple[str, Space]]:
@@ -145,8 +181,9 @@ def _rotatable(model: ir.Model) -> list[tuple[str, Space]]:
 def _candidate(name: str, space: Space) -> Candidate:
     ports = [held.port for held in (*space.writers, *space.readers)]
     sites = [site_of(port.op) for port in ports]
-    return Candidate(name, frozenset(site.name for site in sites if site is not None))
+    touched = frozenset(site.name for site in sites if site is not None)
+    return Candidate(name, (name,), touched)
 
 
 def _globs(chosen: Sequence[Candidate]) -> tuple[str, ...]:
-    return tuple(escape(each.name) for each in chosen)
+    return tuple(escape(place) for each in chosen for place in each.places)

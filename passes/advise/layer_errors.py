@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -14,8 +14,8 @@ from bitfold.passes.quantize.rounding import round_to_nearest
 from bitfold.passes.transform.layer_error import noise_share, products_of, some
 from bitfold.runtime.formats.scheme import QuantScheme
 
-VALUES_AT_ONCE = 32
-"""Activations that one run keeps rows of: the model is run again for the next ones."""
+NUMBERS_AT_ONCE = 1 << 26
+"""Numbers in the rows of activations that one run keeps: it is run again for the next ones."""
 
 
 def site_errors(
@@ -26,6 +26,8 @@ def site_errors(
     rows: int,
 ) -> dict[str, float]:
     """Noise over signal of each site's output by name; left out where its input is not finite.
+
+    So are depthwise convolutions, whose sums span no channels and whose weights get 8 bits.
 
     Args:
         model: the float model.
@@ -39,17 +41,30 @@ def site_errors(
     for site in sites:
         if site.kind == "gather":
             errors[site.name] = table_error(some(site.weight()), scheme_of(site))
-        else:
+        elif site.conv is None or not site.conv.depthwise:
             by_value.setdefault(str(site.data.name), []).append(site)
-    names = list(by_value)
-    for start in range(0, len(names), VALUES_AT_ONCE):
-        part = names[start : start + VALUES_AT_ONCE]
+    for part in _parts(by_value, rows):
         axes = {name: (-1,) if by_value[name][0].conv is None else (1,) for name in part}
         for name, seen in channel_statistics(model, axes, samples, rows).items():
             if seen.finite:
                 for site in by_value[name]:
                     errors[site.name] = output_error(site, seen.rows, scheme_of(site))
     return errors
+
+
+def _parts(by_value: Mapping[str, Sequence[Site]], rows: int) -> Iterator[list[str]]:
+    """Names of values, in parts whose rows fit in memory together."""
+    part: list[str] = []
+    left = NUMBERS_AT_ONCE
+    for name, sites in by_value.items():
+        numbers = rows * sites[0].shape[1]
+        if part and numbers > left:
+            yield part
+            part, left = [], NUMBERS_AT_ONCE
+        part.append(name)
+        left -= numbers
+    if part:
+        yield part
 
 
 def output_error(site: Site, x: np.ndarray, scheme: QuantScheme) -> float:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import networkx as nx
 import onnx_ir as ir
@@ -12,43 +12,57 @@ from bitfold.passes.advise.layer_errors import site_errors
 from bitfold.passes.analysis.sites import Site, find_sites
 from bitfold.passes.core.base import Pass
 from bitfold.passes.core.context import Context, Feeds
+from bitfold.passes.core.report import PassEntry
 from bitfold.passes.core.stage import snapshot
+from bitfold.passes.core.words import counted
 from bitfold.runtime.formats.scheme import QuantScheme
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A change to one place, which touches some sites.
+    """A change to places that belong together, which touches some sites.
 
     Attributes:
-        name: what the pass that makes it calls the place.
-        sites: names of the sites whose weights or inputs it changes.
+        name: what reports call it.
+        places: what the pass that makes it calls them.
+        sites: names of the sites whose errors it may change.
     """
 
     name: str
+    places: tuple[str, ...]
     sites: frozenset[str]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a candidate does to the errors of the sites that it touches, summed."""
+    """What a candidate does to the errors of the sites that it touches, summed.
+
+    Attributes:
+        said: what the pass itself told of it.
+    """
 
     candidate: Candidate
     before: float
     after: float
+    said: str = ""
 
     @property
     def pays(self) -> bool:
         """Whether it is worth its trouble: a gain that is no mere noise of the rows drawn."""
         return self.after < 0.98 * self.before
 
+    def __str__(self) -> str:
+        sites = counted(len(self.candidate.sites), "site")
+        figures = f"layer errors {self.before:.3g} -> {self.after:.3g}, {sites}"
+        return f"{figures}; {self.said}" if self.said else figures
+
 
 @dataclass
 class Trials:
-    """A copy of a model that changes are tried on, one kind after the other.
+    """A model that changes are tried on, one kind after the other.
 
     Attributes:
-        model: the copy, with all changes that paid so far.
+        model: the original, or a copy with all changes that paid so far.
         plan: passes that bring the original to the same state.
     """
 
@@ -57,8 +71,16 @@ class Trials:
     samples: Sequence[Feeds]
     rows: int
     context: Context
-    plan: list[Pass] = field(default_factory=list)
+    plan: tuple[Pass, ...] = ()
     _errors: dict[str, float] = field(default_factory=dict)
+
+    def fork(self) -> Trials:
+        """Trials that go on from here, and leave these as they are."""
+        return replace(self, _errors=dict(self._errors))
+
+    def measure(self) -> None:
+        """Measure all sites now, for forks to share."""
+        self._errors = self._measure(self.model, {site.name for site in find_sites(self.model)})
 
     def attempt(
         self,
@@ -72,30 +94,33 @@ class Trials:
         """
         verdicts: list[Verdict] = []
         for together in disjoint(candidates):
-            trial = snapshot(self.model)
-            for item in change(together):
-                item.run(trial, self.context)
+            trial, entry = self._changed(change(together))
             names = frozenset().union(*(each.sites for each in together))
             self._errors |= self._measure(self.model, names - self._errors.keys())
             after = self._measure(trial, names)
-            found = [
-                Verdict(each, _total(self._errors, each.sites), _total(after, each.sites))
-                for each in together
-            ]
+            found = [_verdict(each, self._errors, after, entry) for each in together]
             kept = [each.candidate for each in found if each.pays]
             if kept:
                 passes = change(kept)
-                for item in passes:
-                    item.run(self.model, self.context)
-                self.plan += passes
+                self.model = trial if len(kept) == len(together) else self._changed(passes)[0]
+                self.plan += tuple(passes)
                 for each in kept:
                     self._errors |= {name: after[name] for name in each.sites if name in after}
             verdicts += found
         return verdicts
 
+    def _changed(self, passes: Iterable[Pass]) -> tuple[ir.Model, PassEntry]:
+        """A copy that some passes have changed, and what they told."""
+        trial = snapshot(self.model)
+        entry = self.context.entry = PassEntry("trial", {}, "exact")
+        for item in passes:
+            item.run(trial, self.context)
+        return trial, entry
+
     def _measure(self, model: ir.Model, names: Collection[str]) -> dict[str, float]:
         """The errors of the named sites of a model."""
-        sites = [site for site in find_sites(model) if site.name in names]
+        inside = (site for site in find_sites(model) if site.node.graph is model.graph)
+        sites = [site for site in inside if site.name in names]
         return site_errors(model, sites, self.scheme_of, self.samples, self.rows)
 
 
@@ -116,5 +141,25 @@ def disjoint(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
     return [groups[color] for color in sorted(groups)]
 
 
-def _total(errors: dict[str, float], names: Iterable[str]) -> float:
+def _verdict(
+    candidate: Candidate,
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    entry: PassEntry,
+) -> Verdict:
+    """What the errors before and after say, and what the pass told.
+
+    Where it has left all places alone, nothing is gained: other changes may have moved the errors.
+    """
+    done = {each.site: each.text for each in entry.changes}
+    left = {each.site: ": ".join(filter(None, (each.text, each.detail))) for each in entry.skips}
+    told = left | done
+    said = "; ".join(told[place] for place in candidate.places if place in told)
+    refused = all(place in left and place not in done for place in candidate.places)
+    first = _total(before, candidate.sites)
+    last = first if refused else _total(after, candidate.sites)
+    return Verdict(candidate, first, last, said)
+
+
+def _total(errors: Mapping[str, float], names: Iterable[str]) -> float:
     return sum(errors.get(name, 0.0) for name in sorted(names))

@@ -75,7 +75,7 @@ class Rotate(Pass):
     borders: int = 2
 
     def run(self, model: ir.Model, context: Context) -> bool:
-        chosen = list(self.choose(model, context))
+        chosen = list(self.choose(model, context)) if self.spaces else []
         for space, found in chosen:
             if isinstance(found, str):
                 context.entry.skipped(space.name, found)

@@ -94,7 +94,7 @@ class Split(SchemePass):
 
     def run(self, model: ir.Model, context: Context) -> bool:
         trace = trace_model(model)
-        spaces = self._spaces(trace, context)
+        spaces = self.splittable(trace, context)
         seen = statistics_of(model, spaces, context)
         by_port = _scalable(trace) if self.side != "weight" else {}
         found = []
@@ -115,7 +115,7 @@ class Split(SchemePass):
                 self._align(each.growth, context)
         return bool(chosen)
 
-    def _spaces(self, trace: Trace, context: Context) -> list[Space]:
+    def splittable(self, trace: Trace, context: Context) -> list[Space]:
         """Spaces that may be split; the others are told of."""
         found = [s for s in find_spaces(trace, PERMUTE) if s.readers and s.writers]
         kept = []

@@ -38,8 +38,9 @@ def trace_joined(model: ir.Model) -> Trace:
         for norm in norms:
             given = trace.ids(norm.outputs[0])
             for other, theirs in zip(spaces, weights, strict=True):
-                behind = given is not None and bool((other.coordinates.of(given)[0] >= 0).any())
-                if other is not space and behind and mine & theirs:
+                if given is None or other is space or not mine & theirs:
+                    continue
+                if (other.coordinates.of(given)[0] >= 0).any():
                     joined.add(norm)
     return trace_model(model, joined) if joined else trace
 

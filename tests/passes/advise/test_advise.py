@@ -1,5 +1,7 @@
 """The advisor rotates where it helps at the scheme, leaves the rest, and says why."""
 
+import re
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -106,6 +108,73 @@ def test_online_where_nothing_is_free():
     assert census(model)["Hadamard"] >= 1
 
 
+def hidden(channels, heavy):
+    """A GELU between two layers, where nothing can be rotated or scaled; a few heavy channels."""
+    rng = np.random.default_rng(1)
+    spread = np.ones(channels, np.float32)
+    spread[[5, 40]] = heavy
+    return parse(
+        """g (float[b, s, 24] x) => (float[b, s, 40] y) {
+            a = MatMul(x, up)
+            h = Gelu(a)
+            y = MatMul(h, down)
+        }""",
+        up=rng.standard_normal((24, channels), np.float32),
+        down=rng.standard_normal((channels, 40), np.float32) * spread[:, None],
+    )
+
+
+PER_CHANNEL = {"weights": "int4", "group": 0, "acts": "none", "online": False}
+
+
+def test_splits_where_that_pays():
+    model = hidden(256, heavy=12)
+    before = run(model, FEEDS)
+    entry = advise(model, FEEDS, **PER_CHANNEL, budget=0.1)
+    assert_same(before, run(model, FEEDS), 1e-4)
+    (change,) = entry.changes
+    assert change.text.startswith("split: layer errors")
+    assert "256 -> 272 channels, weight side" in change.text
+    assert model.graph.initializers["down"].shape[0] == 272
+    (whole,) = [note for note in entry.notes if note.startswith("the whole model")]
+    first, last = (float(b) for b in re.findall(r"at (\S+) bits a weight", whole))
+    assert 272 / 256 <= last / first < 1.1  # what is added is counted, padding included
+
+
+def test_splits_nothing_where_inputs_lose_most():
+    """Narrower weights are of no use where the inputs' rounding is what costs."""
+    model = hidden(256, heavy=12)
+    coarse = {"weights": "int8", "group": 0, "acts": "int2", "act_granularity": "token"}
+    entry = advise(model, FEEDS, **coarse, online=False, budget=0.1)
+    assert not entry.changes
+    (skip,) = entry.skips
+    assert skip.text == "would not gain by being split"
+    assert re.match(r"layer errors 0.\d+ -> 0.\d+, 1 site; its readers would gain", skip.detail)
+    assert model.graph.initializers["down"].shape[0] == 256
+
+
+@pytest.mark.parametrize("budget", [0.05, 0])
+def test_splits_nothing_beyond_the_budget(budget):
+    entry = advise(hidden(256, heavy=12), FEEDS, **PER_CHANNEL, budget=budget)
+    assert not entry.changes
+    told = [skip.detail for skip in entry.skips]
+    assert all("beyond the budget: 256 -> 272 channels" in detail for detail in told)
+    assert len(told) == (1 if budget else 0)
+
+
+def test_a_split_that_costs_more_bits_than_it_gains_is_left():
+    """A quarter more channels gain less here than the bits that they take would."""
+    model = hidden(64, heavy=2)
+    entry = advise(model, FEEDS, **PER_CHANNEL, budget=0.5)
+    assert not entry.changes
+    (skip,) = entry.skips
+    assert skip.text == "would gain by being split, but the whole model gains more without"
+    assert "64 -> 80 channels" in skip.detail
+    (whole,) = [note for note in entry.notes if note.startswith("the whole model")]
+    assert "as it is, then split" in whole
+    assert model.graph.initializers["down"].shape[0] == 64
+
+
 def test_the_plan_by_hand_gives_the_same_bytes():
     original = block(200)
     recipe = "advise{weights=int8 acts=int4 act_granularity=token}"
@@ -156,7 +225,7 @@ def test_output_error():
 
 
 def test_candidates_that_share_a_site_are_tried_apart():
-    a, b, c = (Candidate(name, frozenset(name)) for name in ("xy", "yz", "w"))
+    a, b, c = (Candidate(name, (name,), frozenset(name)) for name in ("xy", "yz", "w"))
     groups = disjoint([a, b, c])
     assert sorted(len(group) for group in groups) == [1, 2]
     assert not any(a in group and b in group for group in groups)
