@@ -1,7 +1,8 @@
 """``advise``: of the changes of coordinates there are, apply those that pay at a scheme.
 
 What stays as the scheme has it: zero points of weights are its own option (``symmetric``), and
-inputs are rounded symmetrically in all of them.
+inputs are rounded symmetrically in all of them.  Rotations are random: to learn them, once to judge
+and once to apply, would about double the time.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from support.graphs import assert_same, census, parse, run
 from bitfold.models import tiny
 from bitfold.passes.advise.advise import Advise
 from bitfold.passes.advise.layer_errors import output_error, site_errors, table_error
-from bitfold.passes.advise.trials import Candidate, disjoint
+from bitfold.passes.advise.trials import Candidate, Trials, disjoint
 from bitfold.passes.analysis.sites import find_sites
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.pipeline import Pipeline
@@ -195,6 +195,31 @@ def test_without_samples_nothing_is_tried():
     with Context(entry=entry) as context:
         assert not Advise().run(block(200), context)
     assert entry.notes == ["no sample inputs: nothing is tried"]
+
+
+def test_long_work_tells_how_far_it_is():
+    told = []
+    with Context(samples=[FEEDS], progress=lambda *each: told.append(each)) as context:
+        Advise(online=False).run(block(200), context)
+    fractions = [fraction for text, fraction in told if ":" not in text]  # the beginnings of steps
+    assert fractions == sorted(set(fractions))
+    assert fractions[0] == 0
+    assert max(fraction for _, fraction in told) <= 1
+    assert {"trying what can be rotated", "trying what can be split"} <= {text for text, _ in told}
+
+
+def test_what_plans_have_in_common_is_tried_once(monkeypatch):
+    """Nothing is worth rotating here, so both plans go on from the model as it is."""
+    tried = []
+    attempt = Trials.attempt
+
+    def counted(self, candidates, change):
+        tried.append([each.name for each in candidates])
+        return attempt(self, candidates, change)
+
+    monkeypatch.setattr(Trials, "attempt", counted)
+    advise(block(1), FEEDS, weights="int8", acts="none", budget=0)
+    assert len(tried) == 4  # folded and rotated, rotated, online, smoothed
 
 
 def test_options_are_those_of_quantize():
