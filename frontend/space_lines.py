@@ -72,24 +72,22 @@ def glob(names: Sequence[str]) -> str:
     )
 
 
-def massive_in(statistics: SpaceStatistics) -> str:
+def massive_in(found: SpaceStatistics) -> str:
     """How many massive activations there are, and in which channels: ``61 in 138, 290``."""
-    channels = [str(channel) for channel in statistics.massive_channels]
-    more = ["..."] if len(channels) > NAMED else []
-    where = ", ".join([*channels[:NAMED], *more])
-    return f"{statistics.massive} in {where}" if where else str(statistics.massive)
+    where = _first([str(channel) for channel in found.massive_channels])
+    return f"{found.massive} in {where}" if where else str(found.massive)
 
 
-def told_statistics(statistics: SpaceStatistics) -> list[str]:
+def told_statistics(found: SpaceStatistics) -> list[str]:
     """Statistics in words, a line for each figure."""
-    s = statistics
-    lines = [
-        f"kurtosis {number(s.kurtosis_median, 3)}, at most {number(s.kurtosis_max, 3)}",
-        f"largest over median {number(s.peak_ratio_median, 3)}, "
-        f"at most {number(s.peak_ratio_max, 3)}",
-        f"utilization {number(s.utilization, 3)}",
+    kurtosis = number(found.kurtosis_median, 3), number(found.kurtosis_max, 3)
+    peak_ratio = number(found.peak_ratio_median, 3), number(found.peak_ratio_max, 3)
+    return [
+        f"kurtosis within a token: {', at most '.join(kurtosis)}",
+        f"largest over median magnitude: {', at most '.join(peak_ratio)}",
+        f"utilization: {number(found.utilization, 3)}",
+        f"massive activations: {massive_in(found)}",
     ]
-    return [*lines, f"massive activations: {massive_in(s)}"] if s.massive else lines
 
 
 def told_sinks(sinks: Sinks) -> str:
@@ -99,9 +97,13 @@ def told_sinks(sinks: Sinks) -> str:
     looked = counted(sinks.attentions, "attention")
     if not sinks.tokens:
         return f"no attention sinks in {looked}"
-    places = [f"token {place} in {times}" for place, times in sinks.tokens.items()]
-    more = ["..."] if len(places) > NAMED else []
-    return f"attention sinks: {', '.join([*places[:NAMED], *more])} of {looked}"
+    told = _first([f"token {place} in {times}" for place, times in sinks.tokens.items()])
+    return f"attention sinks: {told} of {looked}"
+
+
+def _first(names: Sequence[str]) -> str:
+    more = ["..."] if len(names) > NAMED else []
+    return ", ".join([*names[:NAMED], *more])
 
 
 def _summary(obstacles: Iterable[Obstacle]) -> list[str]:

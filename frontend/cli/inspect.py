@@ -67,9 +67,8 @@ LONGEST = 100
     "--samples",
     type=FILE,
     multiple=True,
-    help="Inputs for --statistics, which goes without saying then: an .npz, or a text for a "
-    "language model.  May be repeated.  Default: a text that bitfold has, or inputs of the "
-    "model's task.",
+    help="Inputs for --statistics, which they imply: an .npz, or a text for a language model.  "
+    "May be repeated.  Default: a text that bitfold has, or inputs of the model's task.",
 )
 @json_option
 def inspect(

@@ -118,7 +118,7 @@ class Advise(AtScheme):
             return False
         context.entry.note(f"by hand: {format_text(Recipe(tuple(plan)))}")
         entry = context.entry
-        context.entry = PassEntry(entry.name, {}, entry.promise)  # what they did is told before
+        context.entry = PassEntry(entry.name, {}, entry.promise)  # its changes are told before
         for item in plan:
             item.run(model, context)
         entry.notes += context.entry.notes

@@ -17,8 +17,8 @@ BUDGET = 96 << 20
 
 def values_on(
     model: ir.Model, names: Sequence[str], samples: Sequence[Feeds], budget: int = BUDGET
-) -> Iterator[Iterator[Mapping[str, np.ndarray]]]:
-    """The values in groups of which each fits in the budget; of a group, its arrays on each sample.
+) -> Iterator[tuple[list[str], Iterator[Mapping[str, np.ndarray]]]]:
+    """The values in groups that fit in the budget: a group's names, and its arrays on each sample.
 
     The model runs on every sample once for each group, and once more on a sample of each shape,
     to learn how large the values are.
@@ -36,11 +36,11 @@ def values_on(
     held = 0
     for name in names:
         if group and held + sizes[name] > budget:
-            yield _runs(model, group, own)
+            yield group, _runs(model, group, own)
             group, held = [], 0
         group.append(name)
         held += sizes[name]
-    yield _runs(model, group, own)
+    yield group, _runs(model, group, own)
 
 
 def _runs(

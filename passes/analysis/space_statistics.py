@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -88,14 +88,15 @@ def kurtosis_at(
     model: ir.Model, places: Sequence[Sequence[Place]], samples: Sequence[Feeds]
 ) -> list[np.ndarray]:
     """Of each group of places, the excess kurtosis of each token at each place."""
-    by_value = _by_value([place for group in places for place in group])
-    found: dict[Place, list[np.ndarray]] = {p: [] for each in by_value.values() for p in each}
-    for runs in values_on(model, list(by_value), samples):
+    found = {place: [np.empty(0)] for group in places for place in group}
+    by_value = _by_value(found)
+    for _, runs in values_on(model, list(by_value), samples):
         for arrays in runs:
             for name, array in arrays.items():
                 for place in by_value[name]:
                     found[place].append(outliers.excess_kurtosis(place.rows(array)))
-    return [np.concatenate([np.empty(0), *(a for p in g for a in found[p])]) for g in places]
+    tokens = {place: np.concatenate(parts) for place, parts in found.items()}
+    return [np.concatenate([np.empty(0), *(tokens[each] for each in group)]) for group in places]
 
 
 @dataclass
@@ -118,13 +119,13 @@ class _Figures:
         self.tokens += len(rows)
         self.kurtosis.append(outliers.excess_kurtosis(rows).astype(np.float32))
         self.peaks.append(outliers.peak_ratio(rows).astype(np.float32))
-        columns = outliers.massive(rows)[:, 1].tolist()
-        self.massive.update(self.place.channel(column) for column in columns)
+        columns = Counter(outliers.massive(rows)[:, 1].tolist())
+        self.massive.update({self.place.channel(each): n for each, n in columns.items()})
         picked = np.linspace(0, len(rows) - 1, min(keep, len(rows))).astype(int)
         self.kept.append(rows[picked])
 
     def finish(self) -> None:
-        """Let go of the tokens."""
+        """Measure utilization, and let go of the tokens that it took."""
         if self.kept:
             self.utilization = outliers.utilization(np.concatenate(self.kept))
         self.kept = []
@@ -136,21 +137,19 @@ def _measure(
     by_value = _by_value(places)
     figures = {place: _Figures(place) for place in places}
     keep = -(-TOKENS // len(samples))
-    for runs in values_on(model, list(by_value), samples):
-        seen: set[str] = set()
+    for names, runs in values_on(model, list(by_value), samples):
         for arrays in runs:
             for name, array in arrays.items():
                 for place in by_value[name]:
                     figures[place].add(array, keep)
-            seen.update(arrays)
-        for place in (place for name in seen for place in by_value[name]):
+        for place in (place for name in names for place in by_value[name]):
             figures[place].finish()
     return figures
 
 
-def _by_value(places: Sequence[Place]) -> Mapping[str, list[Place]]:
+def _by_value(places: Iterable[Place]) -> Mapping[str, list[Place]]:
     found: dict[str, list[Place]] = {}
-    for place in dict.fromkeys(places):
+    for place in places:
         found.setdefault(place.value, []).append(place)
     return found
 

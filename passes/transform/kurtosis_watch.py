@@ -50,14 +50,15 @@ class KurtosisWatch:
             forms.setdefault(f"{blocks}{space.size} channels", []).append(number)
         for form, numbers in forms.items():
             old, new = (np.concatenate([f[n] for n in numbers]) for f in (self._before, after))
-            if old.size and old.size == new.size:
-                spaces = f", {counted(len(numbers), 'space')}" if len(numbers) > 1 else ""
-                places = counted(sum(len(self._readers[n]) for n in numbers), "place")
-                context.entry.note(
-                    f"kurtosis within a token of {form}{spaces}: "
-                    f"median {np.median(old):.3g} -> {np.median(new):.3g}, "
-                    f"at most {old.max():.3g} -> {new.max():.3g}, at {places}"
-                )
+            if not old.size or old.size != new.size:
+                continue  # figures of different tokens say nothing
+            spaces = f", {counted(len(numbers), 'space')}" if len(numbers) > 1 else ""
+            places = counted(sum(len(self._readers[n]) for n in numbers), "place")
+            context.entry.note(
+                f"kurtosis within a token of {form}{spaces}: "
+                f"median {np.median(old):.3g} -> {np.median(new):.3g}, "
+                f"at most {old.max():.3g} -> {new.max():.3g}, at {places}"
+            )
 
     def _measured(self, model: ir.Model) -> list[np.ndarray]:
         """Of each space, the kurtosis of each token at each place; nothing where none runs."""

@@ -199,7 +199,7 @@ def test_the_picture_shows_the_figures_of_a_space(tmp_path):
     assert invoke(model, "--samples", samples, "--picture", str(page)).exit_code == 0
     text = page.read_text("utf-8")
     assert re.search(r"massive activations: \d+ in 29\b", text)
-    assert re.search(r"kurtosis \S+, at most \d+", text)
+    assert re.search(r"kurtosis within a token: \S+, at most \d+", text)
 
 
 def test_samples_that_are_missing_or_out_of_place(tmp_path):

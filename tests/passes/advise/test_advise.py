@@ -77,6 +77,7 @@ def test_rotates_what_has_outliers():
     assert any("the whole model" in note for note in entry.notes)
     (plan,) = [note for note in entry.notes if note.startswith("by hand: ")]
     assert "rotate{spaces=" in plan
+    assert any(note.startswith("kurtosis within a token of 64 channels") for note in entry.notes)
 
 
 def test_leaves_what_has_none():

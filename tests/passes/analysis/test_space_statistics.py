@@ -51,7 +51,7 @@ def measured(model, samples=SAMPLES):
 def inner(model, name, samples=SAMPLES):
     """Rows of a value inside the graph, over the samples."""
     names = ("n", "o", "r")
-    (runs,) = values_on(model, names, samples)
+    ((_, runs),) = values_on(model, names, samples)
     arrays = [found[name] for found in runs]
     return np.concatenate([array.reshape(-1, array.shape[-1]) for array in arrays])
 
@@ -125,19 +125,19 @@ def test_pixels_are_tokens():
 
 
 def run_inner(model, name, image):
-    (runs,) = values_on(model, [name], [{"x": image}])
+    ((_, runs),) = values_on(model, [name], [{"x": image}])
     return next(runs)[name]
 
 
 def test_values_come_in_groups_that_fit():
     model = block(f(20, 48))
     names = ["n", "a", "r", "o"]
-    whole = [list(runs) for runs in values_on(model, names, SAMPLES)]
+    whole = [list(runs) for _, runs in values_on(model, names, SAMPLES)]
     assert [[set(found) for found in runs] for runs in whole] == [[set(names)] * 2]
     # A sample of 10 tokens: 4 bytes by 48 or 64 channels each.
-    pairs = [list(runs) for runs in values_on(model, names, SAMPLES, budget=10 * 4 * (48 + 64))]
+    pairs = [list(runs) for _, runs in values_on(model, names, SAMPLES, budget=10 * 4 * (48 + 64))]
     assert [list(runs[0]) for runs in pairs] == [["n", "a"], ["r", "o"]]
-    single = [list(runs) for runs in values_on(model, names, SAMPLES, budget=1)]
+    single = [list(runs) for _, runs in values_on(model, names, SAMPLES, budget=1)]
     assert [list(runs[0]) for runs in single] == [[name] for name in names]
     for groups in (pairs, single):
         for number, expected in enumerate(whole[0]):
