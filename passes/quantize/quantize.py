@@ -24,11 +24,13 @@ from bitfold.passes.quantize.conv_scheme import (
     has_one_pixel,
 )
 from bitfold.passes.quantize.correct_bias import correct_bias
+from bitfold.passes.quantize.gptq import gptq
+from bitfold.passes.quantize.in_order import Job, in_order
 from bitfold.passes.quantize.insert import SiteInserter
 from bitfold.passes.quantize.keep_sums import keep_sums
 from bitfold.passes.quantize.packed_size import packed_nbytes
 from bitfold.passes.quantize.rounding import QuantizedWeight, round_to_nearest
-from bitfold.runtime.errors import ModelError
+from bitfold.runtime.errors import CalibrationError, ModelError
 from bitfold.runtime.formats import format_named
 from bitfold.runtime.formats.scale_types import ScaleType
 from bitfold.runtime.formats.scheme import Acts, QuantScheme, WeightScheme
@@ -46,7 +48,7 @@ SHORTEST_ROW = 16
 
 @dataclass(frozen=True)
 class Quantize(Pass):
-    """Quantize weights by rounding to nearest, and inputs on the fly.
+    """Quantize weights, and inputs on the fly.
 
     Each site's weight becomes codes, scales and perhaps zero points behind a
     ``bitfold.DequantizeWeight``; its input passes a ``bitfold.QuantizeActivation``.  The graph
@@ -65,6 +67,11 @@ class Quantize(Pass):
             pot3, pot4 or apot5; with float inputs also fp6_e3m2, fp8_e4m3, fp8_e5m2 and pot5.
         group: input channels that share a scale; 0 for one scale per output channel.
         symmetric: leave out zero points.
+        method: how weights become codes: ``rtn``, each value to the nearest code; ``gptq``, so that
+            outputs on the calibration inputs change least (convolutions with groups and embedding
+            tables are rounded to nearest all the same).
+        sequential: with ``gptq``, each weight meets what the quantized part before it gives, not
+            what the float model gave.
         ranges: ``mse`` for the least squared error, ``minmax`` to cover every value.
         scales: type that scales are stored in: f16, f32, bf16, e8m0 (powers of two: MX formats,
             with group=32) or e4m3 (with a factor for each weight: NVFP4, with group=16).
@@ -90,6 +97,8 @@ class Quantize(Pass):
     target: Target = "native"
     weights: str = "int4"
     group: int = 32
+    method: Literal["rtn", "gptq"] = "rtn"
+    sequential: bool = True
     symmetric: bool = False
     ranges: Literal["mse", "minmax"] = "mse"
     scales: ScaleType = "f16"
@@ -119,21 +128,14 @@ class Quantize(Pass):
         return QuantScheme(weight, self.acts, self.act_granularity)
 
     def run(self, model: ir.Model, context: Context) -> bool:
-        sources = list(self._accepted(model, context))
-        means = self._mean_inputs(model, sources, context)
+        jobs = list(self._accepted(model, context))
+        means = self._mean_inputs(model, jobs, context)
         inserter, corrected = SiteInserter(model, context), 0
-        for done, (source, sites) in enumerate(sources):
-            context.progress(f"quantizing {sites[0].name}", done / len(sources))
+        for done, job in enumerate(self._in_order(model, jobs, context)):
+            source, sites, shape = job.source, job.sites, job.sites[0].shape
+            context.progress(f"quantizing {sites[0].name}", done / len(jobs))
             scheme = self.scheme_of(sites)
-            weight, shape = finite_weight(sites[0]), sites[0].shape
-            conv = sites[0].conv
-            if conv is not None:
-                weight = conv_rows(weight, conv)
-            # At 8 bits clipping buys next to nothing either, and the search takes time.
-            ranges = "minmax" if scheme.weight.number.bits == 8 else self.ranges
-            quantized = round_to_nearest(weight, scheme.weight, ranges)
-            if conv is not None and conv.depthwise:
-                quantized = keep_sums(weight, quantized)
+            weight, quantized = self._quantized(job, scheme)
             quality = signal_to_noise(weight, quantized)
             acts = scheme.act_group_size(weight.shape[1]) if scheme.act_bits else None
             # Eight bits lose so little that made-up inputs, whose means are not the real ones',
@@ -148,7 +150,8 @@ class Quantize(Pass):
             inserter.insert(
                 source, sites, quantized.with_rows(shape[0]), acts, scheme.act_bits or 8
             )
-            packed = packed_nbytes(shape, scheme.weight, conv, quantized.scales.itemsize)
+            stored = quantized.scales.itemsize
+            packed = packed_nbytes(shape, scheme.weight, sites[0].conv, stored)
             size = (weight.nbytes, packed)
             for site in sites:
                 context.entry.changed(site.name, f"{scheme}: weight SQNR {quality:.1f} dB")
@@ -159,13 +162,39 @@ class Quantize(Pass):
         if corrected:
             biases = counted(corrected, "bias", "biases")
             context.entry.note(f"{biases} corrected for the mean error of the rounded weights")
-        return bool(sources)
+        return bool(jobs)
+
+    def _in_order(self, model: ir.Model, jobs: list[Job], context: Context) -> Iterator[Job]:
+        if self.method == "rtn":
+            return iter(jobs)
+        samples = context.statistics()
+        if not samples:
+            raise CalibrationError(
+                "method=gptq needs inputs to see what the weights meet, and there are none",
+                "give some with --samples, or use method=rtn",
+            )
+        return in_order(model, jobs, samples, self.sequential)
+
+    def _quantized(self, job: Job, scheme: QuantScheme) -> tuple[np.ndarray, QuantizedWeight]:
+        """The weight in rows of one scale after the other, and its quantized form."""
+        weight, conv = finite_weight(job.sites[0]), job.sites[0].conv
+        # At 8 bits clipping buys next to nothing, and the search takes time.
+        ranges = "minmax" if scheme.weight.number.bits == 8 else self.ranges
+        rows = weight if conv is None else conv_rows(weight, conv)
+        if job.gram is not None:
+            size = scheme.weight.group_size(rows.shape[1])
+            quantized = gptq(weight, job.gram, scheme.weight, ranges, size)
+            return rows, quantized.with_rows(len(rows))
+        quantized = round_to_nearest(rows, scheme.weight, ranges)
+        if conv is not None and conv.depthwise:
+            quantized = keep_sums(rows, quantized)
+        return rows, quantized
 
     def _mean_inputs(
-        self, model: ir.Model, sources: list[tuple[ir.Value, list[Site]]], context: Context
+        self, model: ir.Model, jobs: list[Job], context: Context
     ) -> dict[str, np.ndarray]:
         """Mean inputs of convolutions by name; none without samples to run."""
-        convolutions = [site for _, sites in sources for site in sites if site.conv is not None]
+        convolutions = [site for job in jobs for site in job.sites if site.conv is not None]
         if not self.correct_bias or not convolutions:
             return {}
         samples = context.statistics()
@@ -191,7 +220,7 @@ class Quantize(Pass):
         single = all(has_one_pixel(site) for site in sites)
         return conv_scheme(scheme, conv, self.conv_acts, self.target, self.conv_group, single)
 
-    def _accepted(self, model: ir.Model, context: Context) -> Iterator[tuple[ir.Value, list[Site]]]:
+    def _accepted(self, model: ir.Model, context: Context) -> Iterator[Job]:
         # One weight read as [in, out] here and as [out, in] there is two weights: groups of
         # input channels lie across each other.
         by_source: dict[tuple[ir.Value, bool], list[Site]] = {}
@@ -211,7 +240,7 @@ class Quantize(Pass):
             packed = packed_nbytes((n, k), scheme.weight, conv)
             # Depthwise weights weigh nothing either way; their kernel is what pays.
             if packed < 4 * n * k or (conv is not None and conv.depthwise):
-                yield source, sites
+                yield Job(source, sites)
                 continue
             for site in sites:
                 context.entry.skipped(

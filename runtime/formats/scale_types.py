@@ -46,6 +46,14 @@ class StoredScales:
         """The scales, float32, as every kernel computes them."""
         return scale_values(self.array, self.factor)
 
+    def like(self, scales: np.ndarray) -> StoredScales:
+        """Other ``scales``, stored as these are: in the same type, with the same factor."""
+        if self.array.dtype == np.uint8:
+            return StoredScales(_powers_of_two(scales))
+        most = float(ml_dtypes.finfo(self.array.dtype).max)
+        shares = np.clip(scales / np.float32(self.factor), -most, most)
+        return StoredScales(shares.astype(self.array.dtype), self.factor)
+
 
 def scale_values(array: np.ndarray, factor: float = 1.0) -> np.ndarray:
     """The float32 numbers that stored scales stand for."""

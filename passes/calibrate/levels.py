@@ -1,0 +1,67 @@
+"""Cut a graph before its sites: which values must be kept so that the rest can be run later."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+
+import onnx_ir as ir
+
+
+class Levels:
+    """How many sites lie, one behind the other, before each value of a graph.
+
+    The graph is cut at each level: behind everything that needs no site of that level, and before
+    those sites.  What is alive at a cut is enough to compute all that comes later.
+
+    Args:
+        graph: sorted; nodes of its subgraphs belong to the node that holds them.
+        sites: nodes of the graph to cut before.
+    """
+
+    def __init__(self, graph: ir.Graph, sites: Collection[ir.Node]) -> None:
+        chosen = set(sites)
+        self.of_site: dict[ir.Node, int] = {}
+        level: dict[ir.Value, int] = {}
+        last: dict[ir.Value, int] = {}
+        for node in graph:
+            read = [value for value in read_by(node) if value in level]
+            own = max((level[value] for value in read), default=0)
+            if node in chosen:
+                self.of_site[node] = own
+            for value in read:
+                # A site runs behind its cut: what it reads is alive there.
+                last[value] = max(last.get(value, 0), own + (node in chosen))
+            for value in node.outputs:
+                level[value] = own + (node in chosen)
+        self.count = 1 + max(self.of_site.values(), default=-1)
+        self._born: defaultdict[int, list[str]] = defaultdict(list)
+        self._dies: dict[str, int] = {}
+        for value, born in level.items():
+            if last.get(value, 0) > born:
+                self._born[born].append(str(value.name))
+                self._dies[str(value.name)] = last[value]
+
+    def born(self, cut: int) -> list[str]:
+        """Names of the values that are first alive at a cut."""
+        return self._born[cut]
+
+    def dead(self, cut: int, names: Collection[str]) -> list[str]:
+        """Those of ``names`` that nothing behind a cut reads."""
+        return [name for name in names if self._dies[name] <= cut]
+
+
+def read_by(node: ir.Node) -> Iterator[ir.Value]:
+    """What a node reads: its inputs, and what its subgraphs take from outside."""
+    yield from (value for value in node.inputs if value is not None)
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            graphs = [attribute.as_graph()]
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            graphs = list(attribute.as_graphs())
+        else:
+            continue
+        for graph in graphs:
+            for inner in graph:
+                yield from read_by(inner)
+            yield from (value for value in graph.outputs if value is not None)

@@ -1,0 +1,42 @@
+"""Coordinate descent on the codes and scales of a weight that is rounded already."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bitfold.passes.quantize.columns import Columns
+
+BLOCK = 64
+"""Columns after which the change is carried to all others at once."""
+
+
+def descend(columns: Columns) -> None:
+    """One sweep: each group's scales, then each of its codes, to what is best given all others.
+
+    The loss ``tr((W - Q) H (W - Q)^T)`` is a parabola in each of them, so that a step goes to its
+    lowest point, or the code next to it (QuantEase: Behdin et al., arXiv 2309.01885).
+    """
+    gram, diagonal = columns.gram, np.diag(columns.gram)
+    pull = (columns.weight - columns.rounded) @ gram  # half the loss's slope, downwards
+    for group, run in columns.runs():
+        _fit_scale(columns, group, run, pull)
+        for start in range(run.start, run.stop, BLOCK):
+            block = slice(start, min(start + BLOCK, run.stop))
+            before = columns.rounded[:, block].copy()
+            near = pull[:, block].copy()
+            for place, j in enumerate(range(block.start, block.stop)):
+                columns.round_column(j, before[:, place] + near[:, place] / diagonal[j])
+                near -= np.outer(columns.rounded[:, j] - before[:, place], gram[j, block])
+            pull -= (columns.rounded[:, block] - before) @ gram[block]
+
+
+def _fit_scale(columns: Columns, group: int, run: slice, pull: np.ndarray) -> None:
+    """Move a group's scales to what fits its codes, and ``pull`` along with them."""
+    levels = columns.levels(run)
+    along = (levels * pull[:, run]).sum(1)
+    curvature = ((levels @ columns.gram[run, run]) * levels).sum(1)
+    step = np.divide(along, curvature, out=np.zeros_like(along), where=curvature > 0)
+    columns.set_scale(group, columns.scales[:, group] + step)
+    moved = levels * columns.scales[:, group, None]
+    pull -= (moved - columns.rounded[:, run]) @ columns.gram[run]
+    columns.rounded[:, run] = moved

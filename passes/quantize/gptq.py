@@ -1,0 +1,114 @@
+"""Round a weight so that its outputs, not its values, stay: GPTQ, then coordinate descent.
+
+The loss of rounding W[N, K] to Q is ``tr((W - Q) H (W - Q)^T)``, with H[K, K] the mean of ``x x^T``
+over the inputs that the weight meets: the squared error of its outputs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import linalg
+
+from bitfold.passes.quantize.columns import Columns
+from bitfold.passes.quantize.descent import descend
+from bitfold.passes.quantize.rounding import FINDERS, QuantizedWeight, grouped_rows
+from bitfold.runtime.formats.scale_types import store_scales
+from bitfold.runtime.formats.scheme import WeightScheme
+
+BLOCK = 64
+"""Columns whose errors are carried to the later ones at once."""
+
+DAMPING = 0.01
+"""Share of the mean of H's diagonal that is added to it: keeps rare inputs from ruling."""
+
+
+def gptq(
+    weight: np.ndarray,
+    gram: np.ndarray,
+    scheme: WeightScheme,
+    ranges: str = "mse",
+    size: int = 0,
+    sweeps: int = 2,
+) -> QuantizedWeight:
+    """Quantize ``weight`` [N, K], knowing ``gram`` [K, K], the mean of ``x x^T`` over its inputs.
+
+    Columns are rounded one after the other, and each one's error is made up for by the columns
+    still to come (GPTQ: Frantar et al., arXiv 2210.17323).  A group's range is chosen when its
+    first column comes, from what its columns have become by then.  ``sweeps`` rounds of coordinate
+    descent follow (:func:`~bitfold.passes.quantize.descent.descend`).
+
+    Args:
+        weight: finite.
+        gram: symmetric, positive semidefinite, finite.
+        ranges: ``mse`` or ``minmax``, as for rounding to nearest.
+        size: columns a group; by default the scheme's.
+        sweeps: 0 for GPTQ alone.
+    """
+    size = size or scheme.group_size(weight.shape[1])
+    damped = damp(gram)
+    order = column_order(np.diag(damped), size)
+    weight = np.asarray(weight, np.float32)
+    find = FINDERS[scheme.scale == "e8m0", ranges == "minmax"]
+    plain = find(grouped_rows(weight, size), scheme.number, scheme.symmetric)
+    damped = damped[np.ix_(order, order)]
+    columns = Columns(
+        scheme,
+        np.ascontiguousarray(weight[:, order]),
+        damped.astype(np.float32),
+        order,
+        order // size,
+        store_scales(plain.scale, scheme.scale),
+    )
+    factor = inverse_factor(damped).astype(np.float32)
+    left = columns.weight.copy()
+    for group, run in columns.runs():
+        found = find(left[:, None, run], scheme.number, scheme.symmetric)
+        columns.set_range(group, found)
+        for start in range(run.start, run.stop, BLOCK):
+            block = slice(start, min(start + BLOCK, run.stop))
+            errors = _round_block(columns, left, factor, block)
+            left[:, block.stop :] -= errors @ factor[block, block.stop :]
+    for _ in range(sweeps):
+        descend(columns)
+    return columns.result(size)
+
+
+def _round_block(
+    columns: Columns, left: np.ndarray, factor: np.ndarray, block: slice
+) -> np.ndarray:
+    """Round the columns of a block; return their errors [N, block] over the factor's diagonal."""
+    errors = np.empty((len(left), block.stop - block.start), np.float32)
+    for place, j in enumerate(range(block.start, block.stop)):
+        columns.round_column(j, left[:, j])
+        error = (left[:, j] - columns.rounded[:, j]) / factor[j, j]
+        errors[:, place] = error
+        left[:, j + 1 : block.stop] -= np.outer(error, factor[j, j + 1 : block.stop])
+    return errors
+
+
+def column_order(diagonal: np.ndarray, size: int) -> np.ndarray:
+    """The order in which columns are rounded: heavy ones first, whose errors the others take up.
+
+    Groups stay together, since each gets its range when its first column comes: the group with the
+    largest total first, and within it the largest entries of H's diagonal first.
+    """
+    k = len(diagonal)
+    group = np.arange(k) // size
+    total = np.bincount(group, diagonal)
+    return np.lexsort((np.arange(k), -diagonal, group, -total[group]))
+
+
+def damp(gram: np.ndarray) -> np.ndarray:
+    """H with :data:`DAMPING` of the diagonal's mean added to the diagonal, f64[K, K]."""
+    h = np.array(gram, np.float64)
+    mean = float(np.mean(np.diag(h)))
+    h[np.diag_indices_from(h)] += DAMPING * mean if mean > 0 else 1.0
+    return h
+
+
+def inverse_factor(h: np.ndarray) -> np.ndarray:
+    """The upper triangular U with ``H^-1 = U^T U``, f64[K, K], of a positive definite H."""
+    lower = linalg.cholesky(h[::-1, ::-1], lower=True)
+    upper = np.ascontiguousarray(lower[::-1, ::-1])
+    factor: np.ndarray = linalg.solve_triangular(upper, np.eye(len(h)), overwrite_b=True)
+    return factor
