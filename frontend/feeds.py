@@ -27,9 +27,9 @@ def load_feeds(file: str | os.PathLike[str], model: str | os.PathLike[str]) -> l
     """The sets of inputs in a file.
 
     Args:
-        file: an ``.npz`` with an array for each input: one set.  Any other file is UTF-8 text
-            for a language model, cut into pieces of `CHUNK` tokens: a set each, at most
-            `CHUNKS`.
+        file: an ``.npz`` with an array for each input: one set; a folder of such files, a set
+            each, in the order of their names.  Any other file is UTF-8 text for a language model,
+            cut into pieces of `CHUNK` tokens: a set each, at most `CHUNKS`.
         model: the model file that they are for; its tokenizer lies beside it or in it.
 
     Raises:
@@ -37,6 +37,11 @@ def load_feeds(file: str | os.PathLike[str], model: str | os.PathLike[str]) -> l
         ModelError: a text was given but the model has no tokenizer.
     """
     path = Path(file)
+    if path.is_dir():
+        files = sorted(path.glob("*.npz"))
+        if not files:
+            raise CalibrationError(f"{path}: expected a folder of .npz files, found none in it")
+        return [read_npz(each) for each in files]
     return [read_npz(path)] if path.suffix == ".npz" else _text_feeds(path, Path(model))
 
 

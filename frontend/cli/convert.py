@@ -34,6 +34,8 @@ LEFT_OUT = ("force", "as_json")
         "bitfold convert model.onnx -o out.onnx --passes "
         "'canonicalize, fold-norm-gain, quantize{weights=int3 group=64}, lower'",
         "bitfold convert classifier.onnx -o classifier.w8a8.onnx --preset w8a8 --samples batch.npz",
+        "bitfold convert smollm2-135m -o smollm2.onnx --calibration text.txt "
+        "--passes 'canonicalize, quantize{weights=int4 acts=none method=gptq}, lower'",
         "bitfold convert model.onnx -o model.portable.onnx --preset w8a8 --target portable",
         "bitfold convert other.onnx -o out.onnx --recipe model.w4a8.onnx",
     )
@@ -49,6 +51,13 @@ LEFT_OUT = ("force", "as_json")
     multiple=True,
     help="Inputs to check every pass on: an .npz, or a text for a language model.  May be "
     "repeated.  Default: a text that bitfold has, or made-up inputs.",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(exists=True, path_type=Path),
+    multiple=True,
+    help="Inputs that passes take statistics from, such as quantize{method=gptq}: an .npz, a "
+    "folder of them, or a text.  May be repeated.  Default: the samples.",
 )
 @click.option(
     "--verify",
@@ -84,6 +93,7 @@ def convert(
     target: str | None,
     exclude: tuple[str, ...],
     samples: tuple[Path, ...],
+    calibration: tuple[Path, ...],
     verify: Any,
     strict: bool,
     seed: int | None,
@@ -110,6 +120,7 @@ def convert(
         source = find_model(model, progress)
         before = model_bytes(source) if source.suffix == ".onnx" else source.stat().st_size
         feeds = [each for file in samples for each in load_feeds(file, source)]
+        read = [each for file in calibration for each in load_feeds(file, source)]
         result = run(
             source,
             output,
@@ -119,6 +130,7 @@ def convert(
             target=target,
             exclude=exclude,
             samples=feeds,
+            calibration=read,
             verify=verify,
             strict=strict,
             seed=seed,
