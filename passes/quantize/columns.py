@@ -16,17 +16,19 @@ from bitfold.runtime.formats.scheme import WeightScheme
 class Columns:
     """Columns in the order in which they are rounded, those of a group side by side.
 
+    Arrays are turned: each column lies whole in memory, since one is worked on at a time.
+
     Attributes:
         scheme: how they are rounded.
-        weight: float32 [N, K], in the new order.
+        weight: float32 [K, N], in the new order.
         gram: float32 [K, K], likewise.
         order: the place of each column in the weight itself.
         group: the group of each column.
         stored: says how scales are stored.
-        codes: uint8 [N, K], set column by column.
-        scales: float32 [N, G], already rounded to their type.
-        zeros: float32 [N, G].
-        rounded: float32 [N, K], what the codes stand for.
+        codes: uint8 [K, N], set column by column.
+        scales: float32 [G, N], already rounded to their type.
+        zeros: float32 [G, N].
+        rounded: float32 [K, N], what the codes stand for.
     """
 
     scheme: WeightScheme
@@ -43,7 +45,7 @@ class Columns:
     def __post_init__(self) -> None:
         self.codes = np.zeros(self.weight.shape, np.uint8)
         self.rounded = np.zeros_like(self.weight)
-        self.scales = np.zeros((len(self.weight), int(self.group.max()) + 1), np.float32)
+        self.scales = np.zeros((int(self.group.max()) + 1, self.weight.shape[1]), np.float32)
         self.zeros = np.zeros_like(self.scales)
 
     def runs(self) -> list[tuple[int, slice]]:
@@ -57,29 +59,29 @@ class Columns:
     def set_range(self, group: int, found: Range) -> None:
         """Give a group its range, of shape [N, 1]."""
         self.set_scale(group, found.scale[:, 0])
-        self.zeros[:, group] = found.zero[:, 0]
+        self.zeros[group] = found.zero[:, 0]
 
     def set_scale(self, group: int, scale: np.ndarray) -> None:
         """Give a group the scales nearest to ``scale`` [N] that its type has."""
-        self.scales[:, group] = self.stored.like(scale).values()
+        self.scales[group] = self.stored.like(scale).values()
 
     def levels(self, columns: slice) -> np.ndarray:
-        """What a group's codes stand for before they are scaled, float32 [N, ...]."""
-        found = self.scheme.number.decode(self.codes[:, columns]).astype(np.float32)
-        return found - self.zeros[:, self.group[columns]]
+        """What a group's codes stand for before they are scaled, float32 [..., N]."""
+        found = self.scheme.number.decode(self.codes[columns]).astype(np.float32)
+        return found - self.zeros[self.group[columns]]
 
     def round_column(self, j: int, wanted: np.ndarray) -> None:
         """Set column ``j`` to the codes nearest to ``wanted`` [N] in its group's range."""
         g, number = self.group[j], self.scheme.number
-        scale, zero = self.scales[:, g], self.zeros[:, g]
+        scale, zero = self.scales[g], self.zeros[g]
         codes = number.encode(wanted * inverse_of(scale) + zero)
-        self.codes[:, j] = codes
-        self.rounded[:, j] = (number.decode(codes) - zero) * scale
+        self.codes[j] = codes
+        self.rounded[j] = (number.decode(codes) - zero) * scale
 
     def result(self, size: int) -> QuantizedWeight:
         """All of it with the columns in their own places, groups of ``size``."""
-        codes = np.empty_like(self.codes)
-        codes[:, self.order] = self.codes
-        zeros = None if self.scheme.symmetric else self.zeros.astype(np.int8)
-        scales = self.stored.like(self.scales)
+        codes = np.empty(self.codes.shape[::-1], np.uint8)
+        codes[:, self.order] = self.codes.T
+        zeros = None if self.scheme.symmetric else np.ascontiguousarray(self.zeros.T, np.int8)
+        scales = self.stored.like(np.ascontiguousarray(self.scales.T))
         return QuantizedWeight(self.scheme, codes, scales.array, zeros, size, scales.factor)

@@ -17,26 +17,27 @@ def descend(columns: Columns) -> None:
     lowest point, or the code next to it (QuantEase: Behdin et al., arXiv 2309.01885).
     """
     gram, diagonal = columns.gram, np.diag(columns.gram)
-    pull = (columns.weight - columns.rounded) @ gram  # half the loss's slope, downwards
+    pull = gram @ (columns.weight - columns.rounded)  # half the loss's slope, downwards
     for group, run in columns.runs():
         _fit_scale(columns, group, run, pull)
         for start in range(run.start, run.stop, BLOCK):
             block = slice(start, min(start + BLOCK, run.stop))
-            before = columns.rounded[:, block].copy()
-            near = pull[:, block].copy()
+            before, near = columns.rounded[block].copy(), pull[block].copy()
             for place, j in enumerate(range(block.start, block.stop)):
-                columns.round_column(j, before[:, place] + near[:, place] / diagonal[j])
-                near -= np.outer(columns.rounded[:, j] - before[:, place], gram[j, block])
-            pull -= (columns.rounded[:, block] - before) @ gram[block]
+                columns.round_column(j, before[place] + near[place] / diagonal[j])
+                near[place:] -= np.outer(
+                    gram[j, j : block.stop], columns.rounded[j] - before[place]
+                )
+            pull -= gram[:, block] @ (columns.rounded[block] - before)
 
 
 def _fit_scale(columns: Columns, group: int, run: slice, pull: np.ndarray) -> None:
     """Move a group's scales to what fits its codes, and ``pull`` along with them."""
     levels = columns.levels(run)
-    along = (levels * pull[:, run]).sum(1)
-    curvature = ((levels @ columns.gram[run, run]) * levels).sum(1)
+    along = (levels * pull[run]).sum(0)
+    curvature = ((columns.gram[run, run] @ levels) * levels).sum(0)
     step = np.divide(along, curvature, out=np.zeros_like(along), where=curvature > 0)
-    columns.set_scale(group, columns.scales[:, group] + step)
-    moved = levels * columns.scales[:, group, None]
-    pull -= (moved - columns.rounded[:, run]) @ columns.gram[run]
-    columns.rounded[:, run] = moved
+    columns.set_scale(group, columns.scales[group] + step)
+    moved = levels * columns.scales[group]
+    pull -= columns.gram[:, run] @ (moved - columns.rounded[run])
+    columns.rounded[run] = moved

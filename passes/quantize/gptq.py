@@ -53,7 +53,7 @@ def gptq(
     damped = damped[np.ix_(order, order)]
     columns = Columns(
         scheme,
-        np.ascontiguousarray(weight[:, order]),
+        np.ascontiguousarray(weight.T[order]),
         damped.astype(np.float32),
         order,
         order // size,
@@ -62,12 +62,12 @@ def gptq(
     factor = inverse_factor(damped).astype(np.float32)
     left = columns.weight.copy()
     for group, run in columns.runs():
-        found = find(left[:, None, run], scheme.number, scheme.symmetric)
+        found = find(left[run].T[:, None], scheme.number, scheme.symmetric)
         columns.set_range(group, found)
         for start in range(run.start, run.stop, BLOCK):
             block = slice(start, min(start + BLOCK, run.stop))
             errors = _round_block(columns, left, factor, block)
-            left[:, block.stop :] -= errors @ factor[block, block.stop :]
+            left[block.stop :] -= factor[block, block.stop :].T @ errors
     for _ in range(sweeps):
         descend(columns)
     return columns.result(size)
@@ -76,13 +76,12 @@ def gptq(
 def _round_block(
     columns: Columns, left: np.ndarray, factor: np.ndarray, block: slice
 ) -> np.ndarray:
-    """Round the columns of a block; return their errors [N, block] over the factor's diagonal."""
-    errors = np.empty((len(left), block.stop - block.start), np.float32)
+    """Round the columns of a block; return their errors [block, N] over the factor's diagonal."""
+    errors = np.empty_like(left[block])
     for place, j in enumerate(range(block.start, block.stop)):
-        columns.round_column(j, left[:, j])
-        error = (left[:, j] - columns.rounded[:, j]) / factor[j, j]
-        errors[:, place] = error
-        left[:, j + 1 : block.stop] -= np.outer(error, factor[j, j + 1 : block.stop])
+        columns.round_column(j, left[j])
+        errors[place] = (left[j] - columns.rounded[j]) / factor[j, j]
+        left[j + 1 : block.stop] -= np.outer(factor[j, j + 1 : block.stop], errors[place])
     return errors
 
 

@@ -104,18 +104,18 @@ def test_a_sweep_never_raises_the_loss(seed: int, size: int) -> None:
     weight = rng.standard_normal((5, 48)).astype(np.float32)
     scheme = WeightScheme("int3", size, True, "f32")
     order = np.arange(48)
-    columns = Columns(scheme, weight, gram, order, order // size, store_scales(weight, "f32"))
+    columns = Columns(scheme, weight.T, gram, order, order // size, store_scales(weight, "f32"))
     for group, run in columns.runs():
         columns.set_scale(group, np.abs(weight[:, run]).max(1) / 4)
         for j in range(run.start, run.stop):
             columns.round_column(j, weight[:, j])
-    losses = [loss(weight, columns.rounded, gram)]
+    losses = [loss(weight, columns.rounded.T, gram)]
     for _ in range(3):
         descend(columns)
-        losses.append(loss(weight, columns.rounded, gram))
+        losses.append(loss(weight, columns.rounded.T, gram))
     assert all(after <= before * 1.0001 for before, after in pairwise(losses))
     assert losses[-1] < losses[0]
-    np.testing.assert_allclose(columns.result(size).dequantize(), columns.rounded, atol=1e-6)
+    np.testing.assert_allclose(columns.result(size).dequantize(), columns.rounded.T, atol=1e-6)
 
 
 def test_inputs_that_tell_nothing() -> None:
