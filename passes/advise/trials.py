@@ -34,6 +34,23 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Said:
+    """What passes told of the places that they changed, and of those that they left alone."""
+
+    changed: Mapping[str, str]
+    left: Mapping[str, str]
+
+    def of(self, candidate: Candidate) -> str:
+        """All of it."""
+        told = (self.changed.get(place) or self.left.get(place) for place in candidate.places)
+        return "; ".join(filter(None, told))
+
+    def left_all(self, candidate: Candidate) -> bool:
+        """Whether nothing was changed."""
+        return all(place in self.left and place not in self.changed for place in candidate.places)
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What a candidate does to the errors of the sites that it touches, summed.
 
@@ -94,11 +111,11 @@ class Trials:
         """
         verdicts: list[Verdict] = []
         for together in disjoint(candidates):
-            trial, entry = self._changed(change(together))
+            trial, said = self._changed(change(together))
             names = frozenset().union(*(each.sites for each in together))
             self._errors |= self._measure(self.model, names - self._errors.keys())
             after = self._measure(trial, names)
-            found = [_verdict(each, self._errors, after, entry) for each in together]
+            found = [_verdict(each, self._errors, after, said) for each in together]
             kept = [each.candidate for each in found if each.pays]
             if kept:
                 passes = change(kept)
@@ -109,13 +126,14 @@ class Trials:
             verdicts += found
         return verdicts
 
-    def _changed(self, passes: Iterable[Pass]) -> tuple[ir.Model, PassEntry]:
+    def _changed(self, passes: Iterable[Pass]) -> tuple[ir.Model, Said]:
         """A copy that some passes have changed, and what they told."""
         trial = snapshot(self.model)
         entry = self.context.entry = PassEntry("trial", {}, "exact")
         for item in passes:
             item.run(trial, self.context)
-        return trial, entry
+        left = {note.site: f"{note.text}: {note.detail}".rstrip(": ") for note in entry.skips}
+        return trial, Said({note.site: note.text for note in entry.changes}, left)
 
     def _measure(self, model: ir.Model, names: Collection[str]) -> dict[str, float]:
         """The errors of the named sites of a model."""
@@ -142,23 +160,16 @@ def disjoint(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
 
 
 def _verdict(
-    candidate: Candidate,
-    before: Mapping[str, float],
-    after: Mapping[str, float],
-    entry: PassEntry,
+    candidate: Candidate, before: Mapping[str, float], after: Mapping[str, float], said: Said
 ) -> Verdict:
-    """What the errors before and after say, and what the pass told.
+    """What the errors before and after say.
 
-    Where it has left all places alone, nothing is gained: other changes may have moved the errors.
+    Where the pass has left all places alone, nothing is gained: others' changes moved the errors.
     """
-    done = {each.site: each.text for each in entry.changes}
-    left = {each.site: ": ".join(filter(None, (each.text, each.detail))) for each in entry.skips}
-    told = left | done
-    said = "; ".join(told[place] for place in candidate.places if place in told)
-    refused = all(place in left and place not in done for place in candidate.places)
-    first = _total(before, candidate.sites)
-    last = first if refused else _total(after, candidate.sites)
-    return Verdict(candidate, first, last, said)
+    first, last = (_total(errors, candidate.sites) for errors in (before, after))
+    return Verdict(
+        candidate, first, first if said.left_all(candidate) else last, said.of(candidate)
+    )
 
 
 def _total(errors: Mapping[str, float], names: Iterable[str]) -> float:
