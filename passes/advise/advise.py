@@ -2,7 +2,7 @@
 
 What stays as the scheme has it: zero points of weights are its own option (``symmetric``), and
 inputs are rounded symmetrically in all of them.  Rotations are random: to learn them, once to judge
-and once to apply, would about double the time.
+and once to apply, would take two thirds as long again.
 """
 
 from __future__ import annotations
