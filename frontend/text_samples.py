@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from bitfold.models.trained import eval_text
 from bitfold.passes.core.context import Feeds
+from bitfold.passes.core.own_coordinates import to_original, to_own
 from bitfold.passes.core.samples import check_feeds
 from bitfold.runtime.errors import BitfoldError, CalibrationError
 from bitfold.runtime.execution import open_session
@@ -32,7 +33,8 @@ def text_samples(
     """Feeds that read a text: a prompt and, where the model has a cache, its continuation.
 
     Damage measured on random tokens says little: the model has nothing to say about them.
-    Axes of fixed length are filled to it, and each sample runs once before it is returned.
+    Axes of fixed length are filled to it, and each sample runs once before it is returned.  Caches
+    are in the original coordinates.
 
     Returns:
         No samples where the model's inputs are not those of a language model, where the
@@ -118,7 +120,8 @@ def _samples(model: ir.Model, ids: Iterable[int]) -> list[Feeds]:
     def tried(tokens: np.ndarray, past: Feeds) -> tuple[Feeds, Feeds]:
         feeds = causal_feeds(model, tokens, past)
         check_feeds(model.graph, feeds, "a text")
-        return feeds, session.run(feeds)
+        computed = session.run(to_own(model.graph.inputs, feeds))
+        return feeds, to_original(model.graph.outputs, computed)
 
     samples = [tried(tokens, {})[0]]
     presents = {

@@ -14,6 +14,10 @@ import bitfold
 from bitfold.frontend.feeds import CHUNK, load_feeds
 from bitfold.frontend.importers import import_model
 from bitfold.frontend.text_samples import LENGTH, PAST, STEP, causal_feeds, text_samples
+from bitfold.models import tiny
+from bitfold.passes.core.context import Context
+from bitfold.passes.core.own_coordinates import rotation_of
+from bitfold.passes.core.pipeline import Pipeline
 from bitfold.runtime.execution import open_session
 
 VOCAB = 64
@@ -58,6 +62,17 @@ def test_a_prompt_and_its_continuation(tmp_path: Path, tokenizer: Path) -> None:
     session = open_session(model)
     whole, rest = session.run(prompt)["logits"], session.run(step)["logits"]
     np.testing.assert_allclose(rest, whole[:, PAST : PAST + STEP], rtol=1e-3, atol=1e-4)
+
+
+def test_caches_are_in_the_original_coordinates(tokenizer: Path) -> None:
+    model = tiny.TINY["decoder"](0)
+    with Context() as context:
+        recipe = "canonicalize, fold-norm-gain, rotate"
+        rotated, _ = Pipeline(recipe, context, verify="off").run(model)
+        assert any(rotation_of(value) is not None for value in rotated.graph.inputs)
+        (_, plain), (_, found) = (text_samples(each, tokenizer) for each in (model, rotated))
+    for name, array in plain.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(
