@@ -29,6 +29,7 @@ from bitfold.passes.quantize.in_order import Job, in_order
 from bitfold.passes.quantize.insert import SiteInserter
 from bitfold.passes.quantize.keep_sums import keep_sums
 from bitfold.passes.quantize.packed_size import packed_nbytes
+from bitfold.passes.quantize.quality import output_signal_to_noise, signal_to_noise
 from bitfold.passes.quantize.rounding import QuantizedWeight, round_to_nearest
 from bitfold.runtime.errors import CalibrationError, ModelError
 from bitfold.runtime.formats import format_named
@@ -153,8 +154,11 @@ class Quantize(Pass):
             stored = quantized.scales.itemsize
             packed = packed_nbytes(shape, scheme.weight, sites[0].conv, stored)
             size = (weight.nbytes, packed)
+            text = f"{scheme}: weight SQNR {quality:.1f} dB"
+            if job.gram is not None:
+                text += f", output {output_signal_to_noise(weight, quantized, job.gram):.1f} dB"
             for site in sites:
-                context.entry.changed(site.name, f"{scheme}: weight SQNR {quality:.1f} dB")
+                context.entry.changed(site.name, text)
                 context.entry.sites.append(
                     SiteRecord(site.name, site.kind, *shape, str(scheme), *size, quality)
                 )
@@ -287,13 +291,6 @@ def finite_weight(site: Site) -> np.ndarray:
             "export the model again, or leave the site out with --exclude",
         )
     return weight
-
-
-def signal_to_noise(weight: np.ndarray, quantized: QuantizedWeight) -> float:
-    """SQNR in decibels of a quantized weight (infinite when nothing was lost)."""
-    noise = float(np.square(quantized.dequantize() - weight, dtype=np.float32).sum())
-    signal = float(np.square(weight, dtype=np.float32).sum())
-    return 10 * float(np.log10(signal / noise)) if noise and signal else float("inf")
 
 
 def feeds_rotary(node: ir.Node) -> bool:

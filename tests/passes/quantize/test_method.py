@@ -13,6 +13,7 @@ from bitfold.models.tiny import TINY, sample_feeds
 from bitfold.passes.canonicalize.canonicalize import Canonicalize
 from bitfold.passes.quantize.quantize import Quantize
 from bitfold.runtime.errors import CalibrationError
+from bitfold.runtime.execution import open_session
 
 RNG = np.random.default_rng(0)
 
@@ -57,6 +58,19 @@ def test_closer_than_nearest(op: str, shape: tuple[int, ...]) -> None:
     nearest = error(op, shape, plain)
     assert error(op, shape, replace(plain, method="gptq", sequential=False)) < 0.6 * nearest
     assert error(op, shape, replace(plain, method="gptq")) < 0.6 * nearest
+
+
+def test_the_report_tells_what_outputs_lose() -> None:
+    rows = blended(256, 64)
+    model = chain("MatMul")
+    item = Quantize(weights="int3", acts="none", method="gptq", exclude=("w2",))
+    entry = apply(item, model, [{"x": rows}])
+    (change,) = entry.changes
+    told = float(change.text.split("output ")[1].removesuffix(" dB"))
+    exact = rows @ WEIGHTS["MatMul"][0]
+    lost = open_session(model, outputs=["a"]).run({"x": rows})["a"] - exact
+    expected = 10 * np.log10(np.square(exact).sum() / np.square(lost).sum())
+    assert told == pytest.approx(expected, abs=0.1)
 
 
 def test_a_weight_read_at_two_depths() -> None:
