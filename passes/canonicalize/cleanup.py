@@ -8,6 +8,7 @@ from onnxscript.rewriter import RewritePass, RewriteRule
 from onnxscript.rewriter.rules import common as rules
 
 from bitfold.passes.canonicalize import drop_identities, reshape_targets
+from bitfold.passes.canonicalize.at_roots import at_roots
 from bitfold.passes.canonicalize.fold_constants import fold_constants
 from bitfold.passes.canonicalize.fold_shapes import fold_shapes
 from bitfold.passes.canonicalize.pin_outputs import pinned_outputs
@@ -80,7 +81,7 @@ def simplify(model: ir.Model, fold_limit: int) -> None:
             with pinned_outputs(model):
                 fold_shapes(model)
                 fold_constants(model, fold_limit)
-                RewritePass(SIMPLIFICATIONS)(model)
+                RewritePass(at_roots(SIMPLIFICATIONS))(model)
                 common.IdentityEliminationPass()(model)
                 common.RemoveUnusedNodesPass()(model)
             if len(model.graph) == before:

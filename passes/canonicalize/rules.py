@@ -14,10 +14,10 @@ from onnxscript.rewriter import (
     MatchStatus,
     RewriteRule,
     RewriteRuleClassBase,
-    RewriteRuleSet,
 )
 from onnxscript.rewriter.pattern import OrValue
 
+from bitfold.passes.canonicalize.at_roots import at_roots
 from bitfold.passes.core.report import PassEntry
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def apply_rules(model: ir.Model, rules: Sequence[RewriteRule], entry: PassEntry)
         Whether anything changed.
     """
     before = {id(node) for node in model.graph.all_nodes()}
-    rule_set = RewriteRuleSet(rules)
+    rule_set = at_roots(rules)
     changed = rule_set.apply_to_model(model) > 0
     names = {node.name for node in model.graph.all_nodes()}
     for node in model.graph.all_nodes():
