@@ -22,7 +22,7 @@ class Step:
     """Sites that read nothing of each other.
 
     Attributes:
-        sites: in graph order.
+        sites: in the order in which they were given.
         grams: by what a site reads, the mean of ``x x^T`` over its rows, f64[K, K].
     """
 
@@ -82,6 +82,10 @@ def _run_part(
     known = {*alive[0], *(str(value.name) for value in model.graph.inputs)}
     read = [str(site.data.name) for site in wanted.values()]
     part = _part(model, known, list(dict.fromkeys([*born, *read])))
+    types = {str(value.name): value.dtype for value in part.graph.outputs}
+    for value in part.graph.inputs:
+        if value.dtype is None:  # not all graphs say the types of inner values
+            value.dtype = ir.DataType.from_numpy(alive[0][str(value.name)].dtype)
     names = {
         reading: add_gram(part.graph, site, f"bitfold.gram.{index}")
         for index, (reading, site) in enumerate(wanted.items())
@@ -94,8 +98,13 @@ def _run_part(
         for reading, output in names.items():
             gram = found.pop(output).astype(np.float64)
             sums[reading] = sums[reading] + gram if reading in sums else gram
-        kept.update(found)
+        kept.update((name, _of_type(array, types[name])) for name, array in found.items())
     return {reading: total / len(feeds) for reading, total in sums.items()}
+
+
+def _of_type(array: np.ndarray, dtype: ir.DataType | None) -> np.ndarray:
+    """An output as the graph has it: types that NumPy lacks come out of a run as float32."""
+    return array if dtype is None else array.astype(dtype.numpy(), copy=False)
 
 
 def _part(model: ir.Model, known: set[str], outputs: Sequence[str]) -> ir.Model:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -43,23 +42,19 @@ def in_order(
         sequential: inputs are what a model gives whose earlier sites are quantized already;
             otherwise, what it gives before anything is.
     """
-    known = [job for job in jobs if all(_is_told(site, model) for site in job.sites)]
-    yield from (job for job in jobs if job not in known)
-    twins = {site.node: site for site in find_sites(model)}
-    walked = model
-    if not sequential:
-        walked = snapshot(model)
-        copies = list(find_sites(walked))
-        twins = dict(zip((copy.node for copy in copies), twins.values(), strict=True))
-    job_of = {site.node: index for index, job in enumerate(known) for site in job.sites}
-    chosen = [node for node, site in twins.items() if site.node in job_of]
-    waiting = Counter(job_of.values())
+    told = [all(_is_told(site, model) for site in job.sites) for job in jobs]
+    yield from (job for job, known in zip(jobs, told, strict=True) if not known)
+    waiting = {index: len(jobs[index].sites) for index, known in enumerate(told) if known}
+    walked = model if sequential else snapshot(model)
+    # The snapshot has the same sites in the same order.
+    own = dict(zip((site.node for site in find_sites(model)), find_sites(walked), strict=True))
+    job_of = {own[site.node].node: index for index in waiting for site in jobs[index].sites}
+    sites = [own[site.node] for index in waiting for site in jobs[index].sites]
     sums: dict[int, np.ndarray] = {}
-    own = {site.node: site for site in find_sites(walked)}
-    for step in walk(walked, [own[node] for node in chosen], samples):
+    for step in walk(walked, sites, samples):
         for site in step.sites:
-            index = job_of[twins[site.node].node]
-            job, gram = known[index], step.gram(site) / len(known[index].sites)
+            index = job_of[site.node]
+            job, gram = jobs[index], step.gram(site) / len(jobs[index].sites)
             sums[index] = sums[index] + gram if index in sums else gram
             waiting[index] -= 1
             if not waiting[index]:

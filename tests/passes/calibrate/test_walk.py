@@ -131,6 +131,35 @@ def test_values_of_subgraphs_are_kept() -> None:
     np.testing.assert_allclose(steps[1].gram(steps[1].sites[0]), expected, rtol=1e-5)
 
 
+def test_values_whose_types_are_not_told() -> None:
+    model, samples = residual(), [{"x": f(2, 3, 8)}]
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name in ("m", "r", "s"):
+                value.type = value.shape = None
+    *_, last = walk(model, list(find_sites(model)), samples)
+    np.testing.assert_allclose(last.grams["s"], gram_of(rows_of(model, "s", samples)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_values_of_half_the_width(kind: str) -> None:
+    """They are alive at a cut, and go on as they were."""
+    model = parse(
+        f"""g (float[b, 8] x) => (float[b, 8] y) {{
+            h = Cast <to = {10 if kind == "float16" else 16}> (x)
+            p = MatMul(x, w1)
+            w = Cast <to = 1> (h)
+            s = Add(p, w)
+            y = MatMul(s, w2)
+        }}""",
+        w1=f(8, 8),
+        w2=f(8, 8),
+    )
+    samples = [{"x": f(4, 8)}]
+    *_, last = walk(model, list(find_sites(model)), samples)
+    np.testing.assert_allclose(last.grams["s"], gram_of(rows_of(model, "s", samples)), rtol=1e-5)
+
+
 def test_inputs_that_are_not_finite() -> None:
     model = residual()
     with pytest.raises(CalibrationError, match="reads 'h', which is not finite"):
