@@ -121,8 +121,9 @@ def _not_whole(held: Held, space: Space) -> str:
     if any(output.uses() or output.is_graph_output() for output in norm.outputs[1:]):
         return "its mean or its variance is read"
     counts = np.bincount(held.place[held.place >= 0], minlength=space.size)
-    if np.any(held.block != held.block[0]) or np.any(counts != counts[0]):
-        return "it normalizes channels of several spaces together"
+    # Of rows side by side (merged patches) it subtracts the mean of all, not each one's own.
+    if np.any(held.block != held.block[0]) or np.any(counts != 1):
+        return "it normalizes channels of several spaces, or of several rows, together"
     return ""
 
 

@@ -14,15 +14,13 @@ import bitfold
 from bitfold.frontend.evaluate import evaluate
 from bitfold.frontend.task_samples import SAMPLES
 from bitfold.frontend.tasks import Setting, find_task
-from bitfold.models.catalogue import fetch
-from bitfold.models.torch_file import read_torch_file
 from bitfold.runtime.session import Session
 
 torch = pytest.importorskip("torch")
 
 from exporters.checks import authored_model, low_bit_operators  # noqa: E402
-from exporters.export import EXPORTERS, export, load_weights  # noqa: E402
-from exporters.torch_classifier import ImageClassifier  # noqa: E402
+from exporters.export import EXPORTERS  # noqa: E402
+from exporters.exported import export_real  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -32,19 +30,12 @@ CASES = [("torchscript", target) for target in ("native", "ort", "portable")]
 CASES += [("dynamo", "native")]
 
 
-def _export(exporter: str, path: Path) -> Path:
-    authored_model(NAME)  # skips what cannot be fetched
-    module = ImageClassifier()
-    load_weights(module, read_torch_file(fetch(NAME)))
-    inputs = {"input": torch.zeros(2, 3, 224, 224)}
-    return export(module, exporter, path, inputs, ["logits"], {"input": {0: "batch"}})
-
-
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_is_the_catalogues(exporter: str, tmp_path: Path) -> None:
     pytest.importorskip("PIL")
-    path = _export(exporter, tmp_path / "exported.onnx")
-    found = evaluate(path, authored_model(NAME), task="classification", limit=LIMIT).task
+    authored = authored_model(NAME)  # skips what cannot be fetched
+    path = export_real(NAME, exporter, tmp_path / "exported.onnx")
+    found = evaluate(path, authored, task="classification", limit=LIMIT).task
     assert found is not None
     assert found.reference is not None
     assert found.score.value == found.reference.value
@@ -54,7 +45,8 @@ def test_is_the_catalogues(exporter: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("exporter", "target"), CASES)
 def test_w8a8_keeps_top_1(exporter: str, target: str, tmp_path: Path) -> None:
     pytest.importorskip("PIL")
-    path = _export(exporter, tmp_path / "exported.onnx")
+    authored = authored_model(NAME)  # skips what cannot be fetched
+    path = export_real(NAME, exporter, tmp_path / "exported.onnx")
     # Pictures to correct biases on, as conversion picks them for the catalogue's own model: this
     # file names no task, and made-up inputs lose what is asked for here (cosine 0.9988).
     pictures = find_task("classification").feeds(Session(path), Setting())[-SAMPLES:]
@@ -62,9 +54,9 @@ def test_w8a8_keeps_top_1(exporter: str, target: str, tmp_path: Path) -> None:
     made = bitfold.convert(path, low, preset="w8a8", target=target, samples=pictures)
     assert made.report.rolled_back == []
     if target == "native":
-        authored = bitfold.convert(authored_model(NAME), preset="w8a8", target=target)
+        reference = bitfold.convert(authored, preset="w8a8", target=target)
         assert low_bit_operators(made.model)
-        assert low_bit_operators(made.model) == low_bit_operators(authored.model)
+        assert low_bit_operators(made.model) == low_bit_operators(reference.model)
     found = evaluate(low, path, task="classification", limit=LIMIT).task
     assert found is not None
     assert found.reference is not None

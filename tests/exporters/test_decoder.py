@@ -18,10 +18,7 @@ import bitfold
 from bitfold.frontend.evaluate import evaluate
 from bitfold.frontend.tasks.whisper import first_feeds, next_feeds
 from bitfold.models import whisper_tiny
-from bitfold.models.catalogue import fetch
-from bitfold.models.ctranslate2_file import CTranslate2File
 from bitfold.models.whisper_decoder import build_decoder
-from bitfold.models.whisper_parts import WhisperConfig
 from bitfold.runtime.session import Session
 
 torch = pytest.importorskip("torch")
@@ -31,44 +28,18 @@ from exporters.checks import (  # noqa: E402
     assert_same_outputs,
     authored_model,
 )
-from exporters.export import EXPORTERS, export, load_weights  # noqa: E402
-from exporters.torch_decoder import TextDecoder  # noqa: E402
+from exporters.export import EXPORTERS  # noqa: E402
+from exporters.exported import export_real, text_decoder  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
 LIMIT = 2 if os.environ.get("BITFOLD_SHORT") else None
 
 
-def _export(
-    config: WhisperConfig, weights: dict[str, np.ndarray], exporter: str, path: Path
-) -> Path:
-    module = TextDecoder(config)
-    load_weights(module, weights)
-    # No two axes of one length in the example, nor of length 0 or 1: none is taken for fixed.
-    inputs = {
-        "input_ids": torch.arange(2 * 3).reshape(2, 3),
-        "encoder_hidden_states": torch.zeros(2, 4, config.dim),
-    }
-    axes = {
-        "input_ids": {0: "batch", 1: "length"},
-        "encoder_hidden_states": {0: "batch", 1: "new_frames"},
-    }
-    outputs = ["logits"]
-    for i in range(config.layers):
-        for part, length, axis in (("decoder", 5, "past"), ("encoder", 7, "past_frames")):
-            for kind in ("key", "value"):
-                name = f"{i}.{part}.{kind}"
-                size = config.dim // config.heads
-                inputs[f"past_key_values.{name}"] = torch.zeros(2, config.heads, length, size)
-                axes[f"past_key_values.{name}"] = {0: "batch", 2: axis}
-                outputs.append(f"present.{name}")
-    return export(module, exporter, path, inputs, outputs, axes, listed=4 * config.layers)
-
-
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_small_decoder(exporter: str, tmp_path: Path) -> None:
     weights = draw_weights(WHISPER.decoder_shapes())
-    path = _export(WHISPER, weights, exporter, tmp_path / "exported.onnx")
+    path = text_decoder(WHISPER, weights, exporter, tmp_path / "exported.onnx")
     authored = tmp_path / "authored.onnx"
     ir.save(build_decoder(WHISPER, weights), authored)
     rng = np.random.default_rng(0)
@@ -87,12 +58,7 @@ def test_small_decoder(exporter: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_whisper_decoder_keeps_its_metric(exporter: str, tmp_path: Path) -> None:
     authored = authored_model(whisper_tiny.DECODER.name)
-    file = CTranslate2File(fetch(whisper_tiny.DECODER.name))
-    weights = {
-        name: np.array(whisper_tiny.read_weight(file, name).numpy())
-        for name in whisper_tiny.CONFIG.decoder_shapes()
-    }
-    path = _export(whisper_tiny.CONFIG, weights, exporter, tmp_path / "decoder.onnx")
+    path = export_real(whisper_tiny.DECODER.name, exporter, tmp_path / "decoder.onnx")
     for name in ("tokenizer.json", "generation_config.json"):
         shutil.copyfile(authored.with_name(name), tmp_path / name)
     found = evaluate(path, authored, task="transcription", limit=LIMIT).task

@@ -17,13 +17,9 @@ from support.small_encoders import BERT, WHISPER, draw_weights
 
 import bitfold
 from bitfold.frontend.evaluate import evaluate
-from bitfold.models import minilm, whisper_tiny
-from bitfold.models.bert import BertConfig, build_bert
-from bitfold.models.catalogue import fetch
-from bitfold.models.ctranslate2_file import CTranslate2File
-from bitfold.models.safetensors_file import SafetensorsFile
+from bitfold.models import whisper_tiny
+from bitfold.models.bert import build_bert
 from bitfold.models.whisper_encoder import build_encoder
-from bitfold.models.whisper_parts import WhisperConfig
 
 torch = pytest.importorskip("torch")
 
@@ -32,44 +28,18 @@ from exporters.checks import (  # noqa: E402
     assert_same_outputs,
     authored_model,
 )
-from exporters.export import EXPORTERS, export, load_weights  # noqa: E402
-from exporters.torch_models import SentenceEncoder, SpeechEncoder  # noqa: E402
+from exporters.export import EXPORTERS  # noqa: E402
+from exporters.exported import export_real, sentence_encoder, speech_encoder  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
 LIMIT = 40 if os.environ.get("BITFOLD_SHORT") else None
 
 
-def _export_bert(
-    config: BertConfig, weights: dict[str, np.ndarray], exporter: str, path: Path
-) -> Path:
-    module = SentenceEncoder(config)
-    load_weights(module, weights)
-    ids = torch.arange(2 * 9).reshape(2, 9)
-    inputs = {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "token_type_ids": torch.zeros_like(ids),
-    }
-    axes = {name: {0: "batch", 1: "sequence"} for name in inputs}
-    outputs = ["last_hidden_state", "sentence_embedding"]
-    return export(module, exporter, path, inputs, outputs, axes)
-
-
-def _export_whisper(
-    config: WhisperConfig, weights: dict[str, np.ndarray], exporter: str, path: Path
-) -> Path:
-    module = SpeechEncoder(config)
-    load_weights(module, weights)
-    mel = {"input_features": torch.zeros(2, config.mels, 2 * config.frames)}
-    axes = {"input_features": {0: "batch"}}
-    return export(module, exporter, path, mel, ["last_hidden_state"], axes)
-
-
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_small_sentence_encoder(exporter: str, tmp_path: Path) -> None:
     weights = draw_weights(BERT.weight_shapes())
-    path = _export_bert(BERT, weights, exporter, tmp_path / "exported.onnx")
+    path = sentence_encoder(BERT, weights, exporter, tmp_path / "exported.onnx")
     ir.save(build_bert(BERT, weights), tmp_path / "authored.onnx")
     rng = np.random.default_rng(0)
     ids = rng.integers(0, BERT.vocab, (3, 7))
@@ -83,7 +53,7 @@ def test_small_sentence_encoder(exporter: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_small_speech_encoder(exporter: str, tmp_path: Path) -> None:
     weights = draw_weights(WHISPER.encoder_shapes())
-    path = _export_whisper(WHISPER, weights, exporter, tmp_path / "exported.onnx")
+    path = speech_encoder(WHISPER, weights, exporter, tmp_path / "exported.onnx")
     ir.save(build_encoder(WHISPER, weights), tmp_path / "authored.onnx")
     mel = np.random.default_rng(0).standard_normal((1, WHISPER.mels, 2 * WHISPER.frames))
     feeds = {"input_features": mel.astype(np.float32)}
@@ -94,9 +64,7 @@ def test_small_speech_encoder(exporter: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_minilm_keeps_its_metric(exporter: str, tmp_path: Path) -> None:
     authored = authored_model("all-minilm-l6-v2")
-    file = SafetensorsFile(fetch("all-minilm-l6-v2"))
-    weights = {name: file.weight(name).numpy() for name in minilm.CONFIG.weight_shapes()}
-    path = _export_bert(minilm.CONFIG, weights, exporter, tmp_path / "minilm.onnx")
+    path = export_real("all-minilm-l6-v2", exporter, tmp_path / "minilm.onnx")
     shutil.copyfile(authored.with_name("tokenizer.json"), tmp_path / "tokenizer.json")
     found = evaluate(path, authored, task="similarity", limit=LIMIT).task
     assert found is not None
@@ -114,12 +82,7 @@ def test_minilm_keeps_its_metric(exporter: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_whisper_encoder_keeps_its_metric(exporter: str, tmp_path: Path) -> None:
     authored = authored_model(whisper_tiny.ENCODER.name)
-    file = CTranslate2File(fetch(whisper_tiny.ENCODER.name))
-    weights = {
-        name: np.array(whisper_tiny.read_weight(file, name).numpy())
-        for name in whisper_tiny.CONFIG.encoder_shapes()
-    }
-    path = _export_whisper(whisper_tiny.CONFIG, weights, exporter, tmp_path / "encoder.onnx")
+    path = export_real(whisper_tiny.ENCODER.name, exporter, tmp_path / "encoder.onnx")
     bitfold.convert(path, tmp_path / "encoder.w8a8.onnx", preset="w8a8")
     for each in (path, tmp_path / "encoder.w8a8.onnx"):
         limit = 2 if LIMIT else None
