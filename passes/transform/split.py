@@ -110,9 +110,7 @@ class Split(SchemePass):
             for space, factors in each.scales:
                 change_space(space, Scale(factors), context)
         grow(model, trace, [each.growth for each in chosen], context)
-        for each in chosen:
-            if each.side == "weight":
-                self._align(each.growth, context)
+        self._align(chosen, context)
         return bool(chosen)
 
     def splittable(self, trace: Trace, context: Context) -> list[Space]:
@@ -175,19 +173,26 @@ class Split(SchemePass):
             context.entry.changed(space.name, text)
         return chosen
 
-    def _align(self, growth: Growth, context: Context) -> None:
+    def _align(self, chosen: Sequence[Found], context: Context) -> None:
         """Move the shares of split weights apart by parts of a step."""
-        for held in growth.space.readers:
-            site = site_of(held.port.op)
+        columns: dict[ir.Node, tuple[np.ndarray, np.ndarray]] = {}
+        for each in chosen:
+            for held in each.growth.space.readers:
+                # A reader of two spaces has grown by both.
+                ones, none = np.ones(held.place.size, int), np.zeros(held.place.size, bool)
+                copies, parts = columns.setdefault(held.port.op, (ones, none))
+                inside = held.block >= 0
+                copies[inside] = each.growth.counts[held.place[inside]]
+                parts[inside] = each.side == "weight"
+        for node, (copies, parts) in columns.items():
+            site = site_of(node)
             assert site is not None, "weights belong to sites"
-            if other_reader(site) is not None:
+            if other_reader(site) is not None or not parts.any():
                 continue
-            inside = held.block >= 0
-            copies = np.where(inside, growth.counts[np.maximum(held.place, 0)], 1)
             scheme = scheme_with(site, self.scheme(), int(copies.sum()))
             weight, conv = np.asarray(site.weight(), np.float32), site.conv
             rows = weight if conv is None else conv_rows(weight, conv)
-            moved = nudged(rows, copies, scheme.weight).reshape(weight.shape)
+            moved = nudged(rows, copies, scheme.weight, parts).reshape(weight.shape)
             if conv is None:
                 set_site_weight(site, moved, context)
             else:

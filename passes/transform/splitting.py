@@ -135,10 +135,22 @@ def parted(rows: np.ndarray, copies: np.ndarray, scheme: WeightScheme) -> np.nda
     return nudged(shares, copies, scheme)
 
 
-def nudged(shares: np.ndarray, copies: np.ndarray, scheme: WeightScheme) -> np.ndarray:
-    """Equal shares [R, sum of ``copies``] moved apart; in formats of uneven levels they stay."""
+def nudged(
+    shares: np.ndarray,
+    copies: np.ndarray,
+    scheme: WeightScheme,
+    chosen: np.ndarray | None = None,
+) -> np.ndarray:
+    """Equal shares [R, sum of ``copies``] moved apart; in formats of uneven levels they stay.
+
+    Args:
+        chosen: the channels whose shares are to be moved; by default all.
+    """
+    assert shares.shape[1] == copies.sum(), "a column for every share"
     group = scheme.group_size(shares.shape[1])
     offset = offsets(copies, group)
+    if chosen is not None:
+        offset = offset * np.repeat(chosen, copies)
     moved = np.flatnonzero(offset)
     if not scheme.number.linear or not len(moved):
         return shares

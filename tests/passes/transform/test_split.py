@@ -207,3 +207,23 @@ def test_tiny_models(name, side):
     if side != "activation":
         assert report.passes[-1].status == "applied"
     assert all(site.weight().size for site in find_sites(model))
+
+
+def test_a_reader_of_two_split_layers():
+    """Its columns move apart where each layer's shares are, however far the other's push them."""
+    model = parse(
+        """g (float[b, 48] x) => (float[b, 40] y) {
+            a = MatMul(x, left)
+            b2 = MatMul(x, right)
+            h = Relu(a)
+            i = Tanh(b2)
+            both = Concat <axis = 1> (h, i)
+            y = MatMul(both, down)
+        }""",
+        left=f(48, 64),
+        right=f(48, 64),
+        down=f(128, 40) * outliers(128, (3, 70, 71))[:, None],
+    )
+    entry = split(model, [{"x": f(64, 48)}], weights="int4", group=16, side="weight")
+    assert len(entry.changes) == 2
+    assert array(model, "down").shape == (160, 40)
