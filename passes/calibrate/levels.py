@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 import onnx_ir as ir
+
+from bitfold.passes.analysis.reads import read_by
 
 
 class Levels:
@@ -49,19 +51,3 @@ class Levels:
     def dead(self, cut: int, names: Collection[str]) -> list[str]:
         """Those of ``names`` that nothing behind a cut reads."""
         return [name for name in names if self._dies[name] <= cut]
-
-
-def read_by(node: ir.Node) -> Iterator[ir.Value]:
-    """What a node reads: its inputs, and what its subgraphs take from outside."""
-    yield from (value for value in node.inputs if value is not None)
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            graphs = [attribute.as_graph()]
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            graphs = list(attribute.as_graphs())
-        else:
-            continue
-        for graph in graphs:
-            for inner in graph:
-                yield from read_by(inner)
-            yield from (value for value in graph.outputs if value is not None)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import onnx_ir as ir
 
+from bitfold.passes.analysis.reads import read_by
 from bitfold.passes.analysis.spaces.handlers import HANDLERS, followed
 from bitfold.passes.analysis.spaces.symmetry import ALL
 from bitfold.passes.analysis.spaces.trace import Trace
@@ -42,23 +43,7 @@ def trace_model(model: ir.Model, joined: Iterable[ir.Node] = ()) -> Trace:
 
 def _end(node: ir.Node, trace: Trace, reason: str) -> None:
     """The spaces of what ``node`` reads end here."""
-    for value in _read(node):
-        ids = trace.ids(value)
+    for value in read_by(node):
+        ids = trace.ids(value) if constant(value) is None else None
         if ids is not None:
             trace.limit(ids, ALL, node, reason)
-
-
-def _read(node: ir.Node) -> Iterator[ir.Value]:
-    """Values that a node or its subgraphs read."""
-    yield from (value for value in node.inputs if value is not None and constant(value) is None)
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            graphs = [attribute.as_graph()]
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            graphs = list(attribute.as_graphs())
-        else:
-            continue
-        for graph in graphs:
-            yield from graph.outputs
-            for inner in graph:
-                yield from _read(inner)
