@@ -63,7 +63,7 @@ def walk(model: ir.Model, sites: Sequence[Site], samples: Sequence[Feeds]) -> It
             raise CalibrationError(
                 f"{wanted[bad[0]].name} reads {wanted[bad[0]].data.name!r}, which is not finite "
                 "on the samples",
-                "give other inputs with --samples, or leave the site out with --exclude",
+                "give other inputs with --calibration, or leave the site out with --exclude",
             )
         yield Step(step, grams)
         for kept in alive:

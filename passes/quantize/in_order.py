@@ -42,12 +42,12 @@ def in_order(
         sequential: inputs are what a model gives whose earlier sites are quantized already;
             otherwise, what it gives before anything is.
     """
-    told = [all(_is_told(site, model) for site in job.sites) for job in jobs]
-    yield from (job for job, known in zip(jobs, told, strict=True) if not known)
-    waiting = {index: len(jobs[index].sites) for index, known in enumerate(told) if known}
     walked = model if sequential else snapshot(model)
     # The snapshot has the same sites in the same order.
     own = dict(zip((site.node for site in find_sites(model)), find_sites(walked), strict=True))
+    told = [all(_is_told(site, model) for site in job.sites) for job in jobs]
+    yield from (job for job, known in zip(jobs, told, strict=True) if not known)
+    waiting = {index: len(jobs[index].sites) for index, known in enumerate(told) if known}
     job_of = {own[site.node].node: index for index in waiting for site in jobs[index].sites}
     sites = [own[site.node] for index in waiting for site in jobs[index].sites]
     sums: dict[int, np.ndarray] = {}

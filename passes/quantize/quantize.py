@@ -175,7 +175,7 @@ class Quantize(Pass):
         if not samples:
             raise CalibrationError(
                 "method=gptq needs inputs to see what the weights meet, and there are none",
-                "give some with --samples, or use method=rtn",
+                "give some with --calibration, or use method=rtn",
             )
         return in_order(model, jobs, samples, self.sequential)
 

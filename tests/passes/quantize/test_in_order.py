@@ -1,0 +1,34 @@
+"""The order of weights, and which model their inputs are taken from."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from support.graphs import parse
+
+from bitfold.passes.analysis.sites import find_sites
+from bitfold.passes.quantize.in_order import Job, in_order
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_tables_come_first_and_are_seen_as_they_were_or_are(sequential: bool) -> None:
+    rng = np.random.default_rng(0)
+    table, weight = (rng.standard_normal(shape).astype(np.float32) for shape in ((9, 8), (8, 4)))
+    model = parse(
+        "g (int64[n] i) => (float[n, 4] y) { x = Gather(t, i) y = MatMul(x, w) }",
+        t=table,
+        w=weight,
+    )
+    jobs = [Job(site.source, [site]) for site in find_sites(model)][::-1]
+    ids = np.array([3, 1, 4, 1, 5])
+    order = in_order(model, jobs, [{"i": ids}], sequential)
+    first = next(order)
+    assert first.source.name == "t"
+    assert first.gram is None
+    first.source.const_value = ir.tensor(table / 2, name="t")
+    (last,) = order
+    assert last.source is jobs[0].source
+    rows = (table / 2 if sequential else table)[ids].astype(np.float64)
+    assert last.gram is not None
+    np.testing.assert_allclose(last.gram, rows.T @ rows / len(ids), rtol=1e-5, atol=1e-7)
