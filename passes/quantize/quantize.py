@@ -24,13 +24,13 @@ from bitfold.passes.quantize.conv_scheme import (
     has_one_pixel,
 )
 from bitfold.passes.quantize.correct_bias import correct_bias
-from bitfold.passes.quantize.gptq import gptq
 from bitfold.passes.quantize.in_order import Job, in_order
 from bitfold.passes.quantize.insert import SiteInserter
 from bitfold.passes.quantize.keep_sums import keep_sums
+from bitfold.passes.quantize.methods import METHODS, MethodName, quantized_by
 from bitfold.passes.quantize.packed_size import packed_nbytes
 from bitfold.passes.quantize.quality import output_signal_to_noise, signal_to_noise
-from bitfold.passes.quantize.rounding import QuantizedWeight, round_to_nearest
+from bitfold.passes.quantize.rounding import QuantizedWeight
 from bitfold.runtime.errors import CalibrationError, ModelError
 from bitfold.runtime.formats import format_named
 from bitfold.runtime.formats.scale_types import ScaleType
@@ -98,7 +98,7 @@ class Quantize(Pass):
     target: Target = "native"
     weights: str = "int4"
     group: int = 32
-    method: Literal["rtn", "gptq"] = "rtn"
+    method: MethodName = "rtn"
     sequential: bool = True
     symmetric: bool = False
     ranges: Literal["mse", "minmax"] = "mse"
@@ -169,12 +169,12 @@ class Quantize(Pass):
         return bool(jobs)
 
     def _in_order(self, model: ir.Model, jobs: list[Job], context: Context) -> Iterator[Job]:
-        if self.method == "rtn":
+        if METHODS[self.method].informed is None:
             return iter(jobs)
         samples = context.statistics()
         if not samples:
             raise CalibrationError(
-                "method=gptq needs inputs to see what the weights meet, and there are none",
+                f"method={self.method} needs inputs to see what the weights meet, and has none",
                 "give some with --calibration, or use method=rtn",
             )
         return in_order(model, jobs, samples, self.sequential)
@@ -185,11 +185,7 @@ class Quantize(Pass):
         # At 8 bits clipping buys next to nothing, and the search takes time.
         ranges = "minmax" if scheme.weight.number.bits == 8 else self.ranges
         rows = weight if conv is None else conv_rows(weight, conv)
-        if job.gram is not None:
-            size = scheme.weight.group_size(rows.shape[1])
-            quantized = gptq(weight, job.gram, scheme.weight, ranges, size)
-            return rows, quantized.with_rows(len(rows))
-        quantized = round_to_nearest(rows, scheme.weight, ranges)
+        quantized = quantized_by(self.method, rows, job.gram, scheme.weight, ranges)
         if conv is not None and conv.depthwise:
             quantized = keep_sums(rows, quantized)
         return rows, quantized

@@ -1,0 +1,62 @@
+"""The methods of ``quantize``: a new one is a file here and a line in ``METHODS``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from bitfold.passes.quantize.gptq import gptq
+from bitfold.passes.quantize.rounding import QuantizedWeight, round_to_nearest
+from bitfold.runtime.formats.scheme import WeightScheme
+
+MethodName = Literal["rtn", "gptq"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to make codes and scales of a weight.
+
+    Attributes:
+        blind: a function of the weight [N, K], the scheme and how ranges are found.
+        informed: one of the weight, the mean of ``x x^T`` over its inputs [K, K], the scheme, how
+            ranges are found, and the columns of a group; None for methods that need no inputs.
+    """
+
+    blind: Callable[[np.ndarray, WeightScheme, str], QuantizedWeight]
+    informed: Callable[[np.ndarray, np.ndarray, WeightScheme, str, int], QuantizedWeight] | None = (
+        None
+    )
+
+
+METHODS: dict[str, Method] = {
+    "rtn": Method(round_to_nearest),
+    "gptq": Method(round_to_nearest, gptq),
+}
+
+
+def quantized_by(
+    method: str,
+    rows: np.ndarray,
+    gram: np.ndarray | None,
+    scheme: WeightScheme,
+    ranges: str,
+) -> QuantizedWeight:
+    """Quantize a weight, given as ``rows`` whose groups are whole.
+
+    Args:
+        rows: finite, [R, C]; with a Gram matrix, C divides its size, and as many rows as make it
+            up are one output's.
+        gram: mean of ``x x^T`` over the inputs that the weight meets; None if unknown: the method
+            does then what it can without.
+        scheme: format, groups and symmetry.
+        ranges: how ranges are found.
+    """
+    way = METHODS[method]
+    if gram is None or way.informed is None:
+        return way.blind(rows, scheme, ranges)
+    size = scheme.group_size(rows.shape[1])
+    whole = rows.reshape(-1, len(gram))
+    return way.informed(whole, gram, scheme, ranges, size).with_rows(len(rows))
