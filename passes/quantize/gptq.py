@@ -11,7 +11,8 @@ from scipy import linalg
 
 from bitfold.passes.quantize.columns import Columns
 from bitfold.passes.quantize.descent import descend
-from bitfold.passes.quantize.rounding import FINDERS, QuantizedWeight, grouped_rows
+from bitfold.passes.quantize.finders import finder
+from bitfold.passes.quantize.rounding import QuantizedWeight, grouped_rows
 from bitfold.runtime.formats.scale_types import store_scales
 from bitfold.runtime.formats.scheme import WeightScheme
 
@@ -40,7 +41,7 @@ def gptq(
     Args:
         weight: finite.
         gram: symmetric, positive semidefinite, finite.
-        ranges: ``mse`` or ``minmax``, as for rounding to nearest.
+        ranges: a key of ``FINDERS``, as for rounding to nearest.
         size: columns a group; by default the scheme's.
         sweeps: 0 for GPTQ alone.
     """
@@ -48,7 +49,7 @@ def gptq(
     damped = damp(gram)
     order = column_order(np.diag(damped), size)
     weight = np.asarray(weight, np.float32)
-    find = FINDERS[scheme.scale == "e8m0", ranges == "minmax"]
+    find = finder(scheme, ranges)
     plain = find(grouped_rows(weight, size), scheme.number, scheme.symmetric)
     damped = damped[np.ix_(order, order)]
     columns = Columns(

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from bitfold.passes.quantize.families import with_member
 from bitfold.passes.quantize.gptq import gptq
 from bitfold.passes.quantize.rounding import QuantizedWeight, round_to_nearest
 from bitfold.runtime.formats.scheme import WeightScheme
@@ -55,6 +56,8 @@ def quantized_by(
         ranges: how ranges are found.
     """
     way = METHODS[method]
+    energy = None if gram is None else np.diag(gram)
+    scheme = with_member(scheme, rows, energy, ranges)
     if gram is None or way.informed is None:
         return way.blind(rows, scheme, ranges)
     size = scheme.group_size(rows.shape[1])

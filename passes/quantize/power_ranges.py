@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bitfold.passes.quantize.ranges import (
+    Finder,
     Range,
     least_squares_ranges,
     levels_in,
@@ -39,6 +40,17 @@ def least_squares_powers(grouped: np.ndarray, number: Format, symmetric: bool) -
             np.where(better, tried.scale, best.scale), np.where(better, tried.zero, best.zero)
         )
     return best
+
+
+def next_powers(find: Finder) -> Finder:
+    """What finds the powers of two nearest to the scales that ``find`` finds."""
+
+    def finder(grouped: np.ndarray, number: Format, symmetric: bool) -> Range:
+        found = positive(find(grouped, number, symmetric), number)
+        exponent = np.rint(np.log2(np.where(found.scale > 0, found.scale, 1)))
+        return rescaled(found, np.ldexp(np.float32(1), exponent.astype(np.int32)), number)
+
+    return finder
 
 
 def positive(found: Range, number: Format) -> Range:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -24,6 +24,7 @@ from bitfold.passes.quantize.conv_scheme import (
     has_one_pixel,
 )
 from bitfold.passes.quantize.correct_bias import correct_bias
+from bitfold.passes.quantize.finders import RangeName
 from bitfold.passes.quantize.in_order import Job, in_order
 from bitfold.passes.quantize.insert import SiteInserter
 from bitfold.passes.quantize.keep_sums import keep_sums
@@ -34,7 +35,7 @@ from bitfold.passes.quantize.rounding import QuantizedWeight
 from bitfold.runtime.errors import CalibrationError, ModelError
 from bitfold.runtime.formats import format_named
 from bitfold.runtime.formats.scale_types import ScaleType
-from bitfold.runtime.formats.scheme import Acts, QuantScheme, WeightScheme
+from bitfold.runtime.formats.scheme import Acts, QuantScheme, WeightScheme, takes_zero_points
 
 SMALLEST, SMALLEST_DEPTHWISE = 1024, 512
 """Weights with fewer elements than this are not worth a low-bit operator.
@@ -65,7 +66,9 @@ class Quantize(Pass):
 
     Attributes:
         weights: number format of the weights: int2 to int8, binary, ternary, nf4, fp4, fp6_e2m3,
-            pot3, pot4 or apot5; with float inputs also fp6_e3m2, fp8_e4m3, fp8_e5m2 and pot5.
+            pot3, pot4, apot5, gauss2 to gauss4, odd2 to odd4 or quinary; power3 to power5, whose
+            exponent is searched for each weight; with float inputs also fp6_e3m2, fp8_e4m3,
+            fp8_e5m2 and pot5.
         group: input channels that share a scale; 0 for one scale per output channel.
         symmetric: leave out zero points.
         method: how weights become codes: ``rtn``, each value to the nearest code; ``gptq``, so that
@@ -73,7 +76,8 @@ class Quantize(Pass):
             tables are rounded to nearest all the same).
         sequential: with ``gptq``, each weight meets what the quantized part before it gives, not
             what the float model gave.
-        ranges: ``mse`` for the least squared error, ``minmax`` to cover every value.
+        ranges: ``mse`` for the least squared error, ``minmax`` to cover every value, ``gauss`` for
+            what normally distributed values want.
         scales: type that scales are stored in: f16, f32, bf16, e8m0 (powers of two: MX formats,
             with group=32) or e4m3 (with a factor for each weight: NVFP4, with group=16).
         acts: ``int8`` to quantize inputs on the fly, ``none`` to keep them float; ``int4``,
@@ -101,7 +105,7 @@ class Quantize(Pass):
     method: MethodName = "rtn"
     sequential: bool = True
     symmetric: bool = False
-    ranges: Literal["mse", "minmax"] = "mse"
+    ranges: RangeName = "mse"
     scales: ScaleType = "f16"
     acts: Acts = "int8"
     act_granularity: Literal["group", "token"] = "group"
@@ -122,9 +126,7 @@ class Quantize(Pass):
         if embedding:
             number = self.embeddings or number
             group = group if self.embedding_group is None else self.embedding_group
-        # At 8 bits a zero point buys next to nothing; uneven levels lie about zero.
-        even = format_named(number).linear
-        symmetric = self.symmetric or not even or number in ("int8", "ternary")
+        symmetric = self.symmetric or not takes_zero_points(format_named(number))
         weight = WeightScheme(number, group, symmetric, self.scales)
         return QuantScheme(weight, self.acts, self.act_granularity)
 
@@ -137,6 +139,7 @@ class Quantize(Pass):
             context.progress(f"quantizing {sites[0].name}", done / len(jobs))
             scheme = self.scheme_of(sites)
             weight, quantized = self._quantized(job, scheme)
+            scheme = replace(scheme, weight=quantized.scheme)
             quality = signal_to_noise(weight, quantized)
             acts = scheme.act_group_size(weight.shape[1]) if scheme.act_bits else None
             # Eight bits lose so little that made-up inputs, whose means are not the real ones',

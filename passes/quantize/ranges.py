@@ -6,6 +6,7 @@ scales and zero points are [N, G].
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,10 @@ class Range:
 
     scale: np.ndarray
     zero: np.ndarray
+
+
+Finder = Callable[[np.ndarray, Format, bool], Range]
+"""From groups [N, G, size], a format, and whether there are no zero points."""
 
 
 def clips(number: Format) -> np.ndarray:

@@ -6,28 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitfold.passes.quantize.power_ranges import covering_powers, least_squares_powers
-from bitfold.passes.quantize.ranges import (
-    Range,
-    inverse_of,
-    least_squares_ranges,
-    min_max_ranges,
-)
+from bitfold.passes.quantize.finders import finder
+from bitfold.passes.quantize.ranges import Range, inverse_of
 from bitfold.runtime.formats import Format
 from bitfold.runtime.formats.scale_types import scale_values, store_scales
 from bitfold.runtime.formats.scheme import WeightScheme
 
 ELEMENTS_AT_ONCE = 1 << 16
 """Weights that are worked on at a time: few enough to stay in the cache."""
-
-
-FINDERS = {
-    (False, True): min_max_ranges,
-    (False, False): least_squares_ranges,
-    (True, True): covering_powers,
-    (True, False): least_squares_powers,
-}
-"""How ranges are found: for scales that are powers of two, to cover every value."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +68,13 @@ def round_to_nearest(
     Args:
         weight: float array; must be finite.
         scheme: format, groups and symmetry.
-        ranges: ``minmax`` to cover every value, ``mse`` for the least squared error.
+        ranges: how ranges are found, a key of ``FINDERS``: ``minmax`` to cover every value, ``mse``
+            for the least squared error.
     """
     n, k = weight.shape
     size = scheme.group_size(k)
     number = scheme.number
-    find = FINDERS[scheme.scale == "e8m0", ranges == "minmax"]
+    find = finder(scheme, ranges)
     step = max(1, ELEMENTS_AT_ONCE // k)
     blocks = [slice(start, start + step) for start in range(0, n, step)]
     found = [

@@ -9,7 +9,7 @@ from typing import Literal
 from bitfold.passes.analysis.spaces.space import Space
 from bitfold.passes.core.base import Pass
 from bitfold.runtime.formats import format_named
-from bitfold.runtime.formats.scheme import Acts, QuantScheme, WeightScheme
+from bitfold.runtime.formats.scheme import Acts, QuantScheme, WeightScheme, takes_zero_points
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,7 @@ class AtScheme(Pass):
 
     def scheme(self) -> QuantScheme:
         """How readers will be quantized."""
-        even = format_named(self.weights).linear
-        symmetric = self.symmetric or not even or self.weights in ("int8", "ternary")
+        symmetric = self.symmetric or not takes_zero_points(format_named(self.weights))
         weight = WeightScheme(self.weights, self.group, symmetric)
         return QuantScheme(weight, self.acts, self.act_granularity)
 

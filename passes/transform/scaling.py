@@ -26,7 +26,7 @@ from bitfold.passes.core.words import counted
 from bitfold.passes.transform.change import Scale, change_space, shared_elsewhere
 from bitfold.passes.transform.layer_error import LayerError, decibels, worth
 from bitfold.runtime.formats import format_named
-from bitfold.runtime.formats.scheme import Acts, QuantScheme, WeightScheme
+from bitfold.runtime.formats.scheme import Acts, QuantScheme, WeightScheme, takes_zero_points
 
 ROWS = 256
 """Rows of every input that errors are estimated on."""
@@ -145,8 +145,7 @@ class ScalePass(Pass):
 
     def scheme(self) -> QuantScheme:
         """How readers will be quantized."""
-        even = format_named(self.weights).linear
-        symmetric = self.symmetric or not even or self.weights in ("int8", "ternary")
+        symmetric = self.symmetric or not takes_zero_points(format_named(self.weights))
         weight = WeightScheme(self.weights, self.group, symmetric)
         return QuantScheme(weight, self.acts, self.act_granularity)
 

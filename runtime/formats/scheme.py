@@ -13,6 +13,14 @@ Acts = Literal["int8", "int4", "int3", "int2", "int1", "none"]
 """What inputs are rounded to at run time: integers, or signs times a scale at one bit."""
 
 
+def takes_zero_points(number: Format) -> bool:
+    """Whether zero points buy anything: uneven levels, and fewer than codes, lie about 0.
+
+    At 8 bits they buy next to nothing.
+    """
+    return number.linear and len(number.levels) == 1 << number.bits and number.bits < 8
+
+
 @dataclass(frozen=True)
 class WeightScheme:
     """How a weight W[N, K] is quantized.
@@ -22,12 +30,14 @@ class WeightScheme:
         group: input channels that share a scale, or 0 for one scale per output channel.
         symmetric: whether zero points are left out.
         scale: type in which scales are stored.
+        member: of a family of formats, the one that the weight takes; by default the family's own.
     """
 
     format: str
     group: int = 0
     symmetric: bool = True
     scale: ScaleType = "f16"
+    member: Format | None = None
 
     def __post_init__(self) -> None:
         format_named(self.format)
@@ -45,7 +55,7 @@ class WeightScheme:
     @property
     def number(self) -> Format:
         """The number format itself."""
-        return format_named(self.format)
+        return self.member or format_named(self.format)
 
     def group_size(self, k: int) -> int:
         """Input channels a group of a weight with ``k`` of them: at most ``k``."""
@@ -66,7 +76,8 @@ class WeightScheme:
     def __str__(self) -> str:
         where = f"g{self.group}" if self.group else "per channel"
         scales = f" {self.scale} scales" if self.scale in ("bf16", "e8m0", "e4m3") else ""
-        return f"{self.format} {where} {'symmetric' if self.symmetric else 'asymmetric'}{scales}"
+        name = self.member.name if self.member else self.format
+        return f"{name} {where} {'symmetric' if self.symmetric else 'asymmetric'}{scales}"
 
 
 @dataclass(frozen=True)

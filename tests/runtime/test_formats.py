@@ -6,9 +6,12 @@ import pytest
 from scipy.stats import norm
 
 from bitfold.runtime.errors import RecipeError, UnsupportedError
-from bitfold.runtime.formats import FORMATS, Format, format_named
+from bitfold.runtime.formats import FAMILIES, FORMATS, Format, format_named
+from bitfold.runtime.formats.gaussian import MAGNITUDES
 from bitfold.runtime.formats.nf4 import QUANTILES
-from bitfold.runtime.formats.scheme import QuantScheme, WeightScheme
+from bitfold.runtime.formats.power_exponent import POWERS, power_exponent
+from bitfold.runtime.formats.scheme import QuantScheme, WeightScheme, takes_zero_points
+from bitfold.runtime.formats.whole import whole_levels
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -101,6 +104,64 @@ def test_powers_of_two_and_their_sums():
     assert format_named("pot5").levels[15:] == (0, *(2**power for power in range(15)))
     assert apot5[:15] == tuple(-each for each in apot5[:15:-1])
     assert format_named("binary").table().tolist() == [-1, 1]
+
+
+@pytest.mark.parametrize("bits", MAGNITUDES)
+def test_gaussian_levels_are_the_means_of_what_goes_to_them(bits):
+    """What makes levels optimal (Max, 1960, equation 6), and the distortion of his table I."""
+    levels = np.array([*(-each for each in MAGNITUDES[bits][::-1]), *MAGNITUDES[bits]])
+    borders = np.array([-np.inf, *(levels[1:] + levels[:-1]) / 2, np.inf])
+    mass = np.diff(norm.cdf(borders))
+    assert np.allclose(levels, -np.diff(norm.pdf(borders)) / mass, atol=2e-3)
+    distortion = {2: 0.1175, 3: 0.03454, 4: 0.009497}[bits]
+    assert 1 - mass @ levels**2 == pytest.approx(distortion, rel=2e-3)
+    whole = np.array(format_named(f"gauss{bits}").levels)
+    assert np.allclose(whole / whole[-1], levels / levels[-1], atol=1 / 128)
+
+
+def test_odd_and_quinary_levels():
+    assert format_named("odd2").levels == (-3, -1, 1, 3)
+    assert format_named("odd4").levels == tuple(range(-15, 16, 2))
+    assert format_named("quinary").levels == (-2, -1, 0, 1, 2)
+    assert [takes_zero_points(format_named(name)) for name in ("int4", "quinary", "odd3")] == [
+        True,
+        False,
+        False,
+    ]
+
+
+def test_power_exponents():
+    """A power of 1 is evenly spaced; at 2, codes stand for their squares."""
+    assert power_exponent(4, 1).levels == tuple(range(-64, 64, 8))
+    assert power_exponent(4, 2).levels[8:] == (0, 1, 4, 9, 16, 25, 36, 49)
+    assert power_exponent(3, 2).table().tolist() == [-64, -36, -16, -4, 0, 4, 16, 36]
+    for bits, p in ((3, 1.375), (4, 1.5), (5, POWERS[-1])):
+        number = power_exponent(bits, p)
+        k = np.arange(-(1 << (bits - 1)), 1 << (bits - 1))
+        exact = np.sign(k) * np.abs(k / k[0]) ** p
+        nearest = np.abs(np.array(number.levels) / -number.lowest - exact[:, None]).min(1)
+        assert nearest.max() <= 1 / 128
+        assert number.integral
+        assert number.bits == bits
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families_are_formats_of_whole_levels(name):
+    number = format_named(name)
+    assert number.integral
+    assert not number.linear
+    assert WeightScheme(name).number is number
+    member = power_exponent(number.bits, 2)
+    assert WeightScheme(name, member=member).number is member
+
+
+def test_whole_levels():
+    assert whole_levels([0.5, -1.5]) == (-66, 22)
+    assert whole_levels([-1, 0, 1e-9]) == (-64, 0)
+    values = np.random.default_rng(0).normal(size=16)
+    levels = np.array(whole_levels(values))
+    factor = np.abs(levels).max() / np.abs(values).max()
+    assert np.abs(levels - factor * np.sort(values)).max() <= 0.5
 
 
 def test_int8_inputs_take_integers():

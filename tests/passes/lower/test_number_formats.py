@@ -12,7 +12,7 @@ from bitfold.passes.lower.lower import Lower
 from bitfold.passes.quantize.quantize import Quantize
 from bitfold.runtime.errors import UnsupportedError
 from bitfold.runtime.execution import open_session
-from bitfold.runtime.formats import FORMATS
+from bitfold.runtime.formats import FAMILIES, FORMATS
 from bitfold.runtime.formats.scale_types import DTYPES
 
 RNG = np.random.default_rng(11)
@@ -47,13 +47,13 @@ FEEDS = {"ids": RNG.integers(0, 40, (2, 5)), "image": f(2, 32, 5, 6)}
 
 
 @pytest.mark.parametrize("acts", ["int8", "none"])
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", [*FORMATS, *FAMILIES])
 def test_native_operators_compute_the_neutral_form(name, acts):
     if acts == "int8" and name in FLOATS:
         with pytest.raises(UnsupportedError, match="multiply integers"):
             Quantize(weights=name, acts=acts)
         return
-    at = [*FORMATS].index(name)
+    at = [*FORMATS, *FAMILIES].index(name)
     for step in range(2):
         group, kind = GROUPS[(at + 3 * step) % 6], [*DTYPES][(at + step) % 5]
         model = readers()
@@ -69,7 +69,7 @@ def test_native_operators_compute_the_neutral_form(name, acts):
         assert types == {ir.DataType.from_numpy(DTYPES[kind])}
 
 
-@pytest.mark.parametrize("name", ["binary", "nf4", "fp4", "fp6_e2m3", "pot4", "apot5"])
+@pytest.mark.parametrize("name", ["binary", "nf4", "fp4", "fp6_e2m3", "pot4", "quinary", "power3"])
 def test_stock_operators_store_levels_as_integers(name):
     kind = {"fp4": "e8m0", "nf4": "bf16"}.get(name, "f16")
     for target in ("ort", "portable"):
