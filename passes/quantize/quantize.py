@@ -27,6 +27,7 @@ from bitfold.passes.quantize.correct_bias import correct_bias
 from bitfold.passes.quantize.finders import RangeName
 from bitfold.passes.quantize.in_order import Job, in_order
 from bitfold.passes.quantize.insert import SiteInserter
+from bitfold.passes.quantize.keep_grid import NO_GRID, Lossless, kept_grid
 from bitfold.passes.quantize.keep_sums import keep_sums
 from bitfold.passes.quantize.methods import METHODS, MethodName, quantized_by
 from bitfold.passes.quantize.packed_size import packed_nbytes
@@ -61,7 +62,9 @@ class Quantize(Pass):
     3. A convolution's groups are runs of channels within a tap, and its input gets a scale per
        pixel and group; a depthwise one keeps 8 bits, float inputs and the sums of its taps.  Its
        bias takes up the mean error of its weight, where there are inputs to run.
-    4. Skipped, with the reason: excluded sites, weights that are not float32, tiny weights, those
+    4. A weight that already lies on a grid, as training with quantization leaves it, is stored
+       with no error.
+    5. Skipped, with the reason: excluded sites, weights that are not float32, tiny weights, those
        that padding would make no smaller, tables of short rows, and tables of rotary angles.
 
     Attributes:
@@ -71,6 +74,9 @@ class Quantize(Pass):
             fp8_e5m2 and pot5.
         group: input channels that share a scale; 0 for one scale per output channel.
         symmetric: leave out zero points.
+        lossless: ``auto`` to store weights exactly that lie on a grid which takes no more bits than
+            the scheme; ``always`` where it takes more, too; ``only`` to do so, and leave all
+            others in float; ``off`` to round them as any others.
         method: how weights become codes: ``rtn``, each value to the nearest code; ``gptq``, so that
             outputs on the calibration inputs change least (convolutions with groups and embedding
             tables are rounded to nearest all the same).
@@ -102,6 +108,7 @@ class Quantize(Pass):
     target: Target = "native"
     weights: str = "int4"
     group: int = 32
+    lossless: Lossless = "auto"
     method: MethodName = "rtn"
     sequential: bool = True
     symmetric: bool = False
@@ -133,12 +140,19 @@ class Quantize(Pass):
     def run(self, model: ir.Model, context: Context) -> bool:
         jobs = list(self._accepted(model, context))
         means = self._mean_inputs(model, jobs, context)
-        inserter, corrected = SiteInserter(model, context), 0
+        inserter, corrected, inserted = SiteInserter(model, context), 0, 0
         for done, job in enumerate(self._in_order(model, jobs, context)):
             source, sites, shape = job.source, job.sites, job.sites[0].shape
             context.progress(f"quantizing {sites[0].name}", done / len(jobs))
             scheme = self.scheme_of(sites)
-            weight, quantized = self._quantized(job, scheme)
+            weight = self._rows(sites[0])
+            kept = kept_grid(weight, scheme, self.lossless, self.target, sites[0].conv is not None)
+            if isinstance(kept, str) and self.lossless == "only":
+                for site in sites:
+                    context.entry.skipped(site.name, kept, shape_of(site))
+                continue
+            rounded = isinstance(kept, str)
+            quantized = self._quantized(job, weight, scheme) if isinstance(kept, str) else kept
             scheme = replace(scheme, weight=quantized.scheme)
             quality = signal_to_noise(weight, quantized)
             acts = scheme.act_group_size(weight.shape[1]) if scheme.act_bits else None
@@ -147,18 +161,23 @@ class Quantize(Pass):
             real = bool(context.calibration) or not context.made_up
             trusted = real or scheme.weight.number.bits < 8
             for site in sites:
-                mean = means.get(str(site.data.name)) if trusted else None
+                mean = means.get(str(site.data.name)) if trusted and rounded else None
                 if mean is not None and site.node.graph is model.graph:
                     lost = weight - quantized.dequantize()
                     corrected += correct_bias(site, lost, mean, context)
             inserter.insert(
                 source, sites, quantized.with_rows(shape[0]), acts, scheme.act_bits or 8
             )
+            inserted += 1
             stored = quantized.scales.itemsize
             packed = packed_nbytes(shape, scheme.weight, sites[0].conv, stored)
             size = (weight.nbytes, packed)
             text = f"{scheme}: weight SQNR {quality:.1f} dB"
-            if job.gram is not None:
+            if not rounded:
+                text = f"{scheme}: already on this grid, kept exactly"
+            elif kept != NO_GRID:
+                text += f"; {kept}"
+            elif job.gram is not None:
                 text += f", output {output_signal_to_noise(weight, quantized, job.gram):.1f} dB"
             for site in sites:
                 context.entry.changed(site.name, text)
@@ -169,7 +188,7 @@ class Quantize(Pass):
         if corrected:
             biases = counted(corrected, "bias", "biases")
             context.entry.note(f"{biases} corrected for the mean error of the rounded weights")
-        return bool(jobs)
+        return bool(inserted)
 
     def _in_order(self, model: ir.Model, jobs: list[Job], context: Context) -> Iterator[Job]:
         if METHODS[self.method].informed is None:
@@ -182,16 +201,19 @@ class Quantize(Pass):
             )
         return in_order(model, jobs, samples, self.sequential)
 
-    def _quantized(self, job: Job, scheme: QuantScheme) -> tuple[np.ndarray, QuantizedWeight]:
-        """The weight in rows of one scale after the other, and its quantized form."""
-        weight, conv = finite_weight(job.sites[0]), job.sites[0].conv
+    def _rows(self, site: Site) -> np.ndarray:
+        """The weight in rows whose groups are whole."""
+        weight = finite_weight(site)
+        return weight if site.conv is None else conv_rows(weight, site.conv)
+
+    def _quantized(self, job: Job, rows: np.ndarray, scheme: QuantScheme) -> QuantizedWeight:
+        conv = job.sites[0].conv
         # At 8 bits clipping buys next to nothing, and the search takes time.
         ranges = "minmax" if scheme.weight.number.bits == 8 else self.ranges
-        rows = weight if conv is None else conv_rows(weight, conv)
         quantized = quantized_by(self.method, rows, job.gram, scheme.weight, ranges)
         if conv is not None and conv.depthwise:
             quantized = keep_sums(rows, quantized)
-        return rows, quantized
+        return quantized
 
     def _mean_inputs(
         self, model: ir.Model, jobs: list[Job], context: Context

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -42,6 +42,29 @@ class QuantizedWeight:
         codes, scales = self.codes.reshape(n, -1), self.scales.reshape(n, -1)
         size, factor = self.group_size, self.scale_factor
         return QuantizedWeight(self.scheme, codes, scales, zeros, size, factor)
+
+    def in_groups(self, size: int) -> QuantizedWeight:
+        """The same weight in groups of ``size`` columns, where that divides its own: scales repeat.
+
+        Groups that are whole rows may have any number of columns.
+        """
+        k = self.codes.shape[1]
+        if self.group_size < k and self.group_size % size:
+            return self
+        times, groups = -(-self.group_size // size), -(-k // size)
+        zeros = self.zero_points
+        return replace(
+            self,
+            scheme=replace(self.scheme, group=size),
+            scales=np.repeat(self.scales, times, 1)[:, :groups],
+            zero_points=None if zeros is None else np.repeat(zeros, times, 1)[:, :groups],
+            group_size=size,
+        )
+
+    def rows(self, part: slice) -> QuantizedWeight:
+        """Some of the rows."""
+        zeros = None if self.zero_points is None else self.zero_points[part]
+        return replace(self, codes=self.codes[part], scales=self.scales[part], zero_points=zeros)
 
     @property
     def nbytes(self) -> int:
