@@ -18,8 +18,8 @@ from bitfold.runtime.formats.scale_types import DTYPES, ScaleType
 from bitfold.runtime.formats.scheme import WeightScheme
 
 CANDIDATES = (
-    *("binary", "ternary", "int2", "pot3", "int3", "fp4", "int4", "pot4", "int5"),
-    *("fp6_e2m3", "int6", "int7", "int8"),
+    *("binary", "ternary", "int2", "odd2", "pot3", "int3", "odd3", "fp4", "int4", "odd4", "pot4"),
+    *("int5", "fp6_e2m3", "int6", "int7", "int8"),
 )
 """Formats that a grid is written in, the first that has its steps: those of fewer bits first."""
 

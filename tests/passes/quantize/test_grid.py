@@ -48,7 +48,7 @@ def test_products_of_steps_and_units_are_found(name, n, group, k, shifted, expon
     assert grid.group_size >= size or k <= size
 
 
-@pytest.mark.parametrize("name", ["pot3", "fp4", "pot4", "fp6_e2m3"])
+@pytest.mark.parametrize("name", ["odd2", "pot3", "odd3", "fp4", "odd4", "pot4", "fp6_e2m3"])
 def test_uneven_levels_take_their_own_format(name):
     number = format_named(name)
     weight = RNG.choice(np.float32(number.levels), (8, 320)) * np.float32(0.3)
