@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import Site, find_sites, input_at
 from bitfold.passes.core.context import Context
-from bitfold.passes.core.rewire import new_initializer
+from bitfold.passes.core.rewire import shared_initializer
 from bitfold.passes.lower.epilogue import array_of, replace_chain, take_place
 from bitfold.passes.lower.low_rank import LowRank
 from bitfold.passes.lower.masked_weight import kept_weights, masked_share
@@ -120,9 +120,9 @@ class NativeLowering:
         return None if scales is None else self._beside(site, scales[None], "input_scales")
 
     def _beside(self, site: Site, array: np.ndarray, name: str) -> ir.Value:
-        """An initializer named after the site's weight."""
+        """An initializer named after the site's weight, which sites that share it share too."""
         stem = (site.source.name or site.name).removesuffix(".dequantized")
-        return new_initializer(self.model.graph, self.context, array, f"{stem}.{name}")
+        return shared_initializer(self.model.graph, self.context, array, f"{stem}.{name}")
 
     def _weight(self, site: Site, paired: bool) -> PackedWeight:
         dequantize = site.quantized

@@ -11,6 +11,8 @@ from bitfold.passes.analysis.conv_shape import ConvShape
 from bitfold.passes.analysis.sites import Site
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.rewire import new_initializer, shared_initializer
+from bitfold.passes.quantize.insert_branch import add_factors, insert_branch
+from bitfold.passes.quantize.low_rank import Branch
 from bitfold.passes.quantize.rounding import QuantizedWeight
 from bitfold.runtime.ops.body import call
 from bitfold.runtime.ops.dequantize_weight import dequantize_attributes, dequantize_weight
@@ -33,16 +35,18 @@ class SiteInserter:
         quantized: QuantizedWeight,
         act_group_size: int | None,
         act_bits: int = 8,
+        branch: Branch | None = None,
     ) -> None:
         """Make ``sites``, which share the weight ``source``, use ``quantized`` instead.
 
         Their inputs are rounded to ``act_bits`` bits per run of ``act_group_size`` channels, or
-        stay as they are.
+        stay as they are.  A ``branch`` reads them before that; it is for matmuls alone.
         """
         stem = source.name or sites[0].name
         while f"{stem}.codes" in self.model.graph.initializers:
             stem += ".turned"  # the same weight in its other orientation, or a branch's own
         weight = self._dequantize(stem, quantized)
+        factors = branch and add_factors(self.model.graph, self.context, branch, stem)
         turned: ir.Value | None = None
         for site in sites:
             if site.kind == "gather":
@@ -59,6 +63,8 @@ class SiteInserter:
             else:
                 turned = turned or self._transpose(weight, (1, 0))
                 site.node.replace_input_with(1, turned)
+            if factors is not None:
+                insert_branch(site.node, site.data, factors)
             if act_group_size is not None:
                 site.node.replace_input_with(0, self._activation(site, act_group_size, act_bits))
         # Sites may share one Transpose; a dictionary keeps their order.

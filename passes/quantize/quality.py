@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from bitfold.passes.quantize.rounding import QuantizedWeight
+from bitfold.passes.quantize.weight_sum import WeightSum
 
 
-def signal_to_noise(weight: np.ndarray, quantized: QuantizedWeight) -> float:
+def signal_to_noise(weight: np.ndarray, quantized: WeightSum) -> float:
     """SQNR in decibels of a quantized weight (infinite when nothing was lost)."""
     noise = float(np.square(quantized.dequantize() - weight, dtype=np.float32).sum())
     signal = float(np.square(weight, dtype=np.float32).sum())
     return _decibels(signal, noise)
 
 
-def output_signal_to_noise(
-    weight: np.ndarray, quantized: QuantizedWeight, gram: np.ndarray
-) -> float:
+def output_signal_to_noise(weight: np.ndarray, quantized: WeightSum, gram: np.ndarray) -> float:
     """SQNR of what a weight [N, K] gives for inputs whose mean of ``x x^T`` is ``gram`` [K, K]."""
     shape, h = (-1, len(gram)), gram.astype(np.float32)
     whole = np.asarray(weight, np.float32).reshape(shape)

@@ -29,14 +29,17 @@ from bitfold.passes.quantize.in_order import Job, in_order
 from bitfold.passes.quantize.insert import SiteInserter
 from bitfold.passes.quantize.keep_grid import NO_GRID, Lossless, kept_grid
 from bitfold.passes.quantize.keep_sums import keep_sums
+from bitfold.passes.quantize.low_rank import LowRankStart, quantize_beside
 from bitfold.passes.quantize.methods import METHODS, MethodName, quantized_by
 from bitfold.passes.quantize.packed_size import packed_nbytes
 from bitfold.passes.quantize.quality import output_signal_to_noise, signal_to_noise
 from bitfold.passes.quantize.rounding import QuantizedWeight
-from bitfold.runtime.errors import CalibrationError, ModelError
+from bitfold.passes.quantize.weight_sum import WeightSum
+from bitfold.runtime.errors import CalibrationError, ModelError, RecipeError
 from bitfold.runtime.formats import format_named
 from bitfold.runtime.formats.scale_types import ScaleType
 from bitfold.runtime.formats.scheme import Acts, QuantScheme, WeightScheme, takes_zero_points
+from bitfold.runtime.ops.lowbit_matmul import MOST_RANK
 
 SMALLEST, SMALLEST_DEPTHWISE = 1024, 512
 """Weights with fewer elements than this are not worth a low-bit operator.
@@ -77,6 +80,11 @@ class Quantize(Pass):
         lossless: ``auto`` to store weights exactly that lie on a grid which takes no more bits than
             the scheme; ``always`` where it takes more, too; ``only`` to do so, and leave all
             others in float; ``off`` to round them as any others.
+        rank: channels of a low-rank branch beside each matmul's codes, two thin float16 factors
+            that read its inputs before these are rounded; 0 for none.
+        low_rank: what the branch takes first: the ``error`` of rounding (LoRC), or the largest
+            part of the ``weight`` itself, of which the rest is rounded (SVDQuant).  Where there are
+            inputs to run, it is fitted to the outputs that these give.
         method: how weights become codes: ``rtn``, each value to the nearest code; ``gptq``, so that
             outputs on the calibration inputs change least (convolutions with groups and embedding
             tables are rounded to nearest all the same).
@@ -109,6 +117,8 @@ class Quantize(Pass):
     weights: str = "int4"
     group: int = 32
     lossless: Lossless = "auto"
+    rank: int = 0
+    low_rank: LowRankStart = "error"
     method: MethodName = "rtn"
     sequential: bool = True
     symmetric: bool = False
@@ -124,6 +134,8 @@ class Quantize(Pass):
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not 0 <= self.rank <= MOST_RANK:
+            raise RecipeError(f"quantize: expected a rank from 0 to {MOST_RANK}, found {self.rank}")
         self.scheme(False)
         self.scheme(True)
 
@@ -152,8 +164,10 @@ class Quantize(Pass):
                     context.entry.skipped(site.name, kept, shape_of(site))
                 continue
             rounded = isinstance(kept, str)
-            quantized = self._quantized(job, weight, scheme) if isinstance(kept, str) else kept
-            scheme = replace(scheme, weight=quantized.scheme)
+            quantized = (
+                self._quantized(job, weight, scheme) if isinstance(kept, str) else WeightSum(kept)
+            )
+            scheme = replace(scheme, weight=quantized.codes.scheme)
             quality = signal_to_noise(weight, quantized)
             acts = scheme.act_group_size(weight.shape[1]) if scheme.act_bits else None
             # Eight bits lose so little that made-up inputs, whose means are not the real ones',
@@ -165,14 +179,13 @@ class Quantize(Pass):
                 if mean is not None and site.node.graph is model.graph:
                     lost = weight - quantized.dequantize()
                     corrected += correct_bias(site, lost, mean, context)
-            inserter.insert(
-                source, sites, quantized.with_rows(shape[0]), acts, scheme.act_bits or 8
-            )
+            codes, branch = quantized.codes.with_rows(shape[0]), quantized.branch
+            inserter.insert(source, sites, codes, acts, scheme.act_bits or 8, branch)
             inserted += 1
-            stored = quantized.scales.itemsize
-            packed = packed_nbytes(shape, scheme.weight, sites[0].conv, stored)
-            size = (weight.nbytes, packed)
-            text = f"{scheme}: weight SQNR {quality:.1f} dB"
+            packed = packed_nbytes(shape, scheme.weight, sites[0].conv, codes.scales.itemsize)
+            size = (weight.nbytes, packed + (0 if branch is None else branch.nbytes))
+            stored = f"{scheme}" if branch is None else f"{scheme} + rank {branch.rank}"
+            text = f"{stored}: weight SQNR {quality:.1f} dB"
             if not rounded:
                 text = f"{scheme}: already on this grid, kept exactly"
             elif kept != NO_GRID:
@@ -182,7 +195,7 @@ class Quantize(Pass):
             for site in sites:
                 context.entry.changed(site.name, text)
                 context.entry.sites.append(
-                    SiteRecord(site.name, site.kind, *shape, str(scheme), *size, quality)
+                    SiteRecord(site.name, site.kind, *shape, stored, *size, quality)
                 )
                 size = (0, 0)  # a weight counts once, however many sites share it
         if corrected:
@@ -191,7 +204,7 @@ class Quantize(Pass):
         return bool(inserted)
 
     def _in_order(self, model: ir.Model, jobs: list[Job], context: Context) -> Iterator[Job]:
-        if METHODS[self.method].informed is None:
+        if METHODS[self.method].informed is None and not self._fits_branches(context):
             return iter(jobs)
         samples = context.statistics()
         if not samples:
@@ -201,19 +214,35 @@ class Quantize(Pass):
             )
         return in_order(model, jobs, samples, self.sequential)
 
+    def _fits_branches(self, context: Context) -> bool:
+        """Whether there are branches, and inputs that are not made up to fit them to."""
+        return bool(self.rank and not context.made_up and context.statistics())
+
     def _rows(self, site: Site) -> np.ndarray:
         """The weight in rows whose groups are whole."""
         weight = finite_weight(site)
         return weight if site.conv is None else conv_rows(weight, site.conv)
 
-    def _quantized(self, job: Job, rows: np.ndarray, scheme: QuantScheme) -> QuantizedWeight:
+    def _quantized(self, job: Job, rows: np.ndarray, scheme: QuantScheme) -> WeightSum:
         conv = job.sites[0].conv
         # At 8 bits clipping buys next to nothing, and the search takes time.
         ranges = "minmax" if scheme.weight.number.bits == 8 else self.ranges
-        quantized = quantized_by(self.method, rows, job.gram, scheme.weight, ranges)
+
+        def codes(rows: np.ndarray) -> QuantizedWeight:
+            return quantized_by(self.method, rows, job.gram, scheme.weight, ranges)
+
+        if self._has_branch(job.sites):
+            return WeightSum(*quantize_beside(rows, job.gram, self.rank, self.low_rank, codes))
+        quantized = codes(rows)
         if conv is not None and conv.depthwise:
             quantized = keep_sums(rows, quantized)
-        return quantized
+        return WeightSum(quantized)
+
+    def _has_branch(self, sites: Sequence[Site]) -> bool:
+        """Whether all that share a weight are matmuls, and worth a branch of fewer numbers."""
+        n, k = sites[0].shape
+        matmuls = all(site.kind in ("matmul", "gemm") for site in sites)
+        return matmuls and 0 < self.rank * (n + k) < n * k
 
     def _mean_inputs(
         self, model: ir.Model, jobs: list[Job], context: Context

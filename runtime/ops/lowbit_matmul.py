@@ -21,6 +21,9 @@ INPUTS += ["column_norms"]
 ACT_BITS = (8, 4, 3, 2, 1)
 """Bits of the activations that it quantizes on the fly."""
 
+MOST_RANK = 512
+"""The largest rank of its low-rank branch."""
+
 
 @dataclass(frozen=True)
 class LowBitMatMul:
