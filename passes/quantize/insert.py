@@ -46,7 +46,8 @@ class SiteInserter:
         while f"{stem}.codes" in self.model.graph.initializers:
             stem += ".turned"  # the same weight in its other orientation, or a branch's own
         weight = self._dequantize(stem, quantized)
-        factors = branch and add_factors(self.model.graph, self.context, branch, stem)
+        graph, context = self.model.graph, self.context
+        factors = None if branch is None else add_factors(graph, context, branch, stem)
         turned: ir.Value | None = None
         for site in sites:
             if site.kind == "gather":
