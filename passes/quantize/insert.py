@@ -46,8 +46,8 @@ class SiteInserter:
         while f"{stem}.codes" in self.model.graph.initializers:
             stem += ".turned"  # the same weight in its other orientation, or a branch's own
         weight = self._dequantize(stem, quantized)
-        graph, context = self.model.graph, self.context
-        factors = None if branch is None else add_factors(graph, context, branch, stem)
+        main = self.model.graph
+        factors = None if branch is None else add_factors(main, self.context, branch, stem)
         turned: ir.Value | None = None
         for site in sites:
             if site.kind == "gather":
