@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bitfold.passes.advise.advise import Advise
+from bitfold.passes.allocate.allocate import Allocate
 from bitfold.passes.canonicalize.canonicalize import Canonicalize
 from bitfold.passes.core.base import Pass
 from bitfold.passes.fold.fold_batch_norm import FoldBatchNorm
@@ -45,6 +46,7 @@ PASSES: list[type[Pass]] = [
     Permute,
     HadaConv,
     Advise,
+    Allocate,
     Quantize,
     FuseAttention,
     FuseSkipNorm,

@@ -35,6 +35,7 @@ WITHIN_PASSES = {
     "opsets": {"opsets"},
     "core": {"core", "opsets"},
     "analysis": {"analysis", "core", "opsets"},
+    "allocate": {"allocate", "analysis", "core", "opsets", "quantize", "transform"},
     "advise": {"advise", "analysis", "core", "fold", "opsets", "quantize", "transform"},
     **{
         stage: {stage, "analysis", "core", "opsets"}

@@ -54,8 +54,7 @@ class Outcome:
 
         A bit more for every weight would make it a quarter: steps would be half as wide.
         """
-        kl = self.divergence.kl
-        return (1 - self.divergence.cosine if kl is None else kl) * 4**self.bits
+        return self.divergence.distance * 4**self.bits
 
     def __str__(self) -> str:
         kl = self.divergence.kl

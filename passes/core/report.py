@@ -24,6 +24,11 @@ class Divergence:
     kl: float | None = None
     top1: float | None = None
 
+    @property
+    def distance(self) -> float:
+        """One figure, 0 where nothing moved: the KL of logits, or what the cosine lacks to 1."""
+        return 1 - self.cosine if self.kl is None else self.kl
+
 
 @dataclass
 class Note:

@@ -32,6 +32,7 @@ from bitfold.passes.quantize.keep_sums import keep_sums
 from bitfold.passes.quantize.low_rank import LowRankStart, quantize_beside
 from bitfold.passes.quantize.methods import METHODS, MethodName, quantized_by
 from bitfold.passes.quantize.packed_size import packed_nbytes
+from bitfold.passes.quantize.plan import planned
 from bitfold.passes.quantize.quality import output_signal_to_noise, signal_to_noise
 from bitfold.passes.quantize.rounding import QuantizedWeight
 from bitfold.passes.quantize.weight_sum import WeightSum
@@ -150,7 +151,7 @@ class Quantize(Pass):
         return QuantScheme(weight, self.acts, self.act_granularity)
 
     def run(self, model: ir.Model, context: Context) -> bool:
-        jobs = list(self._accepted(model, context))
+        jobs = list(self.accepted(model, context))
         means = self._mean_inputs(model, jobs, context)
         inserter, corrected, inserted = SiteInserter(model, context), 0, 0
         for done, job in enumerate(self._in_order(model, jobs, context)):
@@ -266,15 +267,18 @@ class Quantize(Pass):
         return finite
 
     def scheme_of(self, sites: Sequence[Site]) -> QuantScheme:
-        """The scheme of ``sites``, which share a weight."""
+        """The scheme of ``sites``, which share a weight: its own, where one is noted on it."""
         scheme = self.scheme(any(site.kind == "gather" for site in sites))
+        own = planned(sites[0].source)
+        scheme = scheme if own is None else replace(scheme, weight=own)
         conv = sites[0].conv
         if conv is None:
             return scheme
         single = all(has_one_pixel(site) for site in sites)
         return conv_scheme(scheme, conv, self.conv_acts, self.target, self.conv_group, single)
 
-    def _accepted(self, model: ir.Model, context: Context) -> Iterator[Job]:
+    def accepted(self, model: ir.Model, context: Context) -> Iterator[Job]:
+        """The weights that are quantized; sites that are not are told to the context."""
         # One weight read as [in, out] here and as [out, in] there is two weights: groups of
         # input channels lie across each other.
         by_source: dict[tuple[ir.Value, bool], list[Site]] = {}

@@ -1,0 +1,1 @@
+"""Which weight gets which format, within a budget of bits."""

@@ -1,0 +1,197 @@
+"""``allocate``: give each weight the format that serves the outputs best, within a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from bitfold.passes.allocate.choose import choose
+from bitfold.passes.allocate.probes import moved_alone
+from bitfold.passes.allocate.stored import stored_besides
+from bitfold.passes.analysis.sites import Site
+from bitfold.passes.core.base import Pass, Promise
+from bitfold.passes.core.context import Context
+from bitfold.passes.core.report import PassEntry
+from bitfold.passes.core.targets import Target
+from bitfold.passes.quantize.conv_scheme import conv_rows
+from bitfold.passes.quantize.in_order import Job
+from bitfold.passes.quantize.packed_size import packed_nbytes
+from bitfold.passes.quantize.plan import forget, plan
+from bitfold.passes.quantize.quantize import Quantize
+from bitfold.passes.quantize.rounding import round_to_nearest
+from bitfold.passes.transform.layer_error import some
+from bitfold.runtime.errors import CalibrationError
+from bitfold.runtime.formats.scale_types import ScaleType
+from bitfold.runtime.formats.scheme import Acts, WeightScheme
+
+PROBE = "int3"
+"""What a weight is rounded to, to see what that does: few bits stand out from all other noise."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """A scheme that a weight may get.
+
+    Attributes:
+        loss: distance of the outputs that it makes, alone.
+        nbytes: bytes of codes and scales.
+    """
+
+    scheme: WeightScheme
+    loss: float
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Allocate(Pass):
+    """Note on each weight the format that ``quantize`` is to give it.
+
+    1. Each weight is rounded alone, to nearest in 3 bits, and sample inputs tell how far that
+       moves the model's outputs (KL of logits, else cosine).
+    2. The squared error of each format and group, relative to that one's, is measured on some rows
+       of the weight; the outputs' distance is taken to go with it.
+    3. An integer program chooses what moves the outputs least in sum, within the budget.
+
+    Attributes:
+        bits: budget: mean bits a weight, scales included.
+        size: budget instead: megabytes (1e6 bytes) of the written model; 0 for as ``bits`` says.
+        formats: number formats to choose from.
+        groups: sizes of groups to choose from.
+        scales: type of the scales.
+        acts: as in ``quantize``, which refuses formats that do not suit the inputs.
+        samples: sample inputs to run for each weight.
+        target: what the model must run on.
+        exclude: globs of sites or weights that ``quantize`` leaves in float.
+    """
+
+    name: ClassVar[str] = "allocate"
+    promise: ClassVar[Promise] = Promise.EXACT
+
+    bits: float = 4.0
+    size: float = 0.0
+    formats: tuple[str, ...] = ("int2", "int3", "nf4", "int5", "int6", "int8")
+    groups: tuple[int, ...] = (32, 64, 128)
+    scales: ScaleType = "e4m3"
+    acts: Acts = "int8"
+    samples: int = 1
+    target: Target = "native"
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, group in product(self.formats, self.groups):
+            self._quantizer(name, group)
+
+    def run(self, model: ir.Model, context: Context) -> bool:
+        jobs = self._jobs(model, context)
+        samples = context.statistics()[: max(1, self.samples)]
+        if not samples:
+            raise CalibrationError(
+                "allocate needs inputs to see what each weight does to the outputs, and there "
+                "are none",
+                "give some with --calibration, or --samples",
+            )
+        if not jobs:
+            return False
+        weights = sum(int(np.prod(job.sites[0].shape)) for job in jobs)
+        budget = self.bits / 8 * weights
+        if self.size:
+            budget = self.size * 1e6 - stored_besides(model, [job.source for job in jobs])
+        rounded = [(job.source, lambda site=job.sites[0]: self._probe(site)) for job in jobs]
+        options = []
+        for job in jobs:
+            forget(job.source)
+        for done, loss in enumerate(moved_alone(model, rounded, samples)):
+            context.progress(f"probing {jobs[done].sites[0].name}", done / len(jobs))
+            options.append(list(self._options(jobs[done].sites, loss)))
+        losses = [[each.loss for each in some] for some in options]
+        sizes = [[each.nbytes for each in some] for some in options]
+        chosen = [
+            offered[index]
+            for offered, index in zip(options, choose(losses, sizes, budget), strict=True)
+        ]
+        for job, option in zip(jobs, chosen, strict=True):
+            plan(job.source, option.scheme)
+            text = f"{option.scheme}: alone it moves the outputs by about {option.loss:.2g}"
+            context.entry.changed(job.sites[0].name, text)
+        self._tell(options, chosen, weights, context)
+        return False  # notes change no computation
+
+    def _jobs(self, model: ir.Model, context: Context) -> list[Job]:
+        """The weights that there is a choice for; why the others have none is ``quantize``'s."""
+        entry, context.entry = context.entry, PassEntry("(jobs)", {}, "exact")
+        jobs = list(self._quantizer(self.formats[0], self.groups[0]).accepted(model, context))
+        context.entry = entry
+        known = model.graph.initializers.values()
+        return [job for job in jobs if any(job.source is value for value in known)]
+
+    def _quantizer(self, name: str, group: int) -> Quantize:
+        return Quantize(
+            weights=name,
+            group=group,
+            symmetric=True,
+            scales=self.scales,
+            acts=self.acts,
+            target=self.target,
+            exclude=self.exclude,
+        )
+
+    def _options(self, sites: Sequence[Site], moved: float) -> Iterator[Option]:
+        """What a weight may get, and what that costs, if ``PROBE`` moves the outputs by so much."""
+        site = sites[0]
+        rows = some(site.weight())
+        unit = _squared_error(rows, site, self._probe_scheme(site))
+        seen = set()
+        for name, group in product(self.formats, self.groups):
+            scheme = self._quantizer(name, group).scheme_of(sites).weight
+            if scheme in seen:
+                continue
+            seen.add(scheme)
+            share = _squared_error(rows, site, scheme) / unit if unit else 0.0
+            yield Option(scheme, moved * share, packed_nbytes(site.shape, scheme, site.conv))
+
+    def _probe_scheme(self, site: Site) -> WeightScheme:
+        return self._quantizer(PROBE, self.groups[0]).scheme_of([site]).weight
+
+    def _probe(self, site: Site) -> np.ndarray:
+        """The weight rounded, in the order in which it is stored."""
+        weight = site.weight()
+        rows = weight if site.conv is None else conv_rows(weight, site.conv)
+        quantized = round_to_nearest(rows, self._probe_scheme(site), "minmax")
+        rounded = quantized.dequantize().reshape(weight.shape)
+        if site.conv is not None:
+            return site.conv.kernels(rounded)
+        return np.ascontiguousarray(rounded if site.out_first else rounded.T)
+
+    def _tell(
+        self,
+        options: Sequence[Sequence[Option]],
+        chosen: Sequence[Option],
+        weights: int,
+        context: Context,
+    ) -> None:
+        nbytes = sum(each.nbytes for each in chosen)
+        loss = sum(each.loss for each in chosen)
+        size = f"{8 * nbytes / weights:.2f} bits a weight, {nbytes / 1e6:.1f} MB"
+        context.entry.note(f"{size}; distances of the outputs add up to about {loss:.2g}")
+        by_scheme = [{each.scheme: each for each in offered} for offered in options]
+        everywhere = set(by_scheme[0]).intersection(*by_scheme[1:])
+        fitting = []
+        for scheme in everywhere:
+            same = [each[scheme] for each in by_scheme]
+            if sum(each.nbytes for each in same) <= nbytes:
+                fitting.append((sum(each.loss for each in same), str(scheme)))
+        if fitting:
+            least, name = min(fitting)
+            context.entry.note(f"the best of one scheme for all, {name}: {least:.2g}")
+
+
+def _squared_error(rows: np.ndarray, site: Site, scheme: WeightScheme) -> float:
+    grouped = rows if site.conv is None else conv_rows(rows, site.conv)
+    ranges = "minmax" if scheme.number.bits == 8 else "mse"
+    lost = round_to_nearest(grouped, scheme, ranges).dequantize() - grouped
+    return float(np.square(lost, dtype=np.float64).sum())

@@ -1,0 +1,124 @@
+"""``allocate``: weights that matter get more bits, and the budget holds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from support.graphs import apply, parse, run
+
+from bitfold.models.tiny import TINY, sample_feeds
+from bitfold.passes.allocate.allocate import Allocate
+from bitfold.passes.allocate.probes import moved_alone
+from bitfold.passes.canonicalize.canonicalize import Canonicalize
+from bitfold.passes.core.compare import compare_outputs
+from bitfold.passes.quantize.plan import KEY, plan, planned
+from bitfold.passes.quantize.quantize import Quantize
+from bitfold.runtime.errors import CalibrationError, RecipeError
+from bitfold.runtime.formats.scheme import WeightScheme
+
+RNG = np.random.default_rng(0)
+WEIGHTS = {name: RNG.standard_normal((64, 64)).astype(np.float32) for name in ("loud", "quiet")}
+X = {"x": RNG.standard_normal((32, 64)).astype(np.float32)}
+ITEM = Allocate(formats=("int2", "int4", "int8"), groups=(32,))
+
+
+def unequal() -> ir.Model:
+    """Two weights, of which one does a thousandth of what the other does."""
+    body = "a = MatMul(x, loud) b = MatMul(x, quiet) c = Mul(b, small) y = Add(a, c)"
+    small = np.array([1e-3], np.float32)
+    return parse(f"g (float[n, 64] x) => (float[n, 64] y) {{ {body} }}", **WEIGHTS, small=small)
+
+
+def formats(model: ir.Model) -> dict[str, str]:
+    found = {name: planned(value) for name, value in model.graph.initializers.items()}
+    return {name: scheme.format for name, scheme in found.items() if scheme is not None}
+
+
+def test_more_bits_for_what_matters() -> None:
+    model = unequal()
+    entry = apply(ITEM, model, [X])
+    # 8.25 and 2.25 bits would be over the mean of 4; so would 4.25 twice.
+    assert formats(model) == {"loud": "int4", "quiet": "int2"}
+    assert "3.25 bits a weight" in entry.notes[0]
+    apply(replace(ITEM, bits=5.25), model, [X])
+    assert formats(model) == {"loud": "int8", "quiet": "int2"}
+
+
+def test_quantize_does_as_noted() -> None:
+    model = unequal()
+    apply(replace(ITEM, bits=5.25), model, [X])
+    entry = apply(Quantize(), model, [X])
+    told = {site.site: site.scheme for site in entry.sites}
+    assert sorted(text.split()[0] for text in told.values()) == ["int2", "int8"]
+    assert sum(site.bytes_after for site in entry.sites) == 64 * 64 * (8 + 2 + 2 * 0.25) / 8
+    assert KEY not in "".join(str(v.metadata_props) for v in model.graph.initializers.values())
+
+
+def test_a_size_of_the_file() -> None:
+    model = unequal()
+    apply(replace(ITEM, size=0.0058), model, [X])
+    assert formats(model) == {"loud": "int8", "quiet": "int2"}
+    with pytest.raises(RecipeError, match="bytes at least"):
+        apply(replace(ITEM, size=0.002), model, [X])
+
+
+def test_probes_round_one_weight_alone() -> None:
+    model = unequal()
+    weights = [model.graph.initializers[name] for name in ("loud", "quiet")]
+    rounded = {name: np.round(weight) for name, weight in WEIGHTS.items()}
+    probes = [(value, lambda value=value: rounded[str(value.name)]) for value in weights]
+    for value, distance in zip(weights, moved_alone(model, probes, [X]), strict=True):
+        other = unequal()
+        name = str(value.name)
+        other.graph.initializers[name].const_value = ir.tensor(rounded[name], name=name)
+        expected = compare_outputs([(run(model, X), run(other, X))]).distance
+        assert distance == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["decoder", "cnn"])
+def test_closer_than_one_format_for_all(name: str) -> None:
+    """On whole models, tied tables and convolutions among their weights."""
+    feeds = [sample_feeds(name, 0)]
+
+    def quantized(*items: Allocate | Quantize) -> tuple[float, int]:
+        model = TINY[name](0)
+        apply(Canonicalize(), model)
+        expected = run(model, feeds[0])
+        for item in items:
+            entry = apply(item, model, feeds)
+        distance = compare_outputs([(expected, run(model, feeds[0]))]).distance
+        return distance, sum(site.bytes_after for site in entry.sites)
+
+    same = Quantize(weights="int6", symmetric=True, scales="e4m3", acts="none")
+    uniform, nbytes = quantized(same)
+    free = Allocate(bits=1, formats=("int4", "int5", "int6", "int7", "int8"), acts="none")
+    model = TINY[name](0)
+    apply(Canonicalize(), model)
+    weights = sum(np.prod(site.rows * site.columns) for site in apply(same, model, feeds).sites)
+    chosen, allowed = quantized(replace(free, bits=8 * nbytes / weights), same)
+    assert allowed <= nbytes
+    assert chosen < uniform
+
+
+def test_no_inputs() -> None:
+    with pytest.raises(CalibrationError, match="none"):
+        apply(ITEM, unequal())
+
+
+def test_formats_that_inputs_do_not_suit_are_refused_at_once() -> None:
+    with pytest.raises(Exception, match="fp8_e4m3"):
+        replace(ITEM, formats=("fp8_e4m3",))
+    assert replace(ITEM, formats=("fp8_e4m3",), acts="none")
+
+
+def test_notes_come_back() -> None:
+    value = unequal().graph.initializers["loud"]
+    for scheme in (WeightScheme("int4", 64, False, "f32"), WeightScheme("nf4", 0, True, "e4m3")):
+        plan(value, scheme)
+        assert planned(value) == scheme
+    value.metadata_props[KEY] = "int4 some symmetric f16"
+    with pytest.raises(RecipeError, match="int4 some symmetric f16"):
+        planned(value)
