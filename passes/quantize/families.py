@@ -8,11 +8,13 @@ from dataclasses import replace
 import numpy as np
 
 from bitfold.passes.quantize.finders import finder
+from bitfold.passes.quantize.learned_levels import learned_levels
 from bitfold.passes.quantize.ranges import levels_in
 from bitfold.passes.quantize.rounding import grouped_rows
 from bitfold.runtime.formats import FAMILIES, Format
 from bitfold.runtime.formats.power_exponent import POWERS, power_exponent
 from bitfold.runtime.formats.scheme import WeightScheme
+from bitfold.runtime.formats.whole import whole_levels
 
 SAMPLE = 1 << 16
 """Weights that a member is chosen by, about: rows spread over all of them."""
@@ -54,6 +56,17 @@ def best_power(grouped: np.ndarray, cost: np.ndarray, scheme: WeightScheme, rang
     return min(tried, key=lambda number: lost(grouped, cost, number, scheme, ranges))
 
 
+def best_learned(
+    grouped: np.ndarray, cost: np.ndarray, scheme: WeightScheme, ranges: str
+) -> Format:
+    """Levels learned by k-means from two starts, even about 0 or not; what loses less."""
+    bits, tried = scheme.number.bits, []
+    for start in (power_exponent(bits, 1.25), FAMILIES[scheme.format]):
+        levels = learned_levels(grouped, cost, start, scheme, ranges)
+        tried.append(Format(scheme.format, bits, whole_levels(levels), linear=False))
+    return min(tried, key=lambda number: lost(grouped, cost, number, scheme, ranges))
+
+
 def lost(
     grouped: np.ndarray, cost: np.ndarray, number: Format, scheme: WeightScheme, ranges: str
 ) -> float:
@@ -64,6 +77,7 @@ def lost(
 
 
 MEMBERS: dict[str, Callable[[np.ndarray, np.ndarray, WeightScheme, str], Format]] = {
-    "power": best_power
+    "power": best_power,
+    "learned": best_learned,
 }
 """For each family, by its name without the bits, how a member is found."""

@@ -42,7 +42,11 @@ FORMATS: dict[str, Format] = {
     )
 }
 
-FAMILIES: dict[str, Format] = {f"power{bits}": power_exponent(bits) for bits in (3, 4, 5)}
+FAMILIES: dict[str, Format] = {
+    **{f"power{bits}": power_exponent(bits) for bits in (3, 4, 5)},
+    # Levels that are learned may be any; those of a normal distribution are like them.
+    **{f"learned{bits}": gaussian(bits) for bits in (2, 3, 4)},
+}
 """Names of formats whose levels are found for each weight, with a member that speaks for all."""
 
 

@@ -9,8 +9,10 @@ import pytest
 from support.graphs import apply, parse
 
 from bitfold.passes.quantize.families import with_member
+from bitfold.passes.quantize.learned_levels import lloyd
 from bitfold.passes.quantize.methods import quantized_by
 from bitfold.passes.quantize.quantize import Quantize
+from bitfold.passes.quantize.rounding import QuantizedWeight
 from bitfold.runtime.formats.power_exponent import power_exponent
 from bitfold.runtime.formats.scheme import WeightScheme
 
@@ -68,3 +70,49 @@ def test_each_weight_of_a_model_has_its_own() -> None:
     ]
     assert tables == [list(power_exponent(4, p).levels) for p in (1.125, 1.875)]
     assert min(site.sqnr_db for site in entry.sites) > 60
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_levels_are_learned(bits: int) -> None:
+    """A weight of few values that no other format has comes back, whatever its groups' scales."""
+    levels = {
+        2: (-90, -11, 40, 97),
+        3: (-120, -80, -30, -25, -1, 33, 50, 90),
+        4: tuple(np.sort(RNG.permutation(np.arange(-127, 128, 6))[:16])),
+    }[bits]
+    scales = np.exp(RNG.uniform(-4, 0, (128, 4))).astype(np.float32).repeat(32, 1)
+    values = RNG.choice(np.array(levels, np.float32), scales.shape)
+    values[:, ::32], values[:, 1::32] = levels[0], levels[-1]
+    weight = values * scales
+    found = quantized_by("rtn", weight, None, WeightScheme(f"learned{bits}", 32), "mse")
+    plain = quantized_by("rtn", weight, None, WeightScheme(f"gauss{bits}", 32), "mse")
+    assert lost(weight, found) < 1e-3
+    assert lost(weight, found) < 0.25 * lost(weight, plain)  # k-means may miss a few of 16
+    assert found.scheme.number.integral
+
+
+def lost(weight: np.ndarray, found: QuantizedWeight) -> float:
+    return float(np.square(found.dequantize() - weight).sum() / np.square(weight).sum())
+
+
+def test_k_means() -> None:
+    values = np.array([0.0, 0.2, 1.0, 3.0, 3.2])
+    levels = lloyd(values, np.array([1.0, 3, 1, 1, 1]), np.array([-9.0, 0.3, 0.9, 4]))
+    np.testing.assert_allclose(levels, [-9, 0.15, 1, 3.1])
+
+
+@pytest.mark.parametrize(("name", "method"), [("learned3", "rtn"), ("learned2", "gptq")])
+def test_learned_levels_lose_less(name: str, method: str) -> None:
+    """Than those of any fixed format of as many bits, on skewed weights and uneven inputs."""
+    weight = (RNG.gamma(4.0, 1.0, (96, 128)) - 3).astype(np.float32)
+    inputs = RNG.standard_normal((512, 128)) * np.exp(RNG.standard_normal(128))
+    gram = inputs.T @ inputs / 512
+
+    def error(form: str) -> float:
+        found = quantized_by(method, weight, gram, WeightScheme(form, 32), "mse")
+        lost = (found.dequantize() - weight).astype(np.float64)
+        return float(np.einsum("nk,kj,nj->", lost, gram, lost))
+
+    learned = error(name)
+    for fixed in ("int", "gauss", "odd"):
+        assert learned < 0.9 * error(f"{fixed}{name[-1]}")
