@@ -9,15 +9,20 @@ from __future__ import annotations
 import numpy as np
 from scipy import linalg
 
+from bitfold.passes.core.parallel import in_parallel
 from bitfold.passes.quantize.columns import Columns
 from bitfold.passes.quantize.descent import descend
 from bitfold.passes.quantize.finders import finder
-from bitfold.passes.quantize.rounding import QuantizedWeight, grouped_rows
+from bitfold.passes.quantize.ranges import Finder
+from bitfold.passes.quantize.rounding import QuantizedWeight, grouped_rows, stacked
 from bitfold.runtime.formats.scale_types import store_scales
 from bitfold.runtime.formats.scheme import WeightScheme
 
 BLOCK = 64
 """Columns whose errors are carried to the later ones at once."""
+
+ROWS = 4096
+"""Rows that are rounded at once: each row's codes are its own affair, and all would take memory."""
 
 DAMPING = 0.01
 """Share of the mean of H's diagonal that is added to it: keeps rare inputs from ruling."""
@@ -48,30 +53,38 @@ def gptq(
     size = size or scheme.group_size(weight.shape[1])
     damped = damp(gram)
     order = column_order(np.diag(damped), size)
+    damped = damped[np.ix_(order, order)]
     weight = np.asarray(weight, np.float32)
     find = finder(scheme, ranges)
-    plain = find(grouped_rows(weight, size), scheme.number, scheme.symmetric)
-    damped = damped[np.ix_(order, order)]
-    columns = Columns(
-        scheme,
-        np.ascontiguousarray(weight.T[order]),
-        damped.astype(np.float32),
-        order,
-        order // size,
-        store_scales(plain.scale, scheme.scale),
+    blocks = [weight[start : start + ROWS] for start in range(0, len(weight), ROWS)]
+    ranged = in_parallel(
+        lambda rows: find(grouped_rows(rows, size), scheme.number, scheme.symmetric), blocks
     )
-    factor = inverse_factor(damped).astype(np.float32)
+    # Scales of a type are stored alike in all rows, whatever they become.
+    stored = store_scales(np.concatenate([each.scale for each in ranged]), scheme.scale)
+    factor, gram32 = inverse_factor(damped).astype(np.float32), damped.astype(np.float32)
+
+    def rounded(rows: np.ndarray) -> QuantizedWeight:
+        turned = np.ascontiguousarray(rows.T[order])
+        columns = Columns(scheme, turned, gram32, order, order // size, stored)
+        _round(columns, factor, find)
+        for _ in range(sweeps):
+            descend(columns)
+        return columns.result(size)
+
+    return stacked(in_parallel(rounded, blocks))
+
+
+def _round(columns: Columns, factor: np.ndarray, find: Finder) -> None:
+    """Round all columns, group by group."""
+    number, symmetric = columns.scheme.number, columns.scheme.symmetric
     left = columns.weight.copy()
     for group, run in columns.runs():
-        found = find(left[run].T[:, None], scheme.number, scheme.symmetric)
-        columns.set_range(group, found)
+        columns.set_range(group, find(left[run].T[:, None], number, symmetric))
         for start in range(run.start, run.stop, BLOCK):
             block = slice(start, min(start + BLOCK, run.stop))
             errors = _round_block(columns, left, factor, block)
             left[block.stop :] -= factor[block, block.stop :].T @ errors
-    for _ in range(sweeps):
-        descend(columns)
-    return columns.result(size)
 
 
 def _round_block(

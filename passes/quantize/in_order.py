@@ -34,8 +34,10 @@ def in_order(
 ) -> Iterator[Job]:
     """Yield jobs with their Gram matrices, in the order of the data.
 
-    Those whose inputs tell nothing come first, without: embedding tables (and heads tied to one),
-    convolutions with groups, and sites in subgraphs.
+    Those whose inputs tell nothing come first, without: embedding tables, convolutions with groups,
+    and sites in subgraphs.  A table that is looked up as well as multiplied (an embedding tied to
+    the head) has rows that go out as they are: to them all channels matter alike, and as much in
+    sum as to the product.
 
     Args:
         model: whoever asks for the next job has changed the sites of the one before.
@@ -45,20 +47,23 @@ def in_order(
     walked = model if sequential else snapshot(model)
     # The snapshot has the same sites in the same order.
     own = dict(zip((site.node for site in find_sites(model)), find_sites(walked), strict=True))
-    told = [all(_is_told(site, model) for site in job.sites) for job in jobs]
+    told = [[site for site in job.sites if _is_told(site, model)] for job in jobs]
     yield from (job for job, known in zip(jobs, told, strict=True) if not known)
-    waiting = {index: len(jobs[index].sites) for index, known in enumerate(told) if known}
-    job_of = {own[site.node].node: index for index in waiting for site in jobs[index].sites}
-    sites = [own[site.node] for index in waiting for site in jobs[index].sites]
+    waiting = {index: len(known) for index, known in enumerate(told) if known}
+    job_of = {own[site.node].node: index for index in waiting for site in told[index]}
+    sites = [own[site.node] for index in waiting for site in told[index]]
     sums: dict[int, np.ndarray] = {}
     for step in walk(walked, sites, samples):
         for site in step.sites:
             index = job_of[site.node]
-            job, gram = jobs[index], step.gram(site) / len(jobs[index].sites)
+            job, gram = jobs[index], step.gram(site) / len(told[index])
             sums[index] = sums[index] + gram if index in sums else gram
             waiting[index] -= 1
             if not waiting[index]:
-                yield Job(job.source, job.sites, sums.pop(index))
+                gram = sums.pop(index)
+                if any(each.kind == "gather" for each in job.sites):
+                    gram = gram + np.eye(len(gram)) * np.diag(gram).mean()
+                yield Job(job.source, job.sites, gram)
 
 
 def _is_told(site: Site, model: ir.Model) -> bool:

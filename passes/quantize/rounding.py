@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -116,6 +117,18 @@ def round_to_nearest(
         codes[rows] = levels.reshape(len(grouped), -1)[:, :k]
     zero_points = None if scheme.symmetric else zeros.astype(np.int8)
     return QuantizedWeight(scheme, codes, stored.array, zero_points, size, stored.factor)
+
+
+def stacked(parts: Sequence[QuantizedWeight]) -> QuantizedWeight:
+    """The rows of weights of one scheme and scale factor, one below the other."""
+    first = parts[0]
+    zeros = [part.zero_points for part in parts if part.zero_points is not None]
+    return replace(
+        first,
+        codes=np.concatenate([part.codes for part in parts]),
+        scales=np.concatenate([part.scales for part in parts]),
+        zero_points=np.concatenate(zeros) if zeros else None,
+    )
 
 
 def grouped_rows(weight: np.ndarray, size: int) -> np.ndarray:

@@ -140,3 +140,17 @@ def test_scales_stored_alike(kind: str) -> None:
     np.testing.assert_array_equal(stored.like(scales).array, stored.array)
     huge = stored.like(np.array([1e30], np.float32))
     assert np.isfinite(scale_values(huge.array, huge.factor)).all()
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_rows_a_block_at_a_time(symmetric: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    weight, gram = rng.standard_normal((13, 48)).astype(np.float32), correlated(rng, 48)
+    scheme = WeightScheme("int4", 16, symmetric, "e4m3")
+    whole = gptq(weight, gram, scheme)
+    monkeypatch.setattr("bitfold.passes.quantize.gptq.ROWS", 5)
+    parts = gptq(weight, gram, scheme)
+    assert parts.scale_factor == whole.scale_factor
+    assert loss(weight, parts.dequantize(), gram) == pytest.approx(
+        loss(weight, whole.dequantize(), gram), rel=1e-3
+    )

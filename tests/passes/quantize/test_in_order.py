@@ -32,3 +32,23 @@ def test_tables_come_first_and_are_seen_as_they_were_or_are(sequential: bool) ->
     rows = (table / 2 if sequential else table)[ids].astype(np.float64)
     assert last.gram is not None
     np.testing.assert_allclose(last.gram, rows.T @ rows / len(ids), rtol=1e-5, atol=1e-7)
+
+
+def test_a_table_that_is_the_head_too_is_told_by_both() -> None:
+    rng = np.random.default_rng(0)
+    table = rng.standard_normal((9, 8)).astype(np.float32)
+    model = parse(
+        "g (int64[n] i) => (float[n, 9] y) "
+        "{ x = Gather(t, i) h = Tanh(x) w = Transpose(t) y = MatMul(h, w) }",
+        t=table,
+    )
+    sites = list(find_sites(model))
+    assert {site.source.name for site in sites} == {"t"}
+    ids = np.array([3, 1, 4, 1, 5])
+    (job,) = in_order(model, [Job(sites[0].source, sites)], [{"i": ids}], False)
+    rows = np.tanh(table[ids].astype(np.float64))
+    gram = rows.T @ rows / len(ids)
+    assert job.gram is not None
+    np.testing.assert_allclose(
+        job.gram, gram + np.eye(8) * np.trace(gram) / 8, rtol=1e-5, atol=1e-7
+    )
