@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bitfold.models import (
+    digits,
     efficientnet,
     foolbox_images,
     lee_background,
@@ -43,6 +44,7 @@ DATA: tuple[DataEntry, ...] = (
     word_similarity.ENTRY,
     librivox_clips.ENTRY,
     foolbox_images.ENTRY,
+    digits.ENTRY,
 )
 
 Progress = Callable[[str, float], None]
