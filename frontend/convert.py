@@ -65,6 +65,7 @@ def convert(
     preset: str | None = None,
     recipe: str | os.PathLike[str] | Recipe | None = None,
     passes: Any = None,
+    size: float | None = None,
     target: str | None = None,
     exclude: Sequence[str] = (),
     samples: Sequence[Feeds] = (),
@@ -84,10 +85,13 @@ def convert(
         model: an ONNX or GGUF file, or a model in memory, which stays as it is.
         output: the ``.onnx`` file to write; weights go to ``<output>.data`` beside it, and so do
             a language model's tokenizer and generation settings.
-        preset: a named recipe; ``w4a8`` unless ``recipe`` or ``passes`` is given.
+        preset: a named recipe; ``w4a8`` unless ``recipe``, ``passes`` or ``size`` is given.
         recipe: a recipe, a ``.toml`` file, or a model that bitfold wrote, whose recipe and seed
             are used again.
         passes: a recipe's text, or a list of passes.
+        size: megabytes (1e6 bytes) that the result may have: each weight gets the format that
+            serves the outputs best within them, and its codes by GPTQ where there is
+            ``calibration``.
         target: what the result must run on: ``native`` (bitfold's operators), ``ort`` (those of
             stock ONNX Runtime) or ``portable`` (standard ONNX); the recipe's by default.
         exclude: globs of sites to leave in float.
@@ -122,7 +126,20 @@ def convert(
     if path is not None:
         check_output(path, force)
     folder = checked_folder(report) if report is not None else None
-    recorded, chosen, seed = _chosen(recipe, preset, passes, target, exclude, seed)
+    if recipe is not None and not isinstance(recipe, Recipe):
+        recipe = Path(recipe)
+    recorded = _model_with_recipe(recipe)
+    chosen = resolve_recipe(
+        preset=preset,
+        recipe=recipe if recorded is None else recipe_of(recorded),
+        passes=passes,
+        size=size,
+        calibrated=bool(calibration),
+        target=target,
+        exclude=exclude,
+    )
+    if seed is None:
+        seed = seed_of(recorded) if recorded is not None else 0
     loaded = import_model(model)
     file = Path(model) if isinstance(model, (str, os.PathLike)) else None
     if path is not None:
@@ -183,30 +200,6 @@ class _Run:
     recipe: Recipe
     lossless: ir.Model
     reference: Stage | None
-
-
-def _chosen(
-    recipe: str | os.PathLike[str] | Recipe | None,
-    preset: str | None,
-    passes: Any,
-    target: str | None,
-    exclude: Sequence[str],
-    seed: int | None,
-) -> tuple[ir.Model | None, Recipe, int]:
-    """The model whose recipe is used again, if any, the recipe, and the seed."""
-    if recipe is not None and not isinstance(recipe, Recipe):
-        recipe = Path(recipe)
-    recorded = _model_with_recipe(recipe)
-    chosen = resolve_recipe(
-        preset=preset,
-        recipe=recipe if recorded is None else recipe_of(recorded),
-        passes=passes,
-        target=target,
-        exclude=exclude,
-    )
-    if seed is None:
-        seed = seed_of(recorded) if recorded is not None else 0
-    return recorded, chosen, seed
 
 
 def _run(

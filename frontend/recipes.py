@@ -17,7 +17,7 @@ from bitfold.passes.core.metadata import recipe_of
 from bitfold.passes.core.options import fields_of
 from bitfold.passes.core.recipe import Recipe, from_toml, parse_text
 from bitfold.passes.core.report import Report
-from bitfold.passes.presets import preset_named
+from bitfold.passes.presets import preset_named, sized
 from bitfold.runtime.errors import RecipeError
 
 DEFAULT_PRESET = "w4a8"
@@ -28,6 +28,8 @@ def resolve_recipe(
     preset: str | None = None,
     recipe: str | Path | Recipe | None = None,
     passes: Any = None,
+    size: float | None = None,
+    calibrated: bool = False,
     target: str | None = None,
     exclude: Sequence[str] = (),
 ) -> Recipe:
@@ -38,6 +40,8 @@ def resolve_recipe(
         recipe: a recipe, a ``.toml`` file, or an ``.onnx`` file that bitfold wrote, whose
             recipe is run again.
         passes: the text form, or passes in a list.
+        size: megabytes that the file may have; formats are chosen to suit.
+        calibrated: whether there are calibration inputs, which a recipe for a size rounds by.
         target: replaces the ``target`` of every pass that has one.
         exclude: globs of sites, added to the ``exclude`` of every pass that has one.
 
@@ -48,15 +52,24 @@ def resolve_recipe(
     """
     given = [
         name
-        for name, value in (("preset", preset), ("recipe", recipe), ("passes", passes))
+        for name, value in {
+            "preset": preset,
+            "recipe": recipe,
+            "passes": passes,
+            "size": size,
+        }.items()
         if value is not None
     ]
     if len(given) > 1:
-        raise RecipeError(f"expected one of preset, recipe and passes, found {' and '.join(given)}")
+        raise RecipeError(
+            f"expected one of preset, recipe, passes and size, found {' and '.join(given)}"
+        )
     if recipe is not None:
         found = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
     elif passes is not None:
         found = Recipe.of(passes)
+    elif size is not None:
+        found = parse_text(sized(size, calibrated))
     else:
         found = parse_text(preset_named(preset or DEFAULT_PRESET))
     if not found.passes:

@@ -39,3 +39,14 @@ def preset_named(name: str) -> str:
     if name not in PRESETS:
         raise RecipeError(f"no preset {name!r}", f"the presets are {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def sized(size: float, calibrated: bool) -> str:
+    """The recipe text for a file of ``size`` megabytes (1e6 bytes).
+
+    Args:
+        calibrated: whether there are inputs enough to round by (GPTQ), not to nearest.
+    """
+    method = "gptq" if calibrated else "rtn"
+    quantize = f"quantize{{symmetric=true scales=e4m3 method={method}}}"
+    return f"{EXACT}, allocate{{size={size:g}}}, {quantize}, lower"

@@ -16,7 +16,9 @@ from bitfold.frontend.cli.output import (
     print_json,
     print_table,
     shown_progress,
-    size,
+)
+from bitfold.frontend.cli.output import (
+    size as in_units,
 )
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ LEFT_OUT = ("force", "as_json")
         "bitfold convert classifier.onnx -o classifier.w8a8.onnx --preset w8a8 --samples batch.npz",
         "bitfold convert smollm2-135m -o smollm2.onnx --calibration text.txt "
         "--passes 'canonicalize, quantize{weights=int4 acts=none method=gptq}, lower'",
+        "bitfold convert smollm2-135m -o smollm2.70mb.onnx --size 70 --calibration text.txt",
         "bitfold convert model.onnx -o model.portable.onnx --preset w8a8 --target portable",
         "bitfold convert other.onnx -o out.onnx --recipe model.w4a8.onnx",
     )
@@ -45,6 +48,13 @@ LEFT_OUT = ("force", "as_json")
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="The file to write."
 )
 @recipe_options
+@click.option(
+    "--size",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MB",
+    help="Megabytes that the result may have: each weight gets the format that serves the outputs "
+    "best within them.  With --calibration, codes are chosen by GPTQ.",
+)
 @click.option(
     "--samples",
     type=FILE,
@@ -92,6 +102,7 @@ def convert(
     passes: str | None,
     target: str | None,
     exclude: tuple[str, ...],
+    size: float | None,
     samples: tuple[Path, ...],
     calibration: tuple[Path, ...],
     verify: Any,
@@ -129,6 +140,7 @@ def convert(
             passes=passes,
             target=target,
             exclude=exclude,
+            size=size,
             samples=feeds,
             calibration=read,
             verify=verify,
@@ -157,7 +169,7 @@ def convert(
     print_passes(result.report)
     for note in result.report.notes:
         click.echo(note)
-    click.echo(f"{output}: {size(before)} -> {size(after)} ({before / after:.1f}x smaller)")
+    click.echo(f"{output}: {in_units(before)} -> {in_units(after)} ({before / after:.1f}x smaller)")
     if result.report.total is not None:
         click.echo(f"on the sample inputs: {described(result.report.total)}")
     for entry in result.report.rolled_back:

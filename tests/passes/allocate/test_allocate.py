@@ -12,6 +12,7 @@ from support.graphs import apply, parse, run
 from bitfold.models.tiny import TINY, sample_feeds
 from bitfold.passes.allocate.allocate import Allocate
 from bitfold.passes.allocate.probes import moved_alone
+from bitfold.passes.allocate.stored import BODIES
 from bitfold.passes.canonicalize.canonicalize import Canonicalize
 from bitfold.passes.core.compare import compare_outputs
 from bitfold.passes.quantize.plan import KEY, plan, planned
@@ -59,10 +60,10 @@ def test_quantize_does_as_noted() -> None:
 
 def test_a_size_of_the_file() -> None:
     model = unequal()
-    apply(replace(ITEM, size=0.0058), model, [X])
+    apply(replace(ITEM, size=0.0058 + BODIES / 1e6), model, [X])
     assert formats(model) == {"loud": "int8", "quiet": "int2"}
     with pytest.raises(RecipeError, match="bytes at least"):
-        apply(replace(ITEM, size=0.002), model, [X])
+        apply(replace(ITEM, size=0.002 + BODIES / 1e6), model, [X])
 
 
 def test_probes_round_one_weight_alone() -> None:
