@@ -13,6 +13,7 @@ from bitfold.passes.calibrate.gram import add_gram, reading_of
 from bitfold.passes.calibrate.levels import Levels
 from bitfold.passes.core.context import Feeds
 from bitfold.passes.core.own_coordinates import to_own
+from bitfold.passes.core.spool import on_disk
 from bitfold.runtime.errors import CalibrationError
 from bitfold.runtime.execution import open_session
 
@@ -39,7 +40,8 @@ def walk(model: ir.Model, sites: Sequence[Site], samples: Sequence[Feeds]) -> It
 
     Whoever walks may change the sites of a step before asking for the next: what follows then sees
     what the changed sites give (sequential calibration).  Each part of the graph runs once a
-    sample; only what later parts need is kept, so memory does not grow with depth.
+    sample; only what later parts need is kept, on disk if it is much: memory grows neither with
+    depth nor with the samples.
 
     Args:
         model: its graph is sorted; inputs, and values that sites read, keep their names.
@@ -98,7 +100,8 @@ def _run_part(
         for reading, output in names.items():
             gram = found.pop(output).astype(np.float64)
             sums[reading] = sums[reading] + gram if reading in sums else gram
-        kept.update((name, _of_type(array, types[name])) for name, array in found.items())
+        for name, array in found.items():
+            kept[name] = on_disk(_of_type(array, types[name]), name)
     return {reading: total / len(feeds) for reading, total in sums.items()}
 
 

@@ -13,16 +13,14 @@ import numpy as np
 import onnx_ir as ir
 
 from bitfold.passes.core.report import PassEntry
-from bitfold.runtime.errors import BitfoldError, OutputError
+from bitfold.passes.core.spool import SPOOL_THRESHOLD, bytes_of, no_room
+from bitfold.runtime.errors import BitfoldError
 
 Feeds = dict[str, np.ndarray]
 """One set of inputs of a model: name to array."""
 
 GIVEN, MADE_UP = "given", "made up"
 """Origins of samples: the user's, and for want of any others."""
-
-SPOOL_THRESHOLD = 1 << 20
-"""Tensors of at least this many bytes go to the spool file instead of memory."""
 
 
 @dataclass
@@ -104,15 +102,11 @@ class Context:
                 self._spool = tempfile.TemporaryDirectory(prefix="bitfold-")
             path = Path(self._spool.name) / f"{self._spooled}.bin"
             self._spooled += 1
-            with path.open("wb") as file:  # array.tofile tells no cause when the disk is full
-                file.write(array.reshape(-1).view(np.uint8).data)
+            with path.open("wb") as file:
+                file.write(bytes_of(array))
             mapped = np.memmap(path, dtype=array.dtype, mode="r", shape=array.shape)
         except OSError as error:
-            raise OutputError(
-                f"the temporary folder {tempfile.gettempdir()} cannot hold {name!r} of "
-                f"{array.nbytes >> 20} MiB: {error.strerror or error}",
-                "free space, or set TMPDIR to a folder with enough of it",
-            ) from error
+            raise no_room(array, name, error) from error
         return ir.tensor(mapped, name=name)
 
     def close(self) -> None:

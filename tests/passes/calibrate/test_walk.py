@@ -10,6 +10,7 @@ from support.graphs import parse
 from bitfold.passes.analysis.sites import find_sites
 from bitfold.passes.calibrate import walk as module
 from bitfold.passes.calibrate.walk import walk
+from bitfold.passes.core.spool import on_disk
 from bitfold.runtime.errors import CalibrationError
 from bitfold.runtime.execution import open_session
 
@@ -87,6 +88,25 @@ def test_each_part_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
     list(walk(model, list(find_sites(model)), [{"x": f(1, 2, 8)}]))
     own = sorted(name for name in ran if name.startswith("own"))
     assert own == [f"own {index}" for index in range(6)]  # what lies behind the last site never
+
+
+def test_what_waits_lies_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the numbers are the same."""
+    model, samples = residual(), [{"x": f(2, 3, 8)}, {"x": f(1, 7, 8)}]
+    expected = [step.grams for step in walk(model, list(find_sites(model)), samples)]
+    kept: list[np.ndarray] = []
+
+    def watched(array: np.ndarray, name: str) -> np.ndarray:
+        kept.append(on_disk(array, name))
+        return kept[-1]
+
+    monkeypatch.setattr(module, "on_disk", watched)
+    monkeypatch.setattr("bitfold.passes.core.spool.SPOOL_THRESHOLD", 1)
+    for step, grams in zip(walk(model, list(find_sites(model)), samples), expected, strict=True):
+        for name, gram in step.grams.items():
+            np.testing.assert_array_equal(gram, grams[name])
+    assert kept
+    assert all(isinstance(array, np.memmap) for array in kept)
 
 
 CONV = "strides = [2, 1], pads = [1, 0, 2, 1], dilations = [1, 2]"

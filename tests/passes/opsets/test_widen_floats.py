@@ -9,8 +9,9 @@ import pytest
 from support.graphs import apply, parse, run
 
 from bitfold.passes.canonicalize.canonicalize import Canonicalize
-from bitfold.passes.core.context import SPOOL_THRESHOLD, Context
+from bitfold.passes.core.context import Context
 from bitfold.passes.core.pipeline import Pipeline
+from bitfold.passes.core.spool import SPOOL_THRESHOLD
 from bitfold.passes.opsets.widen_floats import HALVES, widen_floats
 
 TEXT = """g ({kind}[b, 24] x) => ({kind}[b, 16] y, float[b, 16] z) {{
