@@ -78,10 +78,32 @@ class Columns:
         self.codes[j] = codes
         self.rounded[j] = (number.decode(codes) - zero) * scale
 
+    def fit_scale(self, group: int, run: slice, pull: np.ndarray) -> None:
+        """Move a group's scales to what fits its codes, and ``pull`` [K, N] along with them.
+
+        ``pull`` is the Gram matrix times what is lost: half the loss's slope, downwards.
+        """
+        levels = self.levels(run)
+        along = (levels * pull[run]).sum(0)
+        curvature = ((self.gram[run, run] @ levels) * levels).sum(0)
+        step = np.divide(along, curvature, out=np.zeros_like(along), where=curvature > 0)
+        self.set_scale(group, self.scales[group] + step)
+        self.become(run, levels * self.scales[group], pull)
+
+    def become(self, run: slice, rounded: np.ndarray, pull: np.ndarray) -> None:
+        """Make the columns of a group stand for ``rounded``, and move ``pull`` along."""
+        pull -= self.gram[:, run] @ (rounded - self.rounded[run])
+        self.rounded[run] = rounded
+
     def result(self, size: int) -> QuantizedWeight:
         """All of it with the columns in their own places, groups of ``size``."""
-        codes = np.empty(self.codes.shape[::-1], np.uint8)
-        codes[:, self.order] = self.codes.T
+        codes = self.in_place(self.codes)
         zeros = None if self.scheme.symmetric else np.ascontiguousarray(self.zeros.T, np.int8)
         scales = self.stored.like(np.ascontiguousarray(self.scales.T))
         return QuantizedWeight(self.scheme, codes, scales.array, zeros, size, scales.factor)
+
+    def in_place(self, codes: np.ndarray) -> np.ndarray:
+        """``codes`` [K, N] turned, with the columns in their own places: [N, K]."""
+        turned = np.empty(codes.shape[::-1], codes.dtype)
+        turned[:, self.order] = codes.T
+        return turned

@@ -19,7 +19,7 @@ def descend(columns: Columns) -> None:
     gram, diagonal = columns.gram, np.diag(columns.gram)
     pull = gram @ (columns.weight - columns.rounded)  # half the loss's slope, downwards
     for group, run in columns.runs():
-        _fit_scale(columns, group, run, pull)
+        columns.fit_scale(group, run, pull)
         for start in range(run.start, run.stop, BLOCK):
             block = slice(start, min(start + BLOCK, run.stop))
             before, near = columns.rounded[block].copy(), pull[block].copy()
@@ -29,15 +29,3 @@ def descend(columns: Columns) -> None:
                     gram[j, j : block.stop], columns.rounded[j] - before[place]
                 )
             pull -= gram[:, block] @ (columns.rounded[block] - before)
-
-
-def _fit_scale(columns: Columns, group: int, run: slice, pull: np.ndarray) -> None:
-    """Move a group's scales to what fits its codes, and ``pull`` along with them."""
-    levels = columns.levels(run)
-    along = (levels * pull[run]).sum(0)
-    curvature = ((columns.gram[run, run] @ levels) * levels).sum(0)
-    step = np.divide(along, curvature, out=np.zeros_like(along), where=curvature > 0)
-    columns.set_scale(group, columns.scales[group] + step)
-    moved = levels * columns.scales[group]
-    pull -= columns.gram[:, run] @ (moved - columns.rounded[run])
-    columns.rounded[run] = moved

@@ -6,6 +6,8 @@ over the inputs that the weight meets: the squared error of its outputs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy import linalg
 
@@ -13,7 +15,6 @@ from bitfold.passes.core.parallel import in_parallel
 from bitfold.passes.quantize.columns import Columns
 from bitfold.passes.quantize.descent import descend
 from bitfold.passes.quantize.finders import finder
-from bitfold.passes.quantize.ranges import Finder
 from bitfold.passes.quantize.rounding import QuantizedWeight, grouped_rows, stacked
 from bitfold.runtime.formats.scale_types import store_scales
 from bitfold.runtime.formats.scheme import WeightScheme
@@ -67,24 +68,49 @@ def gptq(
     def rounded(rows: np.ndarray) -> QuantizedWeight:
         turned = np.ascontiguousarray(rows.T[order])
         columns = Columns(scheme, turned, gram32, order, order // size, stored)
-        _round(columns, factor, find)
-        for _ in range(sweeps):
-            descend(columns)
+
+        def choose(group: int, wanted: np.ndarray) -> None:
+            columns.set_range(group, find(wanted.T[:, None], scheme.number, scheme.symmetric))
+
+        round_columns(columns, factor, choose, sweeps)
         return columns.result(size)
 
     return stacked(in_parallel(rounded, blocks))
 
 
-def _round(columns: Columns, factor: np.ndarray, find: Finder) -> None:
-    """Round all columns, group by group."""
-    number, symmetric = columns.scheme.number, columns.scheme.symmetric
+def round_columns(
+    columns: Columns,
+    factor: np.ndarray,
+    choose: Callable[[int, np.ndarray], None],
+    sweeps: int = 2,
+) -> None:
+    """Round all columns, group by group, and then descend.
+
+    Args:
+        columns: of any kind that can round a column and fit its scales.
+        factor: that of :func:`inverse_factor`, in the columns' order, float32 [K, K].
+        choose: gives a group its range, from its number and what its columns [*, N] have become.
+        sweeps: rounds of coordinate descent.
+    """
     left = columns.weight.copy()
     for group, run in columns.runs():
-        columns.set_range(group, find(left[run].T[:, None], number, symmetric))
+        choose(group, left[run])
         for start in range(run.start, run.stop, BLOCK):
             block = slice(start, min(start + BLOCK, run.stop))
             errors = _round_block(columns, left, factor, block)
             left[block.stop :] -= factor[block, block.stop :].T @ errors
+    for _ in range(sweeps):
+        descend(columns)
+
+
+def arranged(
+    weight: np.ndarray, gram: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The order of the columns; the weight float32 [K, N] and the damped H f64[K, K] in it."""
+    damped = damp(gram)
+    order = column_order(np.diag(damped), size)
+    turned = np.ascontiguousarray(np.asarray(weight, np.float32).T[order])
+    return order, turned, damped[np.ix_(order, order)]
 
 
 def _round_block(

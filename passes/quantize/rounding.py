@@ -28,6 +28,7 @@ class QuantizedWeight:
         zero_points: int8 [N, G], or None when symmetric.
         group_size: columns a group.
         scale_factor: what ``e4m3`` scales are multiplied by.
+        plus: another weight [N, K] that is added, where the weight is a sum.
     """
 
     scheme: WeightScheme
@@ -36,13 +37,14 @@ class QuantizedWeight:
     zero_points: np.ndarray | None
     group_size: int
     scale_factor: float = 1.0
+    plus: QuantizedWeight | None = None
 
     def with_rows(self, n: int) -> QuantizedWeight:
         """The same weight as [n, N * K / n]: rows side by side, whose groups must be whole."""
         zeros = None if self.zero_points is None else self.zero_points.reshape(n, -1)
         codes, scales = self.codes.reshape(n, -1), self.scales.reshape(n, -1)
-        size, factor = self.group_size, self.scale_factor
-        return QuantizedWeight(self.scheme, codes, scales, zeros, size, factor)
+        plus = None if self.plus is None else self.plus.with_rows(n)
+        return replace(self, codes=codes, scales=scales, zero_points=zeros, plus=plus)
 
     def in_groups(self, size: int) -> QuantizedWeight:
         """The same weight in groups of ``size`` columns, where that divides its own: scales repeat.
@@ -81,6 +83,8 @@ class QuantizedWeight:
             levels -= np.repeat(self.zero_points.astype(np.float32), self.group_size, 1)[:, :k]
         scales = scale_values(self.scales, self.scale_factor)
         levels *= np.repeat(scales, self.group_size, 1)[:, :k]
+        if self.plus is not None:
+            levels += self.plus.dequantize()
         return levels
 
 
