@@ -13,7 +13,7 @@ from bitfold.runtime.formats.scale_types import store_scales
 from bitfold.runtime.formats.scheme import WeightScheme
 
 FITS = 8
-"""Times that signs and scales of a group are fitted to each other before its columns are rounded."""
+"""Times that a group's signs and scales are fitted to each other before its columns are rounded."""
 
 
 def dual_binary(

@@ -11,7 +11,7 @@ from bitfold.passes.analysis.conv_shape import ConvShape
 from bitfold.passes.analysis.sites import Site
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.rewire import new_initializer, shared_initializer
-from bitfold.passes.quantize.insert_branch import add_factors, insert_branch
+from bitfold.passes.quantize.insert_beside import add_factors, insert_branch, insert_plus
 from bitfold.passes.quantize.low_rank import Branch
 from bitfold.passes.quantize.rounding import QuantizedWeight
 from bitfold.runtime.ops.body import call
@@ -40,7 +40,9 @@ class SiteInserter:
         """Make ``sites``, which share the weight ``source``, use ``quantized`` instead.
 
         Their inputs are rounded to ``act_bits`` bits per run of ``act_group_size`` channels, or
-        stay as they are.  A ``branch`` reads them before that; it is for matmuls alone.
+        stay as they are.  A ``branch`` reads them before that.  It is for matmuls alone, and so
+        is a weight ``quantized.plus``, whose inputs are rounded in groups of its own, and to no
+        fewer bits than it has.
         """
         stem = source.name or sites[0].name
         while f"{stem}.codes" in self.model.graph.initializers:
@@ -48,6 +50,9 @@ class SiteInserter:
         weight = self._dequantize(stem, quantized)
         main = self.model.graph
         factors = None if branch is None else add_factors(main, self.context, branch, stem)
+        plus, turned_plus = quantized.plus, None
+        if plus is not None:
+            turned_plus = self._transpose(self._dequantize(f"{stem}.plus", plus), (1, 0))
         turned: ir.Value | None = None
         for site in sites:
             if site.kind == "gather":
@@ -64,6 +69,13 @@ class SiteInserter:
             else:
                 turned = turned or self._transpose(weight, (1, 0))
                 site.node.replace_input_with(1, turned)
+            if plus is not None and turned_plus is not None:
+                data = site.data
+                if act_group_size is not None:
+                    size = _act_group(plus, act_group_size)
+                    bits = max(act_bits, plus.scheme.number.bits)
+                    data = self._activation(site, size, bits)
+                insert_plus(site.node, data, turned_plus)
             if factors is not None:
                 insert_branch(site.node, site.data, factors)
             if act_group_size is not None:
@@ -181,6 +193,11 @@ class SiteInserter:
 
     def _initializer(self, name: str, array: np.ndarray) -> ir.Value:
         return new_initializer(self.model.graph, self.context, array, name)
+
+
+def _act_group(plus: QuantizedWeight, size: int) -> int:
+    """Inputs that share a scale for a weight that is added: ``size``, or as many as its own do."""
+    return size if size in (plus.codes.shape[1], plus.group_size) else plus.group_size
 
 
 def drop_initializer(value: ir.Value) -> None:

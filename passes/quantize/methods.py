@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from bitfold.passes.quantize.dual_binary import dual_binary
 from bitfold.passes.quantize.families import with_member
 from bitfold.passes.quantize.gptq import gptq
+from bitfold.passes.quantize.partial_binary import partial_binary
 from bitfold.passes.quantize.rounding import QuantizedWeight, round_to_nearest
+from bitfold.runtime.formats.binary import BINARY
 from bitfold.runtime.formats.scheme import WeightScheme
 
-MethodName = Literal["rtn", "gptq"]
+MethodName = Literal["rtn", "gptq", "pb", "dual-binary"]
 
 
 @dataclass(frozen=True)
@@ -24,18 +27,33 @@ class Method:
         blind: a function of the weight [N, K], the scheme and how ranges are found.
         informed: one of the weight, the mean of ``x x^T`` over its inputs [K, K], the scheme, how
             ranges are found, and the columns of a group; None for methods that need no inputs.
+        sums: whether that makes sums of two weights, of which the first is binary.  Matmuls alone
+            take such; other weights, and other formats, are then rounded by ``gptq``.
+        options: fields of ``Quantize`` that ``informed`` takes too, by their names.
     """
 
     blind: Callable[[np.ndarray, WeightScheme, str], QuantizedWeight]
-    informed: Callable[[np.ndarray, np.ndarray, WeightScheme, str, int], QuantizedWeight] | None = (
-        None
-    )
+    informed: Callable[..., QuantizedWeight] | None = None
+    sums: bool = False
+    options: tuple[str, ...] = ()
 
 
 METHODS: dict[str, Method] = {
     "rtn": Method(round_to_nearest),
     "gptq": Method(round_to_nearest, gptq),
+    "pb": Method(round_to_nearest, partial_binary, sums=True, options=("salient",)),
+    "dual-binary": Method(round_to_nearest, dual_binary, sums=True),
 }
+
+
+def method_for(method: str, scheme: WeightScheme, matmuls: bool) -> str:
+    """The method for a weight, or what stands in for it.
+
+    Args:
+        matmuls: whether all that reads the weight is a MatMul or Gemm.
+    """
+    fits = not METHODS[method].sums or (matmuls and scheme.format == BINARY.name)
+    return method if fits else "gptq"
 
 
 def quantized_by(
@@ -44,6 +62,7 @@ def quantized_by(
     gram: np.ndarray | None,
     scheme: WeightScheme,
     ranges: str,
+    **options: Any,
 ) -> QuantizedWeight:
     """Quantize a weight, given as ``rows`` whose groups are whole.
 
@@ -54,6 +73,7 @@ def quantized_by(
             does then what it can without.
         scheme: format, groups and symmetry.
         ranges: how ranges are found.
+        options: those that the method has.
     """
     way = METHODS[method]
     energy = None if gram is None else np.diag(gram)
@@ -62,4 +82,4 @@ def quantized_by(
         return way.blind(rows, scheme, ranges)
     size = scheme.group_size(rows.shape[1])
     whole = rows.reshape(-1, len(gram))
-    return way.informed(whole, gram, scheme, ranges, size).with_rows(len(rows))
+    return way.informed(whole, gram, scheme, ranges, size, **options).with_rows(len(rows))

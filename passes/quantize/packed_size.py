@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from bitfold.passes.analysis.conv_shape import ConvShape
+from bitfold.passes.quantize.rounding import QuantizedWeight
 from bitfold.runtime.formats.scheme import WeightScheme
 from bitfold.runtime.layouts.conv import ConvLayout
+from bitfold.runtime.layouts.masked import masked_size
 from bitfold.runtime.layouts.tiles import TILE, packed_size
 
 
@@ -32,3 +34,15 @@ def packed_nbytes(
         scale_nbytes = scheme.scale_nbytes
     zero_nbytes = 0 if scheme.symmetric else 1
     return packed_size(rows, k, scheme.number.bits) + rows * groups * (scale_nbytes + zero_nbytes)
+
+
+def added_nbytes(plus: QuantizedWeight) -> int:
+    """Bytes of a weight [N, K] that is added to a matmul's, in the layout that takes fewer of them.
+
+    Where most of it is zeros that is the masked one.
+    """
+    n, k = plus.codes.shape
+    bits, levels = plus.scheme.number.bits, plus.scheme.number.decode(plus.codes)
+    dense = packed_nbytes((n, k), plus.scheme, scale_nbytes=plus.scales.itemsize)
+    codes = packed_size(-(-n // TILE) * TILE, k, bits)
+    return dense - codes + min(codes, masked_size(levels != 0, bits))

@@ -30,7 +30,7 @@ from bitfold.passes.quantize.insert import SiteInserter
 from bitfold.passes.quantize.keep_grid import NO_GRID, Lossless, kept_grid
 from bitfold.passes.quantize.keep_sums import keep_sums
 from bitfold.passes.quantize.low_rank import LowRankStart, quantize_beside
-from bitfold.passes.quantize.methods import METHODS, MethodName, quantized_by
+from bitfold.passes.quantize.methods import METHODS, MethodName, method_for, quantized_by
 from bitfold.passes.quantize.packed_size import packed_nbytes
 from bitfold.passes.quantize.plan import planned
 from bitfold.passes.quantize.quality import output_signal_to_noise, signal_to_noise
@@ -89,7 +89,10 @@ class Quantize(Pass):
             inputs to run, it is fitted to the outputs that these give.
         method: how weights become codes: ``rtn``, each value to the nearest code; ``gptq``, so that
             outputs on the calibration inputs change least (convolutions with groups and embedding
-            tables are rounded to nearest all the same).
+            tables are rounded to nearest all the same).  With ``weights=binary``, matmuls take sums
+            of two weights: ``pb`` adds 8 bits to the values that matter most (PB-LLM),
+            ``dual-binary`` a second plane of signs with its own scales (DB-LLM).
+        salient: with ``pb``, the share of values that get 8 bits.
         sequential: with ``gptq``, each weight meets what the quantized part before it gives, not
             what the float model gave.
         ranges: ``mse`` for the least squared error, ``minmax`` to cover every value, ``gauss`` for
@@ -122,6 +125,7 @@ class Quantize(Pass):
     rank: int = 0
     low_rank: LowRankStart = "error"
     method: MethodName = "rtn"
+    salient: float = 0.05
     sequential: bool = True
     symmetric: bool = False
     ranges: RangeName = "mse"
@@ -138,6 +142,13 @@ class Quantize(Pass):
     def __post_init__(self) -> None:
         if not 0 <= self.rank <= MOST_RANK:
             raise RecipeError(f"quantize: expected a rank from 0 to {MOST_RANK}, found {self.rank}")
+        if not 0 <= self.salient <= 1:
+            raise RecipeError(f"quantize: expected salient from 0 to 1, found {self.salient}")
+        if METHODS[self.method].sums and self.weights != "binary":
+            raise RecipeError(
+                f"method={self.method} adds to binary weights, and found weights={self.weights}",
+                "write weights=binary",
+            )
         self.scheme(False)
         self.scheme(True)
 
@@ -185,8 +196,8 @@ class Quantize(Pass):
             inserter.insert(source, sites, codes, acts, scheme.act_bits or 8, branch)
             inserted += 1
             packed = packed_nbytes(shape, scheme.weight, sites[0].conv, codes.scales.itemsize)
-            size = (weight.nbytes, packed + (0 if branch is None else branch.nbytes))
-            stored = f"{scheme}" if branch is None else f"{scheme} + rank {branch.rank}"
+            size = (weight.nbytes, packed + quantized.nbytes_beside(shape))
+            stored = f"{scheme}{quantized.beside()}"
             text = f"{stored}: weight SQNR {quality:.1f} dB"
             if not rounded:
                 text = f"{scheme}: already on this grid, kept exactly"
@@ -229,22 +240,28 @@ class Quantize(Pass):
         conv = job.sites[0].conv
         # At 8 bits clipping buys next to nothing, and the search takes time.
         ranges = "minmax" if scheme.weight.number.bits == 8 else self.ranges
+        matmuls = all(site.kind in ("matmul", "gemm") for site in job.sites)
+        method = method_for(self.method, scheme.weight, matmuls)
+        options = {name: getattr(self, name) for name in METHODS[method].options}
 
         def codes(rows: np.ndarray) -> QuantizedWeight:
-            return quantized_by(self.method, rows, job.gram, scheme.weight, ranges)
+            found = quantized_by(method, rows, job.gram, scheme.weight, ranges, **options)
+            if self.target == "ort" and found.plus is not None:
+                # Its operators have no input scale for a row longer than a block.
+                found = replace(found, plus=found.plus.in_groups(found.group_size))
+            return found
 
-        if self._has_branch(job.sites):
+        if matmuls and self._has_branch(job.sites[0].shape):
             return WeightSum(*quantize_beside(rows, job.gram, self.rank, self.low_rank, codes))
         quantized = codes(rows)
         if conv is not None and conv.depthwise:
             quantized = keep_sums(rows, quantized)
         return WeightSum(quantized)
 
-    def _has_branch(self, sites: Sequence[Site]) -> bool:
-        """Whether all that share a weight are matmuls, and worth a branch of fewer numbers."""
-        n, k = sites[0].shape
-        matmuls = all(site.kind in ("matmul", "gemm") for site in sites)
-        return matmuls and 0 < self.rank * (n + k) < n * k
+    def _has_branch(self, shape: tuple[int, int]) -> bool:
+        """Whether a weight [N, K] gets a branch, and one of fewer numbers than it has."""
+        n, k = shape
+        return 0 < self.rank * (n + k) < n * k
 
     def _mean_inputs(
         self, model: ir.Model, jobs: list[Job], context: Context

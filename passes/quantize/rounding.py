@@ -67,13 +67,18 @@ class QuantizedWeight:
     def rows(self, part: slice) -> QuantizedWeight:
         """Some of the rows."""
         zeros = None if self.zero_points is None else self.zero_points[part]
-        return replace(self, codes=self.codes[part], scales=self.scales[part], zero_points=zeros)
+        codes, scales = self.codes[part], self.scales[part]
+        plus = None if self.plus is None else self.plus.rows(part)
+        return replace(self, codes=codes, scales=scales, zero_points=zeros, plus=plus)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the codes at their own width, the scales and the zero points."""
         zeros = 0 if self.zero_points is None else self.zero_points.nbytes
-        return -(-self.codes.size * self.scheme.number.bits // 8) + self.scales.nbytes + zeros
+        plus = 0 if self.plus is None else self.plus.nbytes
+        return (
+            -(-self.codes.size * self.scheme.number.bits // 8) + self.scales.nbytes + zeros + plus
+        )
 
     def dequantize(self) -> np.ndarray:
         """The float32 weight [N, K] that the codes stand for."""

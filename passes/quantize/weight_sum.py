@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bitfold.passes.quantize.low_rank import Branch
+from bitfold.passes.quantize.packed_size import added_nbytes
 from bitfold.passes.quantize.rounding import QuantizedWeight
 
 
@@ -15,17 +16,23 @@ class WeightSum:
     """A weight [N, K] as codes and scales, perhaps with a low-rank branch beside them.
 
     Attributes:
-        codes: the codes and scales.
+        codes: the codes and scales, perhaps a sum themselves.
         branch: what is added; it reads the inputs before they are rounded.
     """
 
     codes: QuantizedWeight
     branch: Branch | None = None
 
-    @property
-    def rank(self) -> int:
-        """The rank of the branch; 0 without one."""
-        return 0 if self.branch is None else self.branch.rank
+    def beside(self) -> str:
+        """What is beside the first codes, as people write it: empty for nothing."""
+        text = "" if self.codes.plus is None else f" + {self.codes.plus.scheme}"
+        return text + ("" if self.branch is None else f" + rank {self.branch.rank}")
+
+    def nbytes_beside(self, shape: tuple[int, int]) -> int:
+        """Bytes of what is beside the first codes of a weight [N, K], padding included."""
+        size = 0 if self.branch is None else self.branch.nbytes
+        plus = self.codes.plus
+        return size if plus is None else size + added_nbytes(plus.with_rows(shape[0]))
 
     def dequantize(self) -> np.ndarray:
         """The float32 weight that all parts together stand for, in the rows of the codes."""
