@@ -12,11 +12,12 @@ from bitfold.passes.quantize.dual_binary import dual_binary
 from bitfold.passes.quantize.families import with_member
 from bitfold.passes.quantize.gptq import gptq
 from bitfold.passes.quantize.partial_binary import partial_binary
+from bitfold.passes.quantize.pvq import pvq, pvq_informed
 from bitfold.passes.quantize.rounding import QuantizedWeight, round_to_nearest
 from bitfold.runtime.formats.binary import BINARY
 from bitfold.runtime.formats.scheme import WeightScheme
 
-MethodName = Literal["rtn", "gptq", "pb", "dual-binary"]
+MethodName = Literal["rtn", "gptq", "pvq", "pb", "dual-binary"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ METHODS: dict[str, Method] = {
     "gptq": Method(round_to_nearest, gptq),
     "pb": Method(round_to_nearest, partial_binary, sums=True, options=("salient",)),
     "dual-binary": Method(round_to_nearest, dual_binary, sums=True),
+    "pvq": Method(pvq, pvq_informed),
 }
 
 
