@@ -2,9 +2,10 @@
 
 Run from anywhere::
 
-    python tests/benchmarks/bench_quantizers.py [MODEL ...] [--bits int4 ...] [--json out.json]
+    python tests/benchmarks/bench_quantizers.py [MODEL ...] [--bits int4 ...] [--method gptq ...]
 
-Inputs stay float, groups are of 32 with zero points, embedding tables have 8 bits.  Statistics are
+Inputs stay float, groups are of 32 with zero points, embedding tables have 8 bits.  Low-rank
+branches and sums of binary weights take bytes of their own: see the files' sizes.  Statistics are
 taken from a text of CPython's documentation, or the last inputs of the model's task; fidelity is
 measured on others, as in ``bench_rotations.py``: a language model's mean KL on a news text, any
 other model's mean cosine to the float model's first output.
@@ -38,10 +39,16 @@ from bitfold.runtime.session import Session  # noqa: E402
 MODELS = ("smollm2-135m", "all-minilm-l6-v2", "whisper-tiny.en-encoder", "efficientnet-lite0")
 BITS = ("int4", "int3", "int2")
 METHODS = {
-    "rtn": "method=rtn",
-    "gptq, parallel": "method=gptq sequential=false",
-    "gptq": "method=gptq",
+    "rtn": "weights={bits} method=rtn",
+    "gptq, parallel": "weights={bits} method=gptq sequential=false",
+    "gptq": "weights={bits} method=gptq",
+    "rtn + lorc": "weights={bits} method=rtn rank=16",
+    "lorc": "weights={bits} method=gptq rank=16",
+    "svdquant": "weights={bits} method=gptq rank=16 low_rank=weight",
+    "dual-binary": "weights=binary group=64 method=dual-binary",
+    "pb": "weights=binary group=128 method=pb",
 }
+"""Options of ``quantize``.  Those without ``{bits}`` take from 2 to 3 bits, whatever is asked."""
 INPUTS = 32
 """Inputs of a task that statistics are taken from, at most."""
 
@@ -63,27 +70,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("models", nargs="*", default=MODELS)
     parser.add_argument("--bits", action="append", choices=BITS)
+    parser.add_argument("--method", action="append", choices=METHODS)
     parser.add_argument("--limit", type=int, default=2, help="chunks of a text; inputs / 4")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    print(f"{'model':26} {'bits':6} {'method':16} {'measure':8} {'figure':>8} {'seconds':>8}")
+    head = f"{'model':26} {'bits':6} {'method':16} {'MB':>7} {'measure':8} {'figure':>8}"
+    print(f"{head} {'seconds':>8}")
     for name in options.models:
         path = find_model(name)
         with tempfile.TemporaryDirectory(prefix="bitfold-bench-") as temporary:
             folder = Path(temporary)
             feeds = calibration(path, folder)
             for bits in options.bits or BITS:
-                for method, option in METHODS.items():
-                    scheme = f"weights={bits} embeddings=int8 acts=none {option}"
+                for method in options.method or METHODS:
+                    if "{bits}" not in METHODS[method] and bits != "int2":
+                        continue
+                    scheme = f"embeddings=int8 acts=none {METHODS[method].format(bits=bits)}"
                     recipe = f"{FOLD}, {FUSE}, quantize{{{scheme}}}, lower"
                     file, start = folder / "model.onnx", time.perf_counter()
                     convert(path, file, passes=recipe, calibration=feeds, verify="off", force=True)
                     seconds = time.perf_counter() - start
+                    size = sum(each.stat().st_size for each in folder.glob("model.onnx*")) / 1e6
                     measure, figure = distance(path, file, options.limit)
-                    row = {"model": name, "bits": bits, "method": method, "measure": measure}
-                    rows.append({**row, "figure": figure, "seconds": seconds})
-                    line = f"{name:26} {bits:6} {method:16} {measure:8} {figure:8.4f}"
+                    row = {"model": name, "bits": bits, "method": method, "megabytes": size}
+                    rows.append({**row, "measure": measure, "figure": figure, "seconds": seconds})
+                    line = f"{name:26} {bits:6} {method:16} {size:7.2f} {measure:8} {figure:8.4f}"
                     print(f"{line} {seconds:8.1f}", flush=True)
     if options.json:
         options.json.write_text(json.dumps({"machine": describe_machine(), "rows": rows}, indent=1))
