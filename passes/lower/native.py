@@ -72,6 +72,7 @@ class NativeLowering:
         share = self._masked_share(site) if rounding is None or rounding.bits == 8 else math.inf
         weight = replace(weight, masked=share <= self.masked)
         packed = self._packed(site, weight)
+        act_scale = None if rounding is None else rounding.scale
         operator = LowBitMatMul(
             weight,
             "none" if rounding is None else f"int{rounding.bits}",
@@ -81,10 +82,11 @@ class NativeLowering:
             residual=tail.residual is not None,
             splits=tail.splits,
             prologue=head.prologue,
+            act_scale=act_scale is not None,
             low_rank=tail.low_rank is not None,
             n_group_size=0 if given.scales is None else weight.n,
         )
-        inputs = [head.source, *packed, tail.bias, tail.residual, head.gain, head.base, None]
+        inputs = [head.source, *packed, tail.bias, tail.residual, head.gain, head.base, act_scale]
         inputs += [*self._factors(site, tail.low_rank), self._input_scales(site, given)]
         while inputs[-1] is None:
             inputs.pop()

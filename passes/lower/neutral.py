@@ -110,6 +110,7 @@ class Rounding:
         bits: bits of a level.
         group_size: channels that share a scale.
         axis: -1 for rows, 1 for the pixels of [n, C, ...].
+        scale: the one scale f32 [1] of all activations; None where each group has its own.
     """
 
     node: ir.Node
@@ -117,6 +118,7 @@ class Rounding:
     bits: int
     group_size: int
     axis: int
+    scale: ir.Value | None = None
 
 
 def rounding_of(site: Site) -> Rounding | None:
@@ -133,4 +135,5 @@ def rounding_of(site: Site) -> Rounding | None:
         attributes.get_int("bits", 8),
         attributes.get_int("group_size", site.shape[1]),
         attributes.get_int("axis", -1),
+        input_at(node, 1),
     )

@@ -32,6 +32,8 @@ def ort_block(site: Site) -> int | str:
     rounding = rounding_of(site)
     if rounding is None:
         return matmul_block(k, weight.group_size)
+    if rounding.scale is not None:
+        return "inputs of one static scale: MatMulNBits makes one for each row and block"
     if rounding.bits != 8:
         return f"int{rounding.bits} inputs: MatMulNBits rounds to int8"
     shape = rounding.source.shape

@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.rewire import shared_initializer
+from bitfold.passes.lower.epilogue import array_of
 from bitfold.passes.lower.neutral import Rounding
 from bitfold.passes.lower.surgery import Builder
 from bitfold.runtime.ops.quantize_activation import TINY
@@ -24,6 +25,8 @@ def round_input(graph: ir.Graph, context: Context, rounding: Rounding, channels:
         channels: elements of the axis.
     """
     build = Builder(rounding.node.name or "quantize")
+    if rounding.scale is not None:
+        return _static(build, graph, context, rounding)
     size = min(rounding.group_size, channels)
     groups = -(-channels // size)
 
@@ -72,6 +75,31 @@ def round_input(graph: ir.Graph, context: Context, rounding: Rounding, channels:
             output_dtype=int(ir.DataType.INT8),
         )
     rounded = build("DequantizeLinear", levels, scale, axis=rounding.axis, block_size=size)
+    rounded.type, rounded.shape = rounding.source.type, rounding.source.shape
+    build.place(rounding.node)
+    return rounded
+
+
+def _static(build: Builder, graph: ir.Graph, context: Context, rounding: Rounding) -> ir.Value:
+    """The same with one scale that is known ahead: a constant, and no reduction."""
+    scale = array_of(rounding.scale)
+    assert scale is not None, "static scales are constants"
+    name = f"{rounding.source.name}.static_scale_0d"
+    value = shared_initializer(graph, context, scale.reshape(()), name)
+    # QuantizeLinear saturates at -128, one level below the operator's own.
+    low, high = (
+        shared_initializer(
+            graph, context, np.float32(sign * 127) * scale.reshape(()), f"{name}.{end}"
+        )
+        for sign, end in ((-1, "low"), (1, "high"))
+    )
+    levels = build(
+        "QuantizeLinear",
+        build("Clip", rounding.source, low, high),
+        value,
+        output_dtype=int(ir.DataType.INT8),
+    )
+    rounded = build("DequantizeLinear", levels, value)
     rounded.type, rounded.shape = rounding.source.type, rounding.source.shape
     build.place(rounding.node)
     return rounded

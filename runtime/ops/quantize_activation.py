@@ -2,7 +2,7 @@
 
 The neutral form in which a quantized activation travels until a target's lowering takes it in.
 Rows are the vectors along ``axis``: the last one for matmuls, 1 for convolutions, whose rows are
-the pixels of [n, C, ...].
+the pixels of [n, C, ...].  With a second input, ``scale``, that is the scale of all.
 """
 
 from __future__ import annotations
@@ -97,6 +97,18 @@ def quantize_activation(k: int, group_size: int, bits: int = 8, axis: int = -1) 
     attributes = activation_attributes(group_size, bits, axis)
     overload = f"k{k}_g{group_size}_b{bits}" + f"_axis{axis}" * (axis != -1)
     return body.function("QuantizeActivation", overload, output, attributes)
+
+
+def static_quantize_activation() -> ir.Function:
+    """The function for activations that all share one scale f32 [1], the second input."""
+    body = Body(["X", "scale"])
+    output = quantized_with(body, *body.inputs)
+    return body.function("QuantizeActivation", "static", output, static_attributes())
+
+
+def static_attributes() -> dict[str, int | str]:
+    """The attributes of a ``QuantizeActivation`` node with one scale for all."""
+    return {"bits": 8}
 
 
 def activation_attributes(group_size: int, bits: int = 8, axis: int = -1) -> dict[str, int | str]:
