@@ -49,7 +49,7 @@ class Rotate:
 
     def way(self, held: Held) -> object:
         """Everything but gains is turned alike."""
-        return None if held.port.kind is Kind.GAIN else "turned"
+        return None if held.port.kind in (Kind.GAIN, Kind.SLOPE) else "turned"
 
     def apply(self, rows: np.ndarray, held: Held, block: int) -> np.ndarray:
         """``rows R``."""
@@ -67,7 +67,9 @@ class Scale:
     factors: np.ndarray
 
     def way(self, held: Held) -> object:
-        """Writers and readers, and the two sides of a dual pair, change inversely."""
+        """Writers and readers, and the two sides of a dual pair, change inversely; slopes stay."""
+        if held.port.kind is Kind.SLOPE:
+            return None
         return held.port.role, held.inverse.tobytes()
 
     def apply(self, rows: np.ndarray, held: Held, block: int) -> np.ndarray:

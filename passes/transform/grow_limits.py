@@ -16,8 +16,8 @@ from bitfold.passes.core.rewire import constant
 _ELEMENT_BY_ELEMENT = (
     *("Gelu", "Sigmoid", "Tanh", "Erf", "Softplus", "Softsign", "HardSwish", "HardSigmoid", "Elu"),
     *("Selu", "Celu", "Mish", "Swish", "Exp", "Log", "Sqrt", "Reciprocal", "Pow", "Clip", "Sin"),
-    *("Cos", "Floor", "Ceil", "Round", "Sign", "ThresholdedRelu", "Relu", "LeakyRelu", "Abs"),
-    *("Identity", "Cast", "Neg", "Add", "Sub", "Mul", "Div", "Where", "SwiGLU"),
+    *("Cos", "Floor", "Ceil", "Round", "Sign", "ThresholdedRelu", "Relu", "LeakyRelu", "PRelu"),
+    *("Abs", "Identity", "Cast", "Neg", "Add", "Sub", "Mul", "Div", "Where", "SwiGLU"),
 )
 _BY_CHANNEL = (
     *("AveragePool", "GlobalAveragePool", "MaxPool", "GlobalMaxPool", "Pad", "Concat"),

@@ -10,7 +10,13 @@ import onnx_ir as ir
 
 from bitfold.passes.analysis.spaces.space import Space
 from bitfold.passes.analysis.spaces.symmetry import Symmetry
-from bitfold.passes.analysis.spaces.trace import Trace, varying
+from bitfold.passes.analysis.spaces.trace import Trace
+
+_MOVES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")
+"""What may lie between the operator that gives a space's channels and where these are entered."""
+
+_SIZES = ("Shape", "Size")
+"""What looks at no element."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ def inside(
                 reading.setdefault(value, []).append((node, index))
         for value in node.outputs:
             if _meets(trace, space, value):
-                giving[_last(trace, value)] = None
+                giving[_last(trace, space, value)] = None
     states = {state.kept for state in trace.states}
     outputs = [v for v in model.graph.outputs if v not in states and _meets(trace, space, v)]
     for value in outputs:
@@ -141,16 +147,18 @@ def _meets(trace: Trace, space: Space, value: ir.Value) -> bool:
     return ids is not None and bool((space.coordinates.of(ids)[0] >= 0).any())
 
 
-def _last(trace: Trace, value: ir.Value) -> ir.Value:
-    """``value``, or what a Transpose brings its channels to the last axis as."""
-    uses = value.uses()
-    ids = trace.ids(value)
-    assert ids is not None, "it meets the space"
-    if len(uses) == 1 and not value.is_graph_output() and varying(ids) != (ids.ndim - 1,):
-        user = next(iter(uses)).node
-        if user.op_type == "Transpose" and user.domain == "":
-            return user.outputs[0]
-    return value
+def _last(trace: Trace, space: Space, value: ir.Value) -> ir.Value:
+    """``value``, or what Reshapes and Transposes bring its channels to the last axis as."""
+    found = value
+    while not _is_whole(trace, space, found):
+        uses = [use for use in found.uses() if use.node.op_type not in _SIZES]
+        if len(uses) != 1 or uses[0].idx or found.is_graph_output():
+            return value
+        user = uses[0].node
+        if user.op_type not in _MOVES or user.domain:
+            return value
+        found = user.outputs[0]
+    return found
 
 
 def _is_whole(trace: Trace, space: Space, value: ir.Value) -> bool:

@@ -195,6 +195,38 @@ def gather(node: ir.Node, trace: Trace) -> str | None:
     return None
 
 
+def depth_to_space(node: ir.Node, trace: Trace) -> str | None:
+    """DepthToSpace: the channels of each pixel become those of a square of pixels."""
+    source = input_at(node, 0)
+    row, side = _row(trace, source), node.attributes.get_int("blocksize", 1)
+    if row is None:
+        return None if trace.ids(source) is None else "its channels are not known"
+    mode = node.attributes.get_string("mode", "DCR")
+    pixels = row.reshape(side**2, -1) if mode == "DCR" else row.reshape(-1, side**2).T
+    trace.link(pixels[1:], pixels[:1])  # whoever reads pixels reads all of them alike
+    trace.carry(node.outputs[0], pixels[:1, :, None, None])
+    return None
+
+
+def space_to_depth(node: ir.Node, trace: Trace) -> str | None:
+    """SpaceToDepth: the channels of a square of pixels come to lie side by side."""
+    source = input_at(node, 0)
+    row, side = _row(trace, source), node.attributes.get_int("blocksize", 1)
+    if row is None:
+        return None if trace.ids(source) is None else "its channels are not known"
+    pixels = np.concatenate([trace.copied(row) for _ in range(side**2)])
+    trace.put(node.outputs[0], pixels[None, :, None, None])
+    return None
+
+
+def _row(trace: Trace, image: ir.Value | None) -> np.ndarray | None:
+    """The channels of [batch, channels, y, x]; None where not all of them are known."""
+    ids = trace.ids(image)
+    if ids is None or varying(ids) != (1,) or ids.shape[1] != _length(image, 1):
+        return None
+    return ids[0, :, 0, 0]
+
+
 def _length(value: ir.Value | None, axis: int) -> int | None:
     """How long a value is along an axis; None where that is not fixed."""
     dims = dims_of(value)

@@ -14,12 +14,16 @@ from bitfold.passes.analysis.spaces.trace import (
     Trace,
     dims_of,
     numbers_at,
+    squash,
     varying,
 )
 from bitfold.passes.core.rewire import constant
 
 BENDS = ROTATE | SCALE | CENTER
 """What a function of each element by itself rules out."""
+
+MIXES = ROTATE | CENTER
+"""What a factor of each channel by itself rules out."""
 
 
 def function(node: ir.Node, trace: Trace) -> str | None:
@@ -40,11 +44,31 @@ def function(node: ir.Node, trace: Trace) -> str | None:
 def homogeneous(node: ir.Node, trace: Trace) -> str | None:
     """ReLU and its like: positive factors pass through."""
     ids = trace.ids(input_at(node, 0))
+    if ids is not None:
+        _carry_unmixed(node, trace, ids, "lets only positive factors through")
+    return None
+
+
+def _carry_unmixed(node: ir.Node, trace: Trace, ids: np.ndarray, reason: str) -> None:
+    """What comes out has the channels ``ids``, and may be scaled with them, but never mixed."""
+    made = trace.copied(squash(ids), SCALE | PERMUTE)
+    trace.limit(np.concatenate([ids.ravel(), made.ravel()]), MIXES, node, reason)
+    trace.put(node.outputs[0], made)
+
+
+def prelu(node: ir.Node, trace: Trace) -> str | None:
+    """PRelu: a ReLU with a slope for negative numbers, perhaps another for each channel."""
+    ids, slope = trace.ids(input_at(node, 0)), input_at(node, 1)
     if ids is None:
         return None
-    trace.limit(ids, ROTATE | CENTER, node, "lets only positive factors through")
-    trace.carry(node.outputs[0], ids)
-    return None
+    covered = _covered(ids, slope)
+    if covered:
+        array = constant(slope)
+        if array is None or not _fits(ids, array, covered):
+            return "its slopes are not one constant for each channel"
+        port = vector_port(node, 1, array, ids, covered, trace, Role.READ, Kind.SLOPE)
+        trace.ports.append(port)
+    return homogeneous(node, trace)
 
 
 def maxima(node: ir.Node, trace: Trace) -> str | None:
@@ -165,7 +189,7 @@ def gain(
     covered = covering(array, ids)
     trace.link(made, ids, PERMUTE)
     for each in (ids, made):
-        trace.limit(each, ROTATE | CENTER, node, "multiplies each channel by its own factor")
+        trace.limit(each, MIXES, node, "multiplies each channel by its own factor")
     roles = (Role.READ, Role.WRITE) if not divides else (Role.WRITE, Role.READ)
     for each, role in zip((ids, made), roles, strict=True):
         trace.ports.append(vector_port(node, index, array, each, covered, trace, role, Kind.GAIN))
@@ -214,8 +238,8 @@ def _product(node: ir.Node, trace: Trace, a: np.ndarray, b: np.ndarray) -> str |
     trace.limit(other, BENDS, node, "multiplies another activation by it")
     if node.op_type == "Div" and carrier is b:
         trace.limit(carrier, BENDS, node, "divides by it")
-    trace.limit(carrier, ROTATE | CENTER, node, "multiplies it by another activation")
-    trace.carry(node.outputs[0], np.broadcast_arrays(carrier, other)[0])
+    whole = np.broadcast_arrays(carrier, other)[0]
+    _carry_unmixed(node, trace, whole, "multiplies it by another activation")
     return None
 
 
@@ -229,8 +253,7 @@ def swiglu(node: ir.Node, trace: Trace) -> str | None:
     gate, up = np.split(ids, 2, axis=-1)
     trace.link(gate, up, PERMUTE)
     trace.limit(gate, BENDS, node, "is not linear")
-    trace.limit(up, ROTATE | CENTER, node, "multiplies it by another activation")
-    trace.carry(node.outputs[0], up)
+    _carry_unmixed(node, trace, up, "multiplies it by another activation")
     return None
 
 

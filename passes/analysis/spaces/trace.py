@@ -35,6 +35,8 @@ class Kind(enum.Enum):
     """Added, channel by channel; or data itself, as rows of a table are."""
     GAIN = "gain"
     """A factor for each channel: a norm's gain, a depthwise kernel."""
+    SLOPE = "slope"
+    """A factor for each channel's negative numbers: it is reordered, and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -148,19 +150,25 @@ class Trace:
         made[np.argsort(ids.reshape(-1), kind="stable")] = self.fresh(ids.size)
         return made.reshape(ids.shape)
 
-    def carry(self, value: ir.Value, ids: np.ndarray) -> None:
+    def carry(self, value: ir.Value, ids: np.ndarray, symmetry: Symmetry = ALL) -> None:
         """A value holds new data in the coordinates ``ids``.
 
-        Its own are new ones that are one with them.  What a Concat joins of the old data and the
-        new can so be told apart: no change may mix channels of both.
+        Its own are :meth:`copied` ones.
         """
-        ids = squash(ids)
+        self.put(value, self.copied(squash(ids), symmetry))
+
+    def copied(self, ids: np.ndarray, symmetry: Symmetry = ALL) -> np.ndarray:
+        """New coordinates that are one with ``ids`` under ``symmetry``.
+
+        What a Concat joins of the old data and the new can so be told apart: no change may mix
+        channels of both.
+        """
         made = self.renew(ids)
-        self.link(made, ids)
+        self.link(made, ids, symmetry)
         if not self.scalable(ids):
             unscaled = np.isin(ids, list(self._unscaled.intersection(ids.reshape(-1).tolist())))
             self._unscaled.update(made[unscaled].tolist())
-        self.put(value, made)
+        return made
 
     def write(self, value: ir.Value, axis: int, count: int) -> np.ndarray:
         """Give a value new coordinates along one axis; returns them."""

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from support.graphs import parse
+from support.space_checks import CHANGES, assert_exact
 
 from bitfold.models import tiny
 from bitfold.passes.analysis.spaces.find_spaces import find_spaces
@@ -61,14 +62,16 @@ def residual(norm="RMSNormalization<axis = -1>(h, ones)"):
 
 
 def test_residual_stream():
-    stream, hidden, logits = spaces(residual())
+    stream, hidden, behind, logits = spaces(residual())
     assert facts(stream) == (16, 1, 2, 2)
     assert [held.port.op.op_type for held in stream.writers] == ["Gather", "MatMul"]
     assert stream.group & (ROTATE | SCALE | PERMUTE) == ROTATE | PERMUTE
     assert stream.carriers == {"Gather": 1, "RMSNormalization": 2, "MatMul": 1, "Add": 1}
-    assert facts(hidden) == (24, 1, 1, 1)
-    assert "Relu" in hidden.why_not(ROTATE)
-    assert hidden.allows(SCALE)
+    assert (facts(hidden), facts(behind)) == ((24, 1, 1, 0), (24, 1, 0, 1))
+    assert all("Relu" in each.why_not(ROTATE) for each in (hidden, behind))
+    scaled = one(spaces(residual(), SCALE), 24)
+    assert facts(scaled) == (24, 1, 1, 1)
+    assert scaled.allows(SCALE)
     assert logits.group == NONE
     assert "output y" in logits.why_not(ROTATE)
 
@@ -273,6 +276,52 @@ def test_a_gate_leaves_one_side_free():
     free = [each for each in spaces(model, SCALE) if each.allows(SCALE) and each.size == 20]
     assert [each.name for each in free] == ["u"]
     assert facts(free[0]) == (20, 1, 1, 1)
+
+
+def test_a_slope_for_each_channel():
+    model = parse(
+        """g (float[2, 3, 6, 6] x) => (float[2, 4, 6, 6] y) {
+            a = Conv<kernel_shape = [1, 1]>(x, w)
+            r = PRelu(a, slope)
+            y = Conv<kernel_shape = [1, 1]>(r, v)
+        }""",
+        w=f(12, 3, 1, 1),
+        slope=f(12, 1, 1),
+        v=f(4, 12, 1, 1),
+    )
+    assert facts(one(spaces(model, SCALE), 12)) == (12, 1, 1, 1)
+    assert one(spaces(model, PERMUTE), 12).group == SCALE | PERMUTE
+    slope = model.graph.initializers["slope"]
+    stored = slope.const_value.numpy()
+    for symmetry in (SCALE, PERMUTE):
+        assert one(assert_exact(model, {"x": f(2, 3, 6, 6)}, symmetry), 12)
+        same = np.array_equal(slope.const_value.numpy(), stored)
+        assert same == (symmetry is SCALE)
+
+
+PIXELS = {
+    "DCR": ("DepthToSpace<blocksize = 2, mode = 'DCR'>", 32, (12, 12), 8),
+    "CRD": ("DepthToSpace<blocksize = 2, mode = 'CRD'>", 32, (12, 12), 8),
+    "depth": ("SpaceToDepth<blocksize = 2>", 8, (3, 3), 32),
+}
+
+
+@pytest.mark.parametrize("way", PIXELS)
+def test_pixels_and_channels(way):
+    operator, made, (height, width), read = PIXELS[way]
+    model = parse(
+        f"""g (float[2, 3, 6, 6] x) => (float[2, 4, {height}, {width}] y) {{
+            a = Conv<kernel_shape = [1, 1]>(x, w, bias)
+            p = {operator}(a)
+            y = Conv<kernel_shape = [1, 1]>(p, v)
+        }}""".replace("'", '"'),
+        w=f(made, 3, 1, 1),
+        bias=f(made),
+        v=f(4, read, 1, 1),
+    )
+    for symmetry in CHANGES:
+        space = one(assert_exact(model, {"x": f(2, 3, 6, 6)}, symmetry), 8)
+        assert facts(space) == (8, 1, 1, 1)
 
 
 def test_spaces_end_at_what_nobody_knows():

@@ -124,6 +124,53 @@ def test_a_stream_that_begins_with_a_gelu():
     assert "Gelu  is not linear: 1 value to center as the model runs" in entry.skips[0].text
 
 
+SILU = "v = Gather(table, ids)\nt = Sigmoid(v)\ne = Mul(v, t)"
+PRODUCT = "v = Gather(table, ids)\nt = Gather(table2, ids)\ne = Mul(v, t)"
+RELU = "v = Gather(table, ids)\ne = Relu(v)"
+
+
+@pytest.mark.parametrize("writer", [SILU, PRODUCT, RELU])
+def test_a_stream_that_begins_with(writer):
+    """What is given by an operator that is not linear is centered behind it."""
+    model = stream(writer=writer, **({"table2": f(20, 48)} if "table2" in writer else {}))
+    table = array(model, "table")
+    check(model, IDS, 2)
+    assert census(model)["ReduceMean"] == 1
+    np.testing.assert_array_equal(array(model, "table"), table)
+
+
+def test_a_stream_that_begins_with_pixels():
+    """Their channels come to the last axis in two steps, and are centered there."""
+    model = parse(
+        """g (float[b, 3, 1, w] x) => (float[b, w, 16] y) {
+            c = Conv<kernel_shape = [1, 1]>(x, k)
+            t = Sigmoid(c)
+            p = Mul(c, t)
+            dims = Shape(p)
+            batch = Slice(dims, zero, one)
+            shape = Concat<axis = 0>(batch, rest)
+            r = Reshape(p, shape)
+            e = Transpose<perm = [0, 2, 1]>(r)
+            n = LayerNormalization<axis = -1>(e, g0)
+            a = MatMul(n, up)
+            u = Gelu(a)
+            d = MatMul(u, down)
+            h = Add(e, d)
+            y = LayerNormalization<axis = -1>(h, g1)
+        }""",
+        k=f(16, 3, 1, 1),
+        zero=np.array([0]),
+        one=np.array([1]),
+        rest=np.array([16, -1]),
+        g0=f(16),
+        g1=f(16),
+        up=f(16, 24),
+        down=f(24, 16),
+    )
+    check(model, {"x": f(2, 3, 1, 7)}, 2)
+    assert census(model)["ReduceMean"] == 1
+
+
 @pytest.mark.parametrize(
     ("tail", "reason"),
     [
@@ -183,6 +230,26 @@ def test_channels_of_two_spaces():
     )
     entry = check(model, {"x": f(2, 3, 8)}, 0, "unchanged")
     assert "several spaces" in entry.skips[0].text
+
+
+def test_rows_side_by_side():
+    """Merged patches: the norm subtracts the mean of both rows, not that of each."""
+    model = parse(
+        """g (float[b, 4, 8] x) => (float[b, 2, 5] y) {
+            e = MatMul(x, w)
+            even = Slice(e, zero, four, one, two)
+            odd = Slice(e, one, four, one, two)
+            c = Concat<axis = -1>(even, odd)
+            n = LayerNormalization<axis = -1>(c, gain)
+            y = MatMul(n, v)
+        }""",
+        w=f(8, 12),
+        gain=f(24),
+        v=f(24, 5),
+        **{name: np.array([k]) for k, name in ((0, "zero"), (1, "one"), (2, "two"), (4, "four"))},
+    )
+    entry = check(model, {"x": f(2, 4, 8)}, 0, "unchanged")
+    assert "of several rows" in entry.skips[0].text
 
 
 def test_norms_of_heads():
