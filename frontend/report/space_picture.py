@@ -18,10 +18,8 @@ from bitfold.passes.analysis.spaces import kinds
 
 ROW, LANE, LEFT, TOP = 22, 46, 26, 30
 """Height of a row, width of a band's lane, and margins, in pixels."""
-TEXT = 1010
-"""Room for what stands beside the bands."""
-STARTS, BRACKET = 400, 870
-"""Where in it the names of bands that start, and the marks of repeats, stand."""
+STARTS, LETTER, AFTER = 400, 6.9, 130
+"""Where, beside the bands, their names stand, width of a letter, and room for marks of repeats."""
 COLORS = dict(
     zip(
         kinds.KINDS,
@@ -31,6 +29,14 @@ COLORS = dict(
     )
 )  # fmt: skip
 """One for each kind of space, legible on both a light and a dark page."""
+
+_CHANGES = (
+    "What may be done to the channels of a space, in the weights that write and read them, and "
+    "leaves what the model computes: rotate mixes them by an orthogonal matrix, scale multiplies "
+    "each by a positive number, permute reorders them, center subtracts their mean. A space of "
+    "several parts has each changed by itself; online: by an operator in front of what reads it; "
+    "after a pass: once that has taken away what is in the way."
+)
 
 _STYLE = Path(__file__).with_name("spaces.css")
 
@@ -55,7 +61,8 @@ def page(model: str, picture: Picture, note: str) -> str:
     how = (
         "Each coloured band is a channel space: one coordinate system, from what writes it first "
         "to what reads it last. A line leaves the band that an operator reads and ends with an "
-        "arrow at the band that it writes. Rest the pointer on a band to see what may be done to "
+        "arrow at the band that it writes; a bar on a band is an operator that its channels pass "
+        "through. Rest the pointer on a band to see what may be done to "
         "it, and on a row for the operator's name."
     )
     body = [
@@ -64,6 +71,7 @@ def page(model: str, picture: Picture, note: str) -> str:
         tag("p", how),
         tag("div", _svg(picture), class_="frame"),
         tag("h2", "The spaces"),
+        tag("p", _CHANGES),
         tag("div", _table(picture), class_="frame"),
     ]
     page = tag("html", [tag("head", head), tag("body", body)], lang="en")
@@ -72,15 +80,19 @@ def page(model: str, picture: Picture, note: str) -> str:
 
 def _svg(picture: Picture) -> Html:
     lanes = max((band.lane for band in picture.bands), default=0) + 1
-    width = LEFT + lanes * LANE + TEXT
-    height = TOP + len(picture.rows) * ROW + 24
     text = LEFT + lanes * LANE + 14
+    longest = max((len(f"{band.label} {band.may}") for band in picture.bands), default=0)
+    bracket = text + STARTS + round(longest * LETTER) + 24
+    width = bracket + AFTER
+    names = _named_at(picture.bands)
+    height = TOP + max(len(picture.rows), *(at + 1 for at in names)) * ROW + 24
     parts: list[Content] = [
         element("text", {"x": LEFT, "y": 18, "class": "soft"}, "inputs"),
         element("text", {"x": LEFT, "y": height - 6, "class": "soft"}, "outputs"),
         *(_band(band) for band in picture.bands),
         *(_row(row, picture, text, width) for row in picture.rows),
-        *(_again(first, last, label, text) for first, last, label in picture.repeats),
+        *(_name(band, at, text) for band, at in zip(picture.bands, names, strict=True)),
+        *(_again(first, last, label, bracket) for first, last, label in picture.repeats),
     ]
     title = "Channel spaces from inputs to outputs"
     return element(
@@ -103,6 +115,25 @@ def _band(band: Band) -> Html:
     return tag("g", parts, class_="band")
 
 
+def _named_at(bands: Sequence[Band]) -> list[int]:
+    """The row that each band's name stands in: where it starts, or below others that start there.
+
+    Bands come in the order of their first rows.
+    """
+    found: list[int] = []
+    for band in bands:
+        found.append(max(band.first, found[-1] + 1 if found else 0))
+    return found
+
+
+def _name(band: Band, at: int, text: int) -> Html:
+    parts: list[Content] = [
+        element("tspan", {"fill": COLORS[band.kind]}, f"\u25ae {band.label}"),
+        element("tspan", {"fill": "var(--soft)"}, f"  {band.may}"),
+    ]
+    return element("text", {"x": text + STARTS, "y": f"{_y(at) + 4.5:.1f}"}, parts)
+
+
 def _row(row: Row, picture: Picture, text: int, width: int) -> Html:
     y = _y(row.at)
     parts: list[Content] = [
@@ -115,8 +146,8 @@ def _row(row: Row, picture: Picture, text: int, width: int) -> Html:
     for number in row.reads:
         x, color = _x(bands[number].lane), COLORS[bands[number].kind]
         parts.append(element("circle", {"cx": x, "cy": y, "r": 4, "class": "mark"}))
-        if row.writes:
-            other = _x(bands[row.writes[0]].lane)
+        for written in row.writes:
+            other = _x(bands[written].lane)
             lift = -ROW * 0.3 if other != x else 0
             path = f"M{x},{y} C{x + 10},{y + lift:.1f} {other - 10},{y + lift:.1f} {other},{y}"
             parts.append(element("path", {"d": path, "class": "read", "stroke": color}))
@@ -141,18 +172,10 @@ def _row(row: Row, picture: Picture, text: int, width: int) -> Html:
         element("text", {"x": text, "y": f"{y + 4.5:.1f}", "class": None if row.linear else "soft"},
                 [row.label, element("tspan", {"fill": "var(--soft)"}, f"  {row.detail}")])
     )  # fmt: skip
-    started = [band for band in bands if band.first == row.at]
-    if started:
-        names: list[Content] = []
-        for band in started:
-            names.append(element("tspan", {"fill": COLORS[band.kind]}, f"\u25ae {band.label}"))
-            names.append(element("tspan", {"fill": "var(--soft)"}, f"  {band.may}   "))
-        parts.append(element("text", {"x": text + STARTS, "y": f"{y + 4.5:.1f}"}, names))
     return tag("g", parts, class_="row")
 
 
-def _again(first: int, last: int, label: str, text: int) -> Html:
-    x = text + BRACKET
+def _again(first: int, last: int, label: str, x: int) -> Html:
     top, bottom = _y(first) - ROW / 2 + 3, _y(last) + ROW / 2 - 3
     path = f"M{x - 8},{top} L{x},{top} L{x},{bottom} L{x - 8},{bottom}"
     middle = (top + bottom) / 2 + 4

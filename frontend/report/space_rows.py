@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -73,6 +73,11 @@ class _Touch:
     def all(self) -> list[int]:
         return [*self.reads, *self.writes, *self.carries]
 
+    def rename(self, name: Callable[[int], int]) -> None:
+        self.reads, self.writes, self.carries = (
+            [name(number) for number in group] for group in (self.reads, self.writes, self.carries)
+        )
+
 
 def lay_out(
     model: ir.Model,
@@ -89,7 +94,8 @@ def lay_out(
     touched = _touched(surveyed)
     nodes = [node for node in model.graph if node in touched]
     looks = {node: _look(node, touched[node], spaces) for node in nodes}
-    kept, repeats = _without_repeats([looks[node] for node in nodes], everything)
+    kept, repeats, copies = _without_repeats([looks[node] for node in nodes], everything)
+    _hand_over([(touched[nodes[first]], touched[nodes[last]]) for first, last in copies], touched)
     nodes = [nodes[index] for index in kept]
     spans: dict[int, list[int]] = defaultdict(list)
     for at, node in enumerate(nodes):
@@ -176,14 +182,36 @@ def _look(node: ir.Node, touch: _Touch, spaces: Sequence[SpaceInfo]) -> object:
     return repr((node.op_type, _detail(node), ends))
 
 
+def _hand_over(copies: Sequence[tuple[_Touch, _Touch]], touched: dict[ir.Node, _Touch]) -> None:
+    """Let what a repeat's first copy writes be what its last one, which is left out, hands on."""
+    names: dict[int, int] = {}
+
+    def name(number: int) -> int:
+        while number in names:
+            number = names[number]
+        return number
+
+    for first, last in copies:
+        for mine, other in zip(first.writes, last.writes, strict=True):
+            if name(mine) != name(other):
+                names[name(other)] = name(mine)
+    for touch in touched.values():
+        touch.rename(name)
+
+
 def _without_repeats(
     looks: Sequence[object], everything: bool
-) -> tuple[list[int], list[tuple[int, int, str]]]:
-    """Indices of the rows that are drawn, and which of these stand for several."""
+) -> tuple[list[int], list[tuple[int, int, str]], list[tuple[int, int]]]:
+    """Indices of the rows that are drawn, and which of these stand for several.
+
+    Returns:
+        Also, for each index of the latter, that of the same row of the last repeat.
+    """
     names = {look: number for number, look in enumerate(dict.fromkeys(looks))}
     codes = np.array([names[look] for look in looks], int)
     kept: list[int] = []
     repeats: list[tuple[int, int, str]] = []
+    copies: list[tuple[int, int]] = []
 
     def draw(start: int, stop: int) -> None:
         best = None if everything else _best_repeat(codes[start:stop])
@@ -195,10 +223,11 @@ def _without_repeats(
         top = len(kept)
         kept.extend(range(start + first, start + first + period))
         repeats.append((top, len(kept) - 1, f"comes {times} times"))
+        copies.extend((index, index + period * (times - 1)) for index in kept[top:])
         draw(start + first + period * times, stop)
 
     draw(0, len(codes))
-    return kept, repeats
+    return kept, repeats, copies
 
 
 def _best_repeat(codes: np.ndarray) -> tuple[int, int, int] | None:

@@ -2,13 +2,16 @@
 
 import re
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 from click.testing import CliRunner
 from support.browser import Browser, find_browser
+from support.graphs import parse
 
 from bitfold.frontend.cli.main import cli
 from bitfold.frontend.inspection import PREPARED
+from bitfold.frontend.report.space_picture import page
 from bitfold.frontend.report.space_rows import lay_out
 from bitfold.frontend.space_report import space_info
 from bitfold.models import tiny
@@ -57,6 +60,51 @@ def test_layers_that_repeat_are_drawn_once():
     ((first, last, told),) = folded.repeats
     assert told == "comes 2 times"
     assert len(every.rows) - len(folded.rows) == last - first + 1
+
+
+def folded(nodes, **constants):
+    model = parse(f"g (float[b, s, 16] x) => (float[b, s, 4] y) {{ {nodes} }}", **constants)
+    surveyed = survey_spaces(model)
+    return lay_out(model, surveyed, [space_info(each) for each in surveyed])
+
+
+def test_a_repeat_hands_over_what_it_writes():
+    """Layers in a row, each with a space of its own: the last one's output is the first one's."""
+    layers = [f"a{i} = MatMul(r{i}, w{i})\nr{i + 1} = Gelu(a{i})" for i in range(9)]
+    weights = {f"w{i}": np.ones((16, 16), np.float32) for i in range(9)}
+    head = np.ones((16, 4), np.float32)
+    drawn = folded(
+        "\n".join(["r0 = Identity(x)", *layers, "y = MatMul(r9, head)"]), head=head, **weights
+    )
+    assert drawn.repeats
+    assert len(drawn.rows) < 10
+    written = {number for row in drawn.rows for number in row.writes}
+    read = {number for row in drawn.rows for number in row.reads}
+    hidden = {number for number, band in enumerate(drawn.bands) if band.label.endswith(" 16")}
+    assert hidden == read == hidden & written
+
+
+def test_names_of_bands_that_start_together():
+    wide = np.ones((16, 48), np.float32)
+    drawn = folded(
+        """a = MatMul(x, w)
+           q, k, v = Split<axis = -1, num_outputs = 3>(a)
+           t = Tanh(q)
+           u = Relu(k)
+           z = MatMul(t, head)
+           e = MatMul(u, head2)
+           s = Add(z, e)
+           i = MatMul(v, head3)
+           y = Add(s, i)""",
+        w=wide,
+        **{name: np.ones((16, 4), np.float32) for name in ("head", "head2", "head3")},
+    )
+    (row,) = [row for row in drawn.rows if len(row.writes) == 3]
+    starting = [band for band in drawn.bands if band.first == row.at]
+    assert len(starting) == 3
+    shown = page("m", drawn, "")
+    heights = re.findall(r'y="([\d.]+)"><tspan fill="[^"]+">\u25ae', shown)
+    assert len(heights) == len(set(heights)) == len(drawn.bands)
 
 
 def test_command(tmp_path):
