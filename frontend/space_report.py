@@ -16,6 +16,7 @@ from bitfold.passes.analysis.spaces.space import Held, Space
 from bitfold.passes.analysis.spaces.survey import CHANGES, SurveyedSpace
 from bitfold.passes.analysis.spaces.symmetry import ALL, CENTER, ROTATE, Symmetry
 from bitfold.passes.analysis.spaces.trace import Kind, Role
+from bitfold.passes.transform.ln_to_rms import LnToRms
 
 _REMEDY = re.compile(r"\(([a-z]+(?:-[a-z]+)+)")
 """A pass that a limit's reason names: it takes the limit away."""
@@ -50,8 +51,8 @@ class Verdict:
     Attributes:
         word: ``yes``; ``yes, 3 parts`` or ``2 of 3 parts``, where the space falls into parts that
             change each by itself; ``after PASS``, which takes away what is in the way;
-            ``online``, by an operator in front of the readers; ``no``; empty where nothing asks
-            for it.
+            ``online``, by an operator in front of the readers, or behind what gives the channels
+            to center; ``no``; empty where nothing asks for it.
         why: what is in the way.
     """
 
@@ -145,6 +146,8 @@ def _verdict(surveyed: SurveyedSpace, word: str) -> Verdict:
         return Verdict("yes" if allowed == 1 else f"yes, {allowed} parts")
     if allowed:
         return Verdict(f"{allowed} of {len(wanted)} parts", shown)
+    if symmetry is CENTER and all(_centered_online(surveyed, part) for part in wanted):
+        return Verdict("online", shown)
     # What a norm splits is one space again when the remedy has been taken.
     limits = [reason for part in parts for lost, _, reason in part.limits if lost & symmetry]
     remedies = [_REMEDY.search(reason) for reason in limits]
@@ -171,6 +174,14 @@ def _worthwhile(part: Space, symmetry: Symmetry, kind: str) -> bool:
         ends = [held.port for held in part.held if held.port.role is Role.READ]
         return bool(part.writers) and any(e.op.op_type == "LayerNormalization" for e in ends)
     return bool(part.readers) or kind == QUERY_KEY
+
+
+def _centered_online(surveyed: SurveyedSpace, part: Space) -> bool:
+    """Whether ``ln-to-rms`` would center it, with one operator as the model runs."""
+    parts = zip(surveyed.parts["center"], surveyed.entered, strict=True)
+    entered = next(count for each, count in parts if each is part)
+    norms = {held.port.op for held in part.held if held.port.op.op_type == "LayerNormalization"}
+    return entered is not None and entered <= min(LnToRms().borders, len(norms) - 1)
 
 
 def _why_not(part: Space, symmetry: Symmetry) -> tuple[Obstacle, ...]:

@@ -34,7 +34,7 @@ _CHANGES = (
     "What may be done to the channels of a space, in the weights that write and read them, and "
     "leaves what the model computes: rotate mixes them by an orthogonal matrix, scale multiplies "
     "each by a positive number, permute reorders them, center subtracts their mean. A space of "
-    "several parts has each changed by itself; online: by an operator in front of what reads it; "
+    "several parts has each changed by itself; online: by an operator as the model runs; "
     "after a pass: once that has taken away what is in the way."
 )
 

@@ -5,14 +5,16 @@ import re
 
 import numpy as np
 import onnx_ir as ir
+import pytest
 from click.testing import CliRunner
-from support.graphs import parse
+from support.graphs import apply, parse
 
 from bitfold.frontend.cli.main import cli
 from bitfold.frontend.inspection import inspect_spaces
 from bitfold.frontend.space_lines import fold, glob
 from bitfold.frontend.text_samples import causal_feeds
 from bitfold.models import tiny
+from bitfold.passes.transform.ln_to_rms import LnToRms
 
 RNG = np.random.default_rng(0)
 
@@ -92,6 +94,28 @@ def test_what_no_pass_takes_away_is_no_after():
     assert words(stream)["rotate"] == "online"
     assert stream.ends[0].op == "CumSum"
     assert stream.verdicts["permute"].why[0].op == "CumSum"
+
+
+@pytest.mark.parametrize(("first", "word"), [("e = Identity(c)", "yes"), ("e = Gelu(c)", "online")])
+def test_a_stream_that_ln_to_rms_centers(first, word):
+    model = parse(
+        f"""g (float[b, s, 8] x) => (float[b, s, 8] y) {{
+            c = MatMul(x, w)
+            {first}
+            n = LayerNormalization<axis = -1>(e, gain)
+            d = MatMul(n, inner)
+            h = Add(e, d)
+            o = LayerNormalization<axis = -1>(h, gain)
+            y = MatMul(o, head)
+        }}""",
+        w=f(8, 16),
+        gain=f(16),
+        inner=f(16, 16),
+        head=f(16, 8),
+    )
+    found = [words(space)["center"] for space in inspect_spaces(model).spaces]
+    assert found[0] == word
+    assert apply(LnToRms(), model).status == "applied"
 
 
 def test_globs():

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from bitfold.passes.analysis.spaces.borders import inside
 from bitfold.passes.analysis.spaces.find_spaces import find_spaces
 from bitfold.passes.analysis.spaces.kinds import kind_of
 from bitfold.passes.analysis.spaces.space import Space
 from bitfold.passes.analysis.spaces.symmetry import CENTER, PERMUTE, ROTATE, SCALE, Symmetry
+from bitfold.passes.analysis.spaces.trace import Trace
 from bitfold.passes.analysis.spaces.trace_model import trace_model
 
 CHANGES: dict[str, Symmetry] = {
@@ -36,11 +38,14 @@ class SurveyedSpace:
         space: as found for permutations.
         kind: what it is (:mod:`.kinds`).
         parts: for each word of :data:`CHANGES` the spaces that it falls into.
+        entered: of each part for ``center``, how many values that an operator gives would have to
+            be centered as the model runs; None where that would not do.
     """
 
     space: Space
     kind: str
     parts: Mapping[str, tuple[Space, ...]]
+    entered: tuple[int | None, ...]
 
 
 def survey_spaces(model: ir.Model) -> list[SurveyedSpace]:
@@ -63,6 +68,14 @@ def survey_spaces(model: ir.Model) -> list[SurveyedSpace]:
             space,
             kind_of(space, of_space["scale"]),
             {word: tuple(found) for word, found in of_space.items()},
+            tuple(_entered(model, trace, part) for part in of_space["center"]),
         )
         for space, of_space in zip(whole, parts, strict=True)
     ]
+
+
+def _entered(model: ir.Model, trace: Trace, part: Space) -> int | None:
+    if not part.writers:
+        return None
+    found = inside(model, trace, part, CENTER)
+    return None if isinstance(found, str) or found.exits else found.borders
