@@ -191,8 +191,8 @@ def _assemble(
         mine = classes[ids]
         for number in np.unique(space[mine]):
             inside = space[mine] == number
-            blocks_at = np.where(inside, block[mine], -1)
-            found_state = HeldState(state, blocks_at, place[mine], inverse[ids], strand[ids])
+            blocks, places = (np.where(inside, table[mine], -1) for table in (block, place))
+            found_state = HeldState(state, blocks, places, inverse[ids], strand[ids])
             states[int(number)].append(found_state)
     sizes, blocks = np.zeros(count, int), np.zeros(count, int)
     known = space >= 0

@@ -18,7 +18,7 @@ from bitfold.passes.analysis.spaces.find_spaces import find_spaces
 from bitfold.passes.analysis.spaces.kinds import kind_of
 from bitfold.passes.analysis.spaces.space import Space
 from bitfold.passes.analysis.spaces.symmetry import CENTER, PERMUTE, ROTATE, SCALE, Symmetry
-from bitfold.passes.analysis.spaces.trace import Trace
+from bitfold.passes.analysis.spaces.trace import Role, Trace
 from bitfold.passes.analysis.spaces.trace_model import trace_model
 
 CHANGES: dict[str, Symmetry] = {
@@ -75,7 +75,8 @@ def survey_spaces(model: ir.Model) -> list[SurveyedSpace]:
 
 
 def _entered(model: ir.Model, trace: Trace, part: Space) -> int | None:
-    if not part.writers:
-        return None
+    read = {held.port.op.op_type for held in part.held if held.port.role is Role.READ}
+    if not part.writers or "LayerNormalization" not in read:
+        return None  # nobody asks
     found = inside(model, trace, part, CENTER)
     return None if isinstance(found, str) or found.exits else found.borders

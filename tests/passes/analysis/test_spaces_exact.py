@@ -377,6 +377,26 @@ CASES = {
             **{"cos": f(3, 4), "sin": f(3, 4), "two": np.float32(2)},
         },
     ),
+    "a cache of partly rotary keys": (
+        "float[2, 3, 8] x, float[2, 2, 1, 10] past",
+        "float[2, 3, 4] y, float[2, 2, 4, 10] kept",
+        """q = MatMul(x, w)
+           k = MatMul(x, u)
+           q4 = Reshape(q, heads)
+           qt = Transpose<perm = [0, 2, 1, 3]>(q4)
+           k4 = Reshape(k, heads)
+           kt = Transpose<perm = [0, 2, 1, 3]>(k4)
+           qr = RotaryEmbedding<rotary_embedding_dim = 4>(qt, cos, sin)
+           kr = RotaryEmbedding<rotary_embedding_dim = 4>(kt, cos, sin)
+           kept = Concat<axis = 2>(past, kr)
+           keys = Transpose<perm = [0, 1, 3, 2]>(kept)
+           scores = MatMul(qr, keys)
+           y = ReduceMean<keepdims = 0>(scores, one)""",
+        {
+            **{"w": f(8, 20), "u": f(8, 20), "heads": i(2, 3, 2, 10), "one": i(1)},
+            **{"cos": f(2, 3, 2), "sin": f(2, 3, 2)},
+        },
+    ),
     "a mask with heads": (
         "float[2, 3, 8] x, int64[3, 3] buckets",
         "float[2, 3, 4] y, float[3, 3, 5] z",
