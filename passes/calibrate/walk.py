@@ -11,6 +11,7 @@ import onnx_ir as ir
 from bitfold.passes.analysis.sites import Site
 from bitfold.passes.calibrate.gram import add_gram, reading_of
 from bitfold.passes.calibrate.levels import Levels
+from bitfold.passes.calibrate.shrinkage import MeanOfGrams
 from bitfold.passes.core.context import Feeds
 from bitfold.passes.core.own_coordinates import to_own
 from bitfold.passes.core.spool import on_disk
@@ -24,15 +25,19 @@ class Step:
 
     Attributes:
         sites: in the order in which they were given.
-        grams: by what a site reads, the mean of ``x x^T`` over its rows, f64[K, K].
+        grams: by what a site reads, ``x x^T`` over its rows, in the mean.
     """
 
     sites: list[Site]
-    grams: dict[str, np.ndarray]
+    grams: dict[str, MeanOfGrams]
 
     def gram(self, site: Site) -> np.ndarray:
-        """The Gram matrix of what one of the sites reads."""
-        return self.grams[reading_of(site)]
+        """The Gram matrix of what one of the sites reads on the samples, f64[K, K]."""
+        return self.grams[reading_of(site)].mean
+
+    def likely_gram(self, site: Site) -> np.ndarray:
+        """What it is likely to be on other samples, f64[K, K]."""
+        return self.grams[reading_of(site)].shrunk
 
 
 def walk(model: ir.Model, sites: Sequence[Site], samples: Sequence[Feeds]) -> Iterator[Step]:
@@ -60,7 +65,7 @@ def walk(model: ir.Model, sites: Sequence[Site], samples: Sequence[Feeds]) -> It
     for cut, step in enumerate(steps):
         wanted = {reading_of(site): site for site in step}
         grams = _run_part(model, wanted, levels.born(cut), feeds, alive)
-        bad = [name for name, gram in grams.items() if not np.isfinite(gram).all()]
+        bad = [name for name, gram in grams.items() if not np.isfinite(gram.mean).all()]
         if bad:
             raise CalibrationError(
                 f"{wanted[bad[0]].name} reads {wanted[bad[0]].data.name!r}, which is not finite "
@@ -79,7 +84,7 @@ def _run_part(
     born: Sequence[str],
     feeds: Sequence[Feeds],
     alive: list[Feeds],
-) -> dict[str, np.ndarray]:
+) -> dict[str, MeanOfGrams]:
     """Run what lies between two cuts; keep what is ``born``, and return the Gram matrices."""
     known = {*alive[0], *(str(value.name) for value in model.graph.inputs)}
     read = [str(site.data.name) for site in wanted.values()]
@@ -94,15 +99,14 @@ def _run_part(
     }
     outputs = [*(name for name in born if name not in known), *names.values()]
     session = open_session(part, outputs=outputs, optimize=False)
-    sums: dict[str, np.ndarray] = {}
+    grams = {reading: MeanOfGrams() for reading in names}
     for given, kept in zip(feeds, alive, strict=True):
         found = session.run({**given, **kept})
         for reading, output in names.items():
-            gram = found.pop(output).astype(np.float64)
-            sums[reading] = sums[reading] + gram if reading in sums else gram
+            grams[reading].add(found.pop(output).astype(np.float64))
         for name, array in found.items():
             kept[name] = on_disk(_of_type(array, types[name]), name)
-    return {reading: total / len(feeds) for reading, total in sums.items()}
+    return grams
 
 
 def _of_type(array: np.ndarray, dtype: ir.DataType | None) -> np.ndarray:

@@ -56,7 +56,7 @@ def in_order(
     for step in walk(walked, sites, samples):
         for site in step.sites:
             index = job_of[site.node]
-            job, gram = jobs[index], step.gram(site) / len(told[index])
+            job, gram = jobs[index], step.likely_gram(site) / len(told[index])
             sums[index] = sums[index] + gram if index in sums else gram
             waiting[index] -= 1
             if not waiting[index]:
