@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from bitfold.passes.allocate.choose import choose
 from bitfold.passes.allocate.probes import moved_alone
-from bitfold.passes.allocate.stored import stored_besides
+from bitfold.passes.allocate.stored import BODY, stored_besides
 from bitfold.passes.analysis.sites import Site
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
@@ -74,7 +74,7 @@ class Allocate(Pass):
 
     bits: float = 4.0
     size: float = 0.0
-    formats: tuple[str, ...] = ("int2", "int3", "nf4", "int5", "int6", "int8")
+    formats: tuple[str, ...] = ("int2", "int3", "nf4", "int5", "int6", "int7", "int8")
     groups: tuple[int, ...] = (32, 64, 128)
     scales: ScaleType = "e4m3"
     acts: Acts = "int8"
@@ -97,29 +97,43 @@ class Allocate(Pass):
             )
         if not jobs:
             return False
-        weights = sum(int(np.prod(job.sites[0].shape)) for job in jobs)
-        budget = self.bits / 8 * weights
-        if self.size:
-            budget = self.size * 1e6 - stored_besides(model, [job.source for job in jobs])
-        rounded = [(job.source, lambda site=job.sites[0]: self._probe(site)) for job in jobs]
-        options = []
         for job in jobs:
             forget(job.source)
+        rounded = [(job.source, lambda site=job.sites[0]: self._probe(site)) for job in jobs]
+        options = []
         for done, loss in enumerate(moved_alone(model, rounded, samples)):
             context.progress(f"probing {jobs[done].sites[0].name}", done / len(jobs))
             options.append(list(self._options(jobs[done].sites, loss)))
-        losses = [[each.loss for each in some] for some in options]
-        sizes = [[each.nbytes for each in some] for some in options]
-        chosen = [
-            offered[index]
-            for offered, index in zip(options, choose(losses, sizes, budget), strict=True)
-        ]
+        chosen = self._chosen(model, jobs, options)
         for job, option in zip(jobs, chosen, strict=True):
             plan(job.source, option.scheme)
             text = f"{option.scheme}: alone it moves the outputs by about {option.loss:.2g}"
             context.entry.changed(job.sites[0].name, text)
-        self._tell(options, chosen, weights, context)
+        _tell(options, chosen, _weights(jobs), context)
         return False  # notes change no computation
+
+    def _chosen(
+        self, model: ir.Model, jobs: Sequence[Job], options: Sequence[Sequence[Option]]
+    ) -> list[Option]:
+        """The option of each weight."""
+        losses = [[each.loss for each in offered] for offered in options]
+        sizes = [[each.nbytes for each in offered] for offered in options]
+
+        def within(budget: float) -> list[Option]:
+            places = choose(losses, sizes, budget)
+            return [offered[place] for offered, place in zip(options, places, strict=True)]
+
+        if not self.size:
+            return within(self.bits / 8 * _weights(jobs))
+        budget = self.size * 1e6 - stored_besides(model, [job.source for job in jobs])
+        shapes = [job.sites[0].shape for job in jobs]
+        bodies = 0  # operators' bodies take space too: how many there are, the choice tells
+        while True:
+            chosen = within(budget - BODY * bodies)
+            kinds = set(zip(shapes, (each.scheme for each in chosen), strict=True))
+            if len(kinds) <= bodies:
+                return chosen
+            bodies = len(kinds)
 
     def _jobs(self, model: ir.Model, context: Context) -> list[Job]:
         """The weights that there is a choice for; why the others have none is ``quantize``'s."""
@@ -167,31 +181,36 @@ class Allocate(Pass):
             return site.conv.kernels(rounded)
         return np.ascontiguousarray(rounded if site.out_first else rounded.T)
 
-    def _tell(
-        self,
-        options: Sequence[Sequence[Option]],
-        chosen: Sequence[Option],
-        weights: int,
-        context: Context,
-    ) -> None:
-        nbytes = sum(each.nbytes for each in chosen)
-        loss = sum(each.loss for each in chosen)
-        size = f"{8 * nbytes / weights:.2f} bits a weight, {nbytes / 1e6:.1f} MB"
-        context.entry.note(f"{size}; distances of the outputs add up to about {loss:.2g}")
-        by_scheme = [{each.scheme: each for each in offered} for offered in options]
-        everywhere = set(by_scheme[0]).intersection(*by_scheme[1:])
-        fitting = []
-        for scheme in everywhere:
-            same = [each[scheme] for each in by_scheme]
-            if sum(each.nbytes for each in same) <= nbytes:
-                fitting.append((sum(each.loss for each in same), str(scheme)))
-        if fitting:
-            least, name = min(fitting)
-            context.entry.note(f"the best of one scheme for all, {name}: {least:.2g}")
-
 
 def _squared_error(rows: np.ndarray, site: Site, scheme: WeightScheme) -> float:
     grouped = rows if site.conv is None else conv_rows(rows, site.conv)
     ranges = "minmax" if scheme.number.bits == 8 else "mse"
     lost = round_to_nearest(grouped, scheme, ranges).dequantize() - grouped
     return float(np.square(lost, dtype=np.float64).sum())
+
+
+def _weights(jobs: Sequence[Job]) -> int:
+    """How many numbers the weights have."""
+    return sum(int(np.prod(job.sites[0].shape)) for job in jobs)
+
+
+def _tell(
+    options: Sequence[Sequence[Option]],
+    chosen: Sequence[Option],
+    weights: int,
+    context: Context,
+) -> None:
+    nbytes = sum(each.nbytes for each in chosen)
+    loss = sum(each.loss for each in chosen)
+    size = f"{8 * nbytes / weights:.2f} bits a weight, {nbytes / 1e6:.1f} MB"
+    context.entry.note(f"{size}; distances of the outputs add up to about {loss:.2g}")
+    by_scheme = [{each.scheme: each for each in offered} for offered in options]
+    everywhere = set(by_scheme[0]).intersection(*by_scheme[1:])
+    fitting = []
+    for scheme in everywhere:
+        same = [each[scheme] for each in by_scheme]
+        if sum(each.nbytes for each in same) <= nbytes:
+            fitting.append((sum(each.loss for each in same), str(scheme)))
+    if fitting:
+        least, name = min(fitting)
+        context.entry.note(f"the best of one scheme for all, {name}: {least:.2g}")

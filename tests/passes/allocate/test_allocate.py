@@ -12,7 +12,7 @@ from support.graphs import apply, parse, run
 from bitfold.models.tiny import TINY, sample_feeds
 from bitfold.passes.allocate.allocate import Allocate
 from bitfold.passes.allocate.probes import moved_alone
-from bitfold.passes.allocate.stored import BODIES
+from bitfold.passes.allocate.stored import BODY
 from bitfold.passes.canonicalize.canonicalize import Canonicalize
 from bitfold.passes.core.compare import compare_outputs
 from bitfold.passes.quantize.plan import KEY, plan, planned
@@ -21,8 +21,8 @@ from bitfold.runtime.errors import CalibrationError, RecipeError
 from bitfold.runtime.formats.scheme import WeightScheme
 
 RNG = np.random.default_rng(0)
-WEIGHTS = {name: RNG.standard_normal((64, 64)).astype(np.float32) for name in ("loud", "quiet")}
-X = {"x": RNG.standard_normal((32, 64)).astype(np.float32)}
+WEIGHTS = {name: RNG.standard_normal((256, 256)).astype(np.float32) for name in ("loud", "quiet")}
+X = {"x": RNG.standard_normal((32, 256)).astype(np.float32)}
 ITEM = Allocate(formats=("int2", "int4", "int8"), groups=(32,))
 
 
@@ -30,7 +30,7 @@ def unequal() -> ir.Model:
     """Two weights, of which one does a thousandth of what the other does."""
     body = "a = MatMul(x, loud) b = MatMul(x, quiet) c = Mul(b, small) y = Add(a, c)"
     small = np.array([1e-3], np.float32)
-    return parse(f"g (float[n, 64] x) => (float[n, 64] y) {{ {body} }}", **WEIGHTS, small=small)
+    return parse(f"g (float[n, 256] x) => (float[n, 256] y) {{ {body} }}", **WEIGHTS, small=small)
 
 
 def formats(model: ir.Model) -> dict[str, str]:
@@ -54,16 +54,16 @@ def test_quantize_does_as_noted() -> None:
     entry = apply(Quantize(), model, [X])
     told = {site.site: site.scheme for site in entry.sites}
     assert sorted(text.split()[0] for text in told.values()) == ["int2", "int8"]
-    assert sum(site.bytes_after for site in entry.sites) == 64 * 64 * (8 + 2 + 2 * 0.25) / 8
+    assert sum(site.bytes_after for site in entry.sites) == 256 * 256 * (8 + 2 + 2 * 0.25) / 8
     assert KEY not in "".join(str(v.metadata_props) for v in model.graph.initializers.values())
 
 
 def test_a_size_of_the_file() -> None:
     model = unequal()
-    apply(replace(ITEM, size=0.0058 + BODIES / 1e6), model, [X])
+    apply(replace(ITEM, size=0.0870 + 2 * BODY / 1e6), model, [X])
     assert formats(model) == {"loud": "int8", "quiet": "int2"}
     with pytest.raises(RecipeError, match="bytes at least"):
-        apply(replace(ITEM, size=0.002 + BODIES / 1e6), model, [X])
+        apply(replace(ITEM, size=0.036), model, [X])
 
 
 def test_probes_round_one_weight_alone() -> None:
