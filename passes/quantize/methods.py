@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bitfold.passes.quantize.adaquant import adaquant
+from bitfold.passes.quantize.adaround import adaround
 from bitfold.passes.quantize.dual_binary import dual_binary
 from bitfold.passes.quantize.families import with_member
 from bitfold.passes.quantize.gptq import gptq
@@ -17,7 +19,7 @@ from bitfold.passes.quantize.rounding import QuantizedWeight, round_to_nearest
 from bitfold.runtime.formats.binary import BINARY
 from bitfold.runtime.formats.scheme import WeightScheme
 
-MethodName = Literal["rtn", "gptq", "pvq", "pb", "dual-binary"]
+MethodName = Literal["rtn", "gptq", "adaround", "adaquant", "pvq", "pb", "dual-binary"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ METHODS: dict[str, Method] = {
     "gptq": Method(round_to_nearest, gptq),
     "pb": Method(round_to_nearest, partial_binary, sums=True, options=("salient",)),
     "dual-binary": Method(round_to_nearest, dual_binary, sums=True),
+    "adaround": Method(round_to_nearest, adaround),
+    "adaquant": Method(round_to_nearest, adaquant),
     "pvq": Method(pvq, pvq_informed),
 }
 

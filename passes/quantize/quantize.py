@@ -89,10 +89,11 @@ class Quantize(Pass):
             inputs to run, it is fitted to the outputs that these give.
         method: how weights become codes: ``rtn``, each value to the nearest code; ``gptq``, so that
             outputs on the calibration inputs change least (convolutions with groups and embedding
-            tables are rounded to nearest all the same); ``pvq``, integers of the same sum of
-            magnitudes in every group.  With ``weights=binary``, matmuls take sums of two weights:
-            ``pb`` adds 8 bits to the values that matter most (PB-LLM), ``dual-binary`` a second
-            plane of signs with its own scales (DB-LLM).
+            tables are rounded to nearest all the same); ``adaround`` and ``adaquant``, the same by
+            gradient descent, which is slower and leaves more error; ``pvq``, integers of the same
+            sum of magnitudes in every group.  With ``weights=binary``, matmuls take sums of two
+            weights: ``pb`` adds 8 bits to the values that matter most (PB-LLM), ``dual-binary`` a
+            second plane of signs with its own scales (DB-LLM).
         salient: with ``pb``, the share of values that get 8 bits.
         sequential: with methods but ``rtn``, each weight meets what the quantized part before it
             gives, not what the float model gave.
