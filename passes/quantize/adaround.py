@@ -113,7 +113,7 @@ def start(
         store_scales(found.scale, scheme.scale),
     )
     columns.scales[:], columns.zeros[:] = columns.stored.values().T, found.zero.T
-    for j in order:
+    for j in range(len(order)):
         columns.round_column(j, columns.weight[j])
     return columns
 
