@@ -132,7 +132,7 @@ def lay_out(
 def _may(space: SpaceInfo) -> str:
     """The changes that are open to a space, in a few words."""
     open_ = [
-        change if verdict.word.startswith("yes") else f"{change} {verdict.word}"
+        f"{change} {verdict.word.removeprefix('yes').replace(', ', 'in ')}".rstrip()
         for change, verdict in space.verdicts.items()
         if verdict.word not in ("", "no")
     ]

@@ -32,7 +32,7 @@ def test_bands_of_a_decoder():
     assert drawn.repeats == []
     stream = drawn.bands[0]
     assert (stream.label, stream.lane) == ("residual stream 64", 0)
-    assert "rotate after fold-norm-gain" in stream.may
+    assert stream.may == "rotate after fold-norm-gain, scale in 5 parts, permute"
     assert sum(len(row.writes) for row in drawn.rows) == 2 * 7 + 2
     rows = {row.label: row for row in drawn.rows}
     bands = {number: band.label for number, band in enumerate(drawn.bands)}
