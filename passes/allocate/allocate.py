@@ -157,7 +157,7 @@ class Allocate(Pass):
     def _options(self, sites: Sequence[Site], moved: float) -> Iterator[Option]:
         """What a weight may get, and what that costs, if ``PROBE`` moves the outputs by so much."""
         site = sites[0]
-        rows = some(site.weight())
+        rows = some(site.weight())[::4]
         unit = _squared_error(rows, site, self._probe_scheme(site))
         seen = set()
         for name, group in product(self.formats, self.groups):
@@ -183,7 +183,9 @@ class Allocate(Pass):
 
 
 def _squared_error(rows: np.ndarray, site: Site, scheme: WeightScheme) -> float:
-    grouped = rows if site.conv is None else conv_rows(rows, site.conv)
+    """What some ``rows`` of a site's weight lose, rounded to nearest."""
+    conv = site.conv
+    grouped = rows if conv is None or conv.depthwise else rows.reshape(-1, conv.cg)
     ranges = "minmax" if scheme.number.bits == 8 else "mse"
     lost = round_to_nearest(grouped, scheme, ranges).dequantize() - grouped
     return float(np.square(lost, dtype=np.float64).sum())

@@ -22,7 +22,7 @@ from bitfold.runtime.formats.scheme import WeightScheme
 BLOCK = 64
 """Columns whose errors are carried to the later ones at once."""
 
-ROWS = 4096
+ROWS = 1536
 """Rows that are rounded at once: each row's codes are its own affair, and all would take memory."""
 
 DAMPING = 0.01
@@ -58,11 +58,10 @@ def gptq(
     weight = np.asarray(weight, np.float32)
     find = finder(scheme, ranges)
     blocks = [weight[start : start + ROWS] for start in range(0, len(weight), ROWS)]
-    ranged = in_parallel(
-        lambda rows: find(grouped_rows(rows, size), scheme.number, scheme.symmetric), blocks
-    )
-    # Scales of a type are stored alike in all rows, whatever they become.
-    stored = store_scales(np.concatenate([each.scale for each in ranged]), scheme.scale)
+    cover = finder(scheme, "minmax")
+    covering = [cover(grouped_rows(rows, size), scheme.number, scheme.symmetric) for rows in blocks]
+    # Scales of a type are stored alike in all rows: as those would be that cover every value.
+    stored = store_scales(np.concatenate([each.scale for each in covering]), scheme.scale)
     factor, gram32 = inverse_factor(damped).astype(np.float32), damped.astype(np.float32)
 
     def rounded(rows: np.ndarray) -> QuantizedWeight:
