@@ -14,6 +14,7 @@ from bitfold.passes.lower.fuse_attention import FuseAttention
 from bitfold.passes.lower.fuse_skip_norm import FuseSkipNorm
 from bitfold.passes.lower.lower import Lower
 from bitfold.passes.quantize.quantize import Quantize
+from bitfold.passes.quantize.quantize_attention import QuantizeAttention
 from bitfold.passes.quantize.static_inputs import StaticInputs
 from bitfold.passes.transform.awq_scale import AwqScale
 from bitfold.passes.transform.equalize import Equalize
@@ -48,6 +49,7 @@ PASSES: list[type[Pass]] = [
     HadaConv,
     Advise,
     Allocate,
+    QuantizeAttention,
     Quantize,
     StaticInputs,
     FuseAttention,
