@@ -157,7 +157,7 @@ class Allocate(Pass):
     def _options(self, sites: Sequence[Site], moved: float) -> Iterator[Option]:
         """What a weight may get, and what that costs, if ``PROBE`` moves the outputs by so much."""
         site = sites[0]
-        rows = some(site.weight())[::4]
+        rows = some(site.weight())[::2]
         unit = _squared_error(rows, site, self._probe_scheme(site))
         seen = set()
         for name, group in product(self.formats, self.groups):

@@ -85,7 +85,7 @@ def test_closer_than_one_format_for_all(name: str) -> None:
     feeds = [sample_feeds(name, 0)]
 
     def quantized(*items: Allocate | Quantize) -> tuple[float, int]:
-        model = TINY[name](0)
+        model = TINY[name](1)
         apply(Canonicalize(), model)
         expected = run(model, feeds[0])
         for item in items:
@@ -96,7 +96,7 @@ def test_closer_than_one_format_for_all(name: str) -> None:
     same = Quantize(weights="int6", symmetric=True, scales="e4m3", acts="none")
     uniform, nbytes = quantized(same)
     free = Allocate(bits=1, formats=("int4", "int5", "int6", "int7", "int8"), acts="none")
-    model = TINY[name](0)
+    model = TINY[name](1)
     apply(Canonicalize(), model)
     weights = sum(np.prod(site.rows * site.columns) for site in apply(same, model, feeds).sites)
     chosen, allowed = quantized(replace(free, bits=8 * nbytes / weights), same)
