@@ -73,10 +73,9 @@ class Quantize(Pass):
 
     Attributes:
         weights: number format of the weights: int2 to int8, binary, ternary, nf4, fp4, fp6_e2m3,
-            pot3, pot4, apot5, gauss2 to gauss4, odd2 to odd4 or quinary; power3 to power5, whose
+            pot3, pot4, apot5, gauss2 to gauss4, odd2 to odd4 or quinary; power2 to power5, whose
             exponent is searched for each weight; learned2 to learned4, with levels of its own for
-            each weight; with float inputs also fp6_e3m2, fp8_e4m3,
-            fp8_e5m2 and pot5.
+            each weight; with float inputs also fp6_e3m2, fp8_e4m3, fp8_e5m2 and pot5.
         group: input channels that share a scale; 0 for one scale per output channel.
         symmetric: leave out zero points.
         lossless: ``auto`` to store weights exactly that lie on a grid which takes no more bits than
@@ -97,8 +96,9 @@ class Quantize(Pass):
         salient: with ``pb``, the share of values that get 8 bits.
         sequential: with methods but ``rtn``, each weight meets what the quantized part before it
             gives, not what the float model gave.
-        ranges: ``mse`` for the least squared error, ``minmax`` to cover every value, ``gauss`` for
-            what normally distributed values want.
+        ranges: ``mse`` for the least squared error, ``minmax`` to cover every value, ``percentile``
+            to cover all but a thousandth at each end, ``entropy`` to keep their distribution (both
+            for group=0), ``gauss`` for what normally distributed values want.
         scales: type that scales are stored in: f16, f32, bf16, e8m0 (powers of two: MX formats,
             with group=32) or e4m3 (with a factor for each weight: NVFP4, with group=16).
         acts: ``int8`` to quantize inputs on the fly, ``none`` to keep them float; ``int4``,

@@ -6,12 +6,15 @@ scales and zero points are [N, G].
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from bitfold.runtime.formats import Format
+
+CUT = 0.001
+"""Share of the values that a percentile cuts off at each end."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +72,37 @@ def least_squares_ranges(grouped: np.ndarray, number: Format, symmetric: bool) -
     best = _symmetric(low, high, number) if symmetric else _asymmetric(low, high, number)
     best_scale, best_zero = best.scale.copy(), best.zero.copy()
     best_error = np.full(low.shape, np.inf, np.float32)
-    for clip in clips(number):
-        for tried in _candidates(low * clip, high * clip, number, symmetric):
-            levels = levels_in(grouped, number, tried)
-            fitted = _fit(grouped, levels, tried.scale)
-            error = ((grouped - levels * fitted[..., None]) ** 2).sum(-1)
-            better = error < best_error
-            best_error = np.where(better, error, best_error)
-            best_scale = np.where(better, fitted, best_scale)
-            best_zero = np.where(better, tried.zero, best_zero)
+    for tried in clipped_ranges(grouped, number, symmetric):
+        levels = levels_in(grouped, number, tried)
+        fitted = _fit(grouped, levels, tried.scale)
+        error = ((grouped - levels * fitted[..., None]) ** 2).sum(-1)
+        better = error < best_error
+        best_error = np.where(better, error, best_error)
+        best_scale = np.where(better, fitted, best_scale)
+        best_zero = np.where(better, tried.zero, best_zero)
     return Range(best_scale, best_zero)
+
+
+def percentile_ranges(grouped: np.ndarray, number: Format, symmetric: bool) -> Range:
+    """Ranges that cut off the :data:`CUT` lowest and highest of each group's values.
+
+    Between values their quantile is taken linearly.  Meant for a scale per output channel: of 32
+    values, not one is cut off whole (Wu et al., arXiv 2004.09602, section 3.2, for activations; A
+    Survey of Quantization Methods, arXiv 2103.13630, section III-B).
+    """
+    low, high = np.quantile(grouped, [CUT, 1 - CUT], axis=-1).astype(np.float32)
+    if symmetric:
+        return _symmetric(low, high, number)
+    return _asymmetric(np.minimum(low, 0), np.maximum(high, 0), number)
+
+
+def clipped_ranges(grouped: np.ndarray, number: Format, symmetric: bool) -> Iterator[Range]:
+    """The min-max ranges of each group, clipped to each of the shares in :func:`clips`."""
+    low, high = grouped.min(-1), grouped.max(-1)
+    if not symmetric:
+        low, high = np.minimum(low, 0), np.maximum(high, 0)
+    for clip in clips(number):
+        yield from _candidates(low * clip, high * clip, number, symmetric)
 
 
 def _candidates(low: np.ndarray, high: np.ndarray, number: Format, symmetric: bool) -> list[Range]:

@@ -43,7 +43,7 @@ FORMATS: dict[str, Format] = {
 }
 
 FAMILIES: dict[str, Format] = {
-    **{f"power{bits}": power_exponent(bits) for bits in (3, 4, 5)},
+    **{f"power{bits}": power_exponent(bits) for bits in (2, 3, 4, 5)},
     # Levels that are learned may be any; those of a normal distribution are like them.
     **{f"learned{bits}": gaussian(bits) for bits in (2, 3, 4)},
 }

@@ -4,11 +4,12 @@ Run from anywhere::
 
     python tests/benchmarks/bench_quantizers.py [MODEL ...] [--bits int4 ...] [--method gptq ...]
 
-Inputs stay float, groups are of 32 with zero points, embedding tables have 8 bits.  Low-rank
-branches and sums of binary weights take bytes of their own: see the files' sizes.  Statistics are
-taken from a text of CPython's documentation, or the last inputs of the model's task; fidelity is
-measured on others, as in ``bench_rotations.py``: a language model's mean KL on a news text, any
-other model's mean cosine to the float model's first output.
+Inputs stay float, groups are of 32, embedding tables have 8 bits.  Even levels have zero points,
+a quarter of a bit a weight that learned levels and powers do without.  Low-rank branches and sums
+of binary weights take bytes of their own: see the files' sizes.  Statistics are taken from a text
+of CPython's documentation, or the last inputs of the model's task; fidelity is measured on others,
+as in ``bench_rotations.py``: a language model's mean KL on a news text, any other model's mean
+cosine to the float model's first output.
 """
 
 from __future__ import annotations
@@ -42,13 +43,19 @@ METHODS = {
     "rtn": "weights={bits} method=rtn",
     "gptq, parallel": "weights={bits} method=gptq sequential=false",
     "gptq": "weights={bits} method=gptq",
+    "power": "weights=power{width} method=rtn",
+    "learned": "weights=learned{width} method=rtn",
+    "learned, gptq": "weights=learned{width} method=gptq",
+    "adaround": "weights={bits} method=adaround",
+    "adaquant": "weights={bits} method=adaquant",
+    "pvq": "weights={bits} method=pvq",
     "rtn + lorc": "weights={bits} method=rtn rank=16",
     "lorc": "weights={bits} method=gptq rank=16",
     "svdquant": "weights={bits} method=gptq rank=16 low_rank=weight",
     "dual-binary": "weights=binary group=64 method=dual-binary",
     "pb": "weights=binary group=128 method=pb",
 }
-"""Options of ``quantize``.  Those without ``{bits}`` take from 2 to 3 bits, whatever is asked."""
+"""Options of ``quantize``.  Those without bits take from 2 to 3 bits, whatever is asked."""
 INPUTS = 32
 """Inputs of a task that statistics are taken from, at most."""
 
@@ -84,9 +91,10 @@ def main() -> None:
             feeds = calibration(path, folder)
             for bits in options.bits or BITS:
                 for method in options.method or METHODS:
-                    if "{bits}" not in METHODS[method] and bits != "int2":
+                    if "{" not in METHODS[method] and bits != "int2":
                         continue
-                    scheme = f"embeddings=int8 acts=none {METHODS[method].format(bits=bits)}"
+                    options_of = METHODS[method].format(bits=bits, width=bits[-1])
+                    scheme = f"embeddings=int8 acts=none {options_of}"
                     recipe = f"{FOLD}, {FUSE}, quantize{{{scheme}}}, lower"
                     file, start = folder / "model.onnx", time.perf_counter()
                     convert(path, file, passes=recipe, calibration=feeds, verify="off", force=True)
