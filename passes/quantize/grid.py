@@ -45,22 +45,43 @@ def find_grid(
         most_bits: of a code.
         whole_runs: whether the last run of a row must be as long as the others.
     """
-    n, k = weight.shape
-    formats = [FORMATS[name] for name in CANDIDATES if FORMATS[name].bits <= most_bits]
-    # A zero point may put all levels on one side of 0.
-    most = max(max(len(each.levels) - 1, int(each.highest)) for each in formats)
-    places = np.linspace(0, n - 1, min(n, SAMPLED_ROWS)).astype(int)
-    sample, runs = np.asarray(weight[places], np.float32), runs_of(k, whole_runs)
-    if not all(may_have_unit(row[: runs[-1]], most) for row in sample):
+    sample = grid_of_some(weight, most_bits, whole_runs)
+    if sample is None:
         return None
-    for size in runs:
-        if find_steps(grouped_rows(sample, size), most) is None:
+    formats, most = _formats(most_bits)
+    for size in runs_of(weight.shape[1], whole_runs):
+        if size > sample.group_size:
             continue
         found = _all_steps(weight, size, most)
         written = None if found is None else _written(weight, found, formats, size)
         if written is not None:
             return written if written.nbytes < 4 * weight.size else None
     return None
+
+
+def grid_of_some(
+    weight: np.ndarray, most_bits: int = 8, whole_runs: bool = False
+) -> QuantizedWeight | None:
+    """What :func:`find_grid` finds of a few of the rows: all rows take no fewer bits or scales."""
+    n, k = weight.shape
+    formats, most = _formats(most_bits)
+    places = np.linspace(0, n - 1, min(n, SAMPLED_ROWS)).astype(int)
+    sample, runs = np.asarray(weight[places], np.float32), runs_of(k, whole_runs)
+    if not all(may_have_unit(row[: runs[-1]], most) for row in sample):
+        return None
+    for size in runs:
+        found = find_steps(grouped_rows(sample, size), most)
+        written = None if found is None else _written(sample, found, formats, size)
+        if written is not None:
+            return written
+    return None
+
+
+def _formats(most_bits: int) -> tuple[list[Format], int]:
+    """The candidates of so many bits, and the most steps that the largest magnitude may have."""
+    formats = [FORMATS[name] for name in CANDIDATES if FORMATS[name].bits <= most_bits]
+    # A zero point may put all levels on one side of 0.
+    return formats, max(max(len(each.levels) - 1, int(each.highest)) for each in formats)
 
 
 def runs_of(k: int, whole: bool = False) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from bitfold.passes.core.targets import Target
-from bitfold.passes.quantize.grid import find_grid
+from bitfold.passes.quantize.grid import find_grid, grid_of_some
 from bitfold.passes.quantize.rounding import QuantizedWeight
 from bitfold.runtime.formats.scheme import QuantScheme, WeightScheme
 
@@ -33,11 +33,15 @@ def kept_grid(
     weight = scheme.weight
     # Wider grids cost a longer search, and would not be kept.
     most = weight.number.bits if lossless == "auto" else 8
-    found = find_grid(rows, most, whole_runs=conv)
-    if found is None:
-        return NO_GRID
-    if lossless == "auto" and _bits(found.scheme) > _bits(weight):
-        return f"on a grid of {found.scheme}, which takes more bits: lossless=always keeps it"
+    found: QuantizedWeight | None = None
+    for find in (grid_of_some, find_grid):  # a few rows tell most of the time
+        found = find(rows, most, conv)
+        if found is None:
+            return NO_GRID
+        if lossless == "auto" and _bits(found.scheme) > _bits(weight):
+            grid = f"{found.scheme}, which takes more bits"
+            return f"looks like a grid of {grid}: lossless=always keeps it"
+    assert found is not None, "returned above"
     return _for_inputs(found, scheme, target)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FIRST_VALUES = 8
+FIRST_VALUES = 3
 """Values of a group that are compared with a unit before all are."""
 
 NEAR = 2.0**-22
@@ -56,12 +56,14 @@ def find_steps(groups: np.ndarray, most: int) -> Steps | None:
         tried, ratio = left[near], magnitude[left[near]] * per_value[near]
         near = _near_whole(ratio)
         tried, whole = tried[near], np.rint(ratio[near])
+        if not tried.size:
+            continue
         found, between = _units(np.abs(flat[tried]), whole)
         right = found > 0
         tried, whole = tried[right], whole[right]
         unit[tried], middle[tried] = found[right], between[right]
         step[tried] = np.copysign(whole, flat[tried])
-        left = np.setdiff1d(left, tried, assume_unique=True)
+        left = left[unit[left] == 0]
     if left.size:
         return None
     outer = groups.shape[:-1]

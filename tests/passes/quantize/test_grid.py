@@ -23,7 +23,7 @@ def found(weight: np.ndarray, **options) -> QuantizedWeight:
     return grid
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(
     name=st.sampled_from(["binary", "ternary", *(f"int{bits}" for bits in range(2, 9))]),
     n=st.integers(1, 20),
@@ -55,7 +55,7 @@ def test_uneven_levels_take_their_own_format(name):
     assert found(weight).scheme.format == name
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.integers(0, 999), st.integers(1, 9), st.integers(3, 70))
 def test_random_floats_lie_on_no_grid(seed, n, k):
     weight = np.random.default_rng(seed).standard_normal((n, k)).astype(np.float32)

@@ -92,7 +92,7 @@ def test_a_grid_of_more_scales_says_so():
     weight = np.concatenate([on_grid((-1, 0, 1), 48, 16) for _ in range(K // 16)], 1)
     text = quantized(matmul(weight), weights="ternary").changes[0].text
     assert text.startswith("ternary g32")
-    assert text.endswith("on a grid of ternary g16 symmetric, which takes more bits: "
+    assert text.endswith("looks like a grid of ternary g16 symmetric, which takes more bits: "
                          "lossless=always keeps it")  # fmt: skip
 
 
