@@ -70,7 +70,9 @@ def channel_statistics(
         rows: about how many rows to keep of each value, spread evenly over all of them.
 
     Returns:
-        By the value's name; empty without samples.
+        By the value's name; empty without samples.  A sample in which a value has no rows (an
+        encoder's frames that a cache holds already) says nothing of it; where none has any, its
+        statistics are no numbers.
     """
     if not axes or not samples:
         return {}
@@ -81,6 +83,7 @@ def channel_statistics(
     session = probe.session()
     totals: dict[str, dict[str, np.ndarray]] = {}
     parts: dict[str, list[np.ndarray]] = {name: [] for name in axes}
+    counts = dict.fromkeys(axes, 0)
     for feeds in samples:
         found = session.run(to_own(model.graph.inputs, feeds))
         for name in axes:
@@ -88,17 +91,23 @@ def channel_statistics(
                 kind: found[probe.output(name, kind)].reshape(-1).astype(np.float64)
                 for kind in REDUCTIONS
             }
-            seen["magnitude"] /= max(1, int(found[probe.output(name, "count")]))
-            totals[name] = _joined(totals[name], seen) if name in totals else seen
+            count = int(found[probe.output(name, "count")])
+            if not count:
+                seen = {kind: np.full(array.size, np.nan) for kind, array in seen.items()}
+                totals.setdefault(name, seen)
+                continue
+            seen["magnitude"] /= count
+            totals[name] = _joined(totals[name], seen) if counts[name] else seen
+            counts[name] += 1
             if each:
                 parts[name].append(found[probe.output(name, "rows")].astype(np.float32))
-    for seen in totals.values():
-        seen["mean"] /= len(samples)
-        seen["magnitude"] /= len(samples)
+    for name, seen in totals.items():
+        seen["mean"] /= max(1, counts[name])
+        seen["magnitude"] /= max(1, counts[name])
     return {
         name: ChannelStatistics(
             **seen,
-            rows=np.concatenate(parts[name]) if each else np.empty((0, len(seen["mean"]))),
+            rows=np.concatenate(parts[name]) if parts[name] else np.empty((0, len(seen["mean"]))),
         )
         for name, seen in totals.items()
     }
@@ -160,6 +169,9 @@ class _Probe:
         """One row out of each of equal stretches, at random places: no image's width shows."""
         jitter = np.random.default_rng(0).uniform(size=self.rows)
         shares = self._constant((np.arange(self.rows) + jitter) / self.rows)
+        some = self._node("Min", [count, self._constant(np.array(1))], ir.DataType.INT64)
+        wanted = self._node("Mul", [some, self._ints(self.rows)], ir.DataType.INT64)
+        shares = self._node("Slice", [shares, self._ints(0), wanted], ir.DataType.DOUBLE)
         number = self._node("Cast", [count], ir.DataType.DOUBLE, {"to": ir.DataType.DOUBLE})
         spread = self._node("Mul", [shares, number], ir.DataType.DOUBLE)
         return self._node("Cast", [spread], ir.DataType.INT64, {"to": ir.DataType.INT64})

@@ -61,6 +61,22 @@ def test_rows_come_from_all_samples(axes, order):
         assert [int(place / step) for place in places] == list(range(5))
 
 
+def test_a_sample_without_rows_says_nothing():
+    """A decoder whose cache holds the encoder's frames gets none of them anew."""
+    model = parse("g (float[b, s, 4] x) => (float[b, s, 2] y) { y = MatMul(x, w) }", w=f(4, 2))
+    full, empty = {"x": f(1, 7, 4)}, {"x": f(1, 0, 4)}
+    for samples in ([full, empty], [empty, full]):
+        seen = channel_statistics(model, {"x": (2,)}, samples, rows=10)["x"]
+        np.testing.assert_array_equal(seen.low, full["x"].min((0, 1)))
+        np.testing.assert_allclose(seen.mean, full["x"].mean((0, 1)), rtol=1e-5)
+        np.testing.assert_allclose(seen.magnitude, np.abs(full["x"]).mean((0, 1)), rtol=1e-5)
+        assert seen.rows.shape == (5, 4)
+        assert seen.finite
+    seen = channel_statistics(model, {"x": (2,)}, [empty], rows=10)["x"]
+    assert not seen.finite
+    assert seen.rows.shape == (0, 4)
+
+
 def test_a_vector_is_one_row():
     model = parse("g (float[6] x) => (float[6] y) { y = Relu(x) }")
     x = f(6)
