@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import ClassVar
 
@@ -11,11 +11,11 @@ import numpy as np
 import onnx_ir as ir
 
 from bitfold.passes.allocate.choose import choose
-from bitfold.passes.allocate.probes import moved_alone
+from bitfold.passes.allocate.probes import moved_alone, moved_by
 from bitfold.passes.allocate.stored import BODY, stored_besides
 from bitfold.passes.analysis.sites import Site
 from bitfold.passes.core.base import Pass, Promise
-from bitfold.passes.core.context import Context
+from bitfold.passes.core.context import Context, Feeds
 from bitfold.passes.core.report import PassEntry
 from bitfold.passes.core.targets import Target
 from bitfold.passes.quantize.conv_scheme import conv_rows
@@ -55,7 +55,9 @@ class Allocate(Pass):
        moves the model's outputs (KL of logits, else cosine).
     2. The squared error of each format and group, relative to that one's, is measured on some rows
        of the weight; the outputs' distance is taken to go with it.
-    3. An integer program chooses what moves the outputs least in sum, within the budget.
+    3. Groups are those of the rounded inputs, too: all inputs are rounded in groups of each size,
+       and each weight gets its share of what that does.
+    4. An integer program chooses what moves the outputs least in sum, within the budget.
 
     Attributes:
         bits: budget: mean bits a weight, scales included.
@@ -100,10 +102,11 @@ class Allocate(Pass):
         for job in jobs:
             forget(job.source)
         rounded = [(job.source, lambda site=job.sites[0]: self._probe(site)) for job in jobs]
+        inputs = self._inputs_alone(model, samples, len(jobs))
         options = []
         for done, loss in enumerate(moved_alone(model, rounded, samples)):
             context.progress(f"probing {jobs[done].sites[0].name}", done / len(jobs))
-            options.append(list(self._options(jobs[done].sites, loss)))
+            options.append(list(self._options(jobs[done].sites, loss, inputs)))
         chosen = self._chosen(model, jobs, options)
         for job, option in zip(jobs, chosen, strict=True):
             plan(job.source, option.scheme)
@@ -154,8 +157,28 @@ class Allocate(Pass):
             exclude=self.exclude,
         )
 
-    def _options(self, sites: Sequence[Site], moved: float) -> Iterator[Option]:
-        """What a weight may get, and what that costs, if ``PROBE`` moves the outputs by so much."""
+    def _inputs_alone(
+        self, model: ir.Model, samples: Sequence[Feeds], count: int
+    ) -> dict[int, float]:
+        """By group, how far rounding the inputs of one of ``count`` weights moves the outputs.
+
+        All are rounded at once, beside weights of 8 bits, which lose next to nothing.
+        """
+        if self.acts == "none":
+            return dict.fromkeys(self.groups, 0.0)
+        at_8_bits = {group: self._quantizer("int8", group) for group in self.groups}
+        passes = {group: replace(item, lossless="off") for group, item in at_8_bits.items()}
+        return {group: moved_by(item, model, samples) / count for group, item in passes.items()}
+
+    def _options(
+        self, sites: Sequence[Site], moved: float, inputs: Mapping[int, float]
+    ) -> Iterator[Option]:
+        """What a weight may get, and what that costs.
+
+        Args:
+            moved: how far ``PROBE`` moves the outputs.
+            inputs: how far rounded inputs do, by their group.
+        """
         site = sites[0]
         rows = some(site.weight())[::2]
         unit = _squared_error(rows, site, self._probe_scheme(site))
@@ -166,7 +189,9 @@ class Allocate(Pass):
                 continue
             seen.add(scheme)
             share = _squared_error(rows, site, scheme) / unit if unit else 0.0
-            yield Option(scheme, moved * share, packed_nbytes(site.shape, scheme, site.conv))
+            yield Option(
+                scheme, moved * share + inputs[group], packed_nbytes(site.shape, scheme, site.conv)
+            )
 
     def _probe_scheme(self, site: Site) -> WeightScheme:
         return self._quantizer(PROBE, self.groups[0]).scheme_of([site]).weight

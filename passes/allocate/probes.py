@@ -1,4 +1,4 @@
-"""How much a model's outputs move when one weight alone is rounded."""
+"""How much a model's outputs move when one weight alone is rounded, or all inputs of weights."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from bitfold.passes.core.base import Pass
 from bitfold.passes.core.compare import compare_outputs
-from bitfold.passes.core.context import Feeds
+from bitfold.passes.core.context import Context, Feeds
 from bitfold.passes.core.stage import Stage, snapshot
 
 ROWS = 128
@@ -44,6 +45,16 @@ def moved_alone(
         changed = {**own, str(source.name): rounded()}
         runs = (thinned(stage.run({**each, **changed})) for each in samples)
         yield compare_outputs(zip(reference, runs, strict=True)).distance
+
+
+def moved_by(item: Pass, model: ir.Model, samples: Sequence[Feeds]) -> float:
+    """The distance of the outputs when a pass has changed a copy of the model."""
+    changed = snapshot(model)
+    with Context(samples) as context:
+        item.run(changed, context)
+        stages = [Stage(each, samples) for each in (model, changed)]
+        runs = [[thinned(stage.run(each)) for each in samples] for stage in stages]
+    return compare_outputs(zip(*runs, strict=True)).distance
 
 
 def thinned(outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from support.graphs import apply, parse, run
 
 from bitfold.models.tiny import TINY, sample_feeds
 from bitfold.passes.allocate.allocate import Allocate
-from bitfold.passes.allocate.probes import moved_alone
+from bitfold.passes.allocate.probes import moved_alone, moved_by
 from bitfold.passes.allocate.stored import BODY
 from bitfold.passes.canonicalize.canonicalize import Canonicalize
 from bitfold.passes.core.compare import compare_outputs
@@ -123,3 +123,20 @@ def test_notes_come_back() -> None:
     value.metadata_props[KEY] = "int4 some symmetric f16"
     with pytest.raises(RecipeError, match="int4 some symmetric f16"):
         planned(value)
+
+
+def test_rounded_inputs_want_small_groups() -> None:
+    """Signs lose nothing in 8 bits; inputs with outliers far apart lose less in short groups."""
+    signs = {name: np.sign(weight) for name, weight in WEIGHTS.items()}
+    rows = X["x"].copy()
+    rows[:, ::128] *= 100
+    body = "a = MatMul(x, loud) y = MatMul(a, quiet)"
+    model = parse(f"g (float[n, 256] x) => (float[n, 256] y) {{ {body} }}", **signs)
+    losses = {}
+    for group in (32, 128):
+        item = Quantize(weights="int8", group=group, lossless="off")
+        losses[group] = moved_by(item, model, [{"x": rows}])
+    assert losses[32] < 0.7 * losses[128]
+    entry = apply(Allocate(formats=("int8",), groups=(32, 128), bits=8.25), model, [{"x": rows}])
+    assert "8.25 bits" in entry.notes[0]
+    assert all(note.text.startswith("int8 g32 ") for note in entry.changes)
