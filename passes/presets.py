@@ -41,12 +41,13 @@ def preset_named(name: str) -> str:
     return PRESETS[name]
 
 
-def sized(size: float, calibrated: bool) -> str:
+def sized(size: float, calibrated: bool, acts: str = "int8") -> str:
     """The recipe text for a file of ``size`` megabytes (1e6 bytes).
 
     Args:
-        calibrated: whether there are inputs enough to round by (GPTQ), not to nearest.
+        calibrated: whether there are inputs to round by (GPTQ), or weights go to nearest.
+        acts: what inputs are rounded to.
     """
     method = "gptq" if calibrated else "rtn"
-    quantize = f"quantize{{symmetric=true scales=e4m3 method={method}}}"
-    return f"{EXACT}, allocate{{size={size:g}}}, {quantize}, lower"
+    quantize = f"quantize{{symmetric=true scales=e4m3 method={method} acts={acts}}}"
+    return f"{EXACT}, allocate{{size={size:g} acts={acts}}}, {quantize}, lower"

@@ -2,12 +2,13 @@
 
 Run from anywhere::
 
-    python tests/benchmarks/bench_sizes.py [MODEL] [--size 70 ...] [--chunks 18] [--json out.json]
+    python tests/benchmarks/bench_sizes.py [MODEL] [--size 70 ...] [--acts none] [--json out.json]
 
-Each size is that of the whole file in MB (1e6 bytes): ``allocate`` chooses the formats, GPTQ the
-codes.  Statistics are taken from the first 45,000 bytes of a news text; mean KL and perplexity are
-measured on other bytes of it, in chunks of 512 tokens of which the second half is scored, against
-the float model.  Tokens a second are medians, two threads, in turns with the float model.
+Each size is that of the whole file in MB (1e6 bytes), as for ``convert --size``: ``allocate``
+chooses the formats, GPTQ the codes.  Statistics are taken from the first 45,000 bytes of a news
+text; mean KL and perplexity are measured on other bytes of it, in chunks of 512 tokens of which the
+second half is scored, against the float model.  Tokens a second are medians, two threads, in turns
+with the float model.
 """
 
 from __future__ import annotations
@@ -31,16 +32,20 @@ from bitfold.frontend.machine import describe_machine  # noqa: E402
 from bitfold.frontend.sources import find_model  # noqa: E402
 from bitfold.models.catalogue import fetch_entry  # noqa: E402
 from bitfold.models.lee_background import CALIBRATION, ENTRY, read_text  # noqa: E402
+from bitfold.passes.presets import sized  # noqa: E402
 
 SIZES = (105.0, 92.0, 84.6, 70.0, 60.0)
 
 
-def measured(model: Path, size: float, text: Path, chunks: int, rounds: int) -> dict[str, Any]:
+def measured(
+    model: Path, size: float, acts: str, text: Path, chunks: int, rounds: int
+) -> dict[str, Any]:
     """The figures of one size."""
     with tempfile.TemporaryDirectory(prefix="bitfold-bench-") as folder:
         file, start = Path(folder) / "model.onnx", time.perf_counter()
         command = [sys.executable, "-m", "bitfold", "convert", str(model), "-o", str(file)]
-        command += ["--size", f"{size:g}", "--calibration", str(text), "--verify", "off"]
+        command += ["--passes", sized(size, True, acts), "--calibration", str(text)]
+        command += ["--verify", "off"]
         subprocess.run(command, check=True, cwd=TESTS.parent, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - start
         score = evaluate(file, model, chunks=chunks, threads=2).score
@@ -60,6 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", nargs="?", default="smollm2-135m")
     parser.add_argument("--size", type=float, action="append")
+    parser.add_argument("--acts", default="int8", help="inputs: int8, or none for float ones")
     parser.add_argument("--chunks", type=int, default=18)
     parser.add_argument("--rounds", type=int, default=3, help="0: no times")
     parser.add_argument("--json", type=Path)
@@ -70,7 +76,7 @@ def main() -> None:
         text = Path(folder) / "calibration.txt"
         text.write_text(read_text(fetch_entry(ENTRY), CALIBRATION), "utf-8")
         for size in options.size or SIZES:
-            row = measured(model, size, text, options.chunks, options.rounds)
+            row = measured(model, size, options.acts, text, options.chunks, options.rounds)
             rows.append(row)
             speed = [row.get(name, float("nan")) for name in ("prefill_tps", "decode_tps")]
             print(
