@@ -19,7 +19,7 @@ from bitfold.passes.core.context import Context, Feeds
 from bitfold.passes.core.report import PassEntry
 from bitfold.passes.core.targets import Target
 from bitfold.passes.quantize.conv_scheme import conv_rows
-from bitfold.passes.quantize.in_order import Job
+from bitfold.passes.quantize.jobs import Job, find_jobs
 from bitfold.passes.quantize.packed_size import packed_nbytes
 from bitfold.passes.quantize.plan import forget, plan
 from bitfold.passes.quantize.quantize import Quantize
@@ -141,7 +141,8 @@ class Allocate(Pass):
     def _jobs(self, model: ir.Model, context: Context) -> list[Job]:
         """The weights that there is a choice for; why the others have none is ``quantize``'s."""
         entry, context.entry = context.entry, PassEntry("(jobs)", {}, "exact")
-        jobs = list(self._quantizer(self.formats[0], self.groups[0]).accepted(model, context))
+        scheme_of = self._quantizer(self.formats[0], self.groups[0]).scheme_of
+        jobs = list(find_jobs(model, context, self.exclude, scheme_of))
         context.entry = entry
         known = model.graph.initializers.values()
         return [job for job in jobs if any(job.source is value for value in known)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -12,21 +11,7 @@ from bitfold.passes.analysis.sites import Site, find_sites
 from bitfold.passes.calibrate.walk import walk
 from bitfold.passes.core.context import Feeds
 from bitfold.passes.core.stage import snapshot
-
-
-@dataclass(frozen=True)
-class Job:
-    """A weight to quantize.
-
-    Attributes:
-        source: where it comes from.
-        sites: all that share it; the first one speaks for them.
-        gram: f64[K, K], the mean of ``x x^T`` over the inputs that they give it; None if unknown.
-    """
-
-    source: ir.Value
-    sites: list[Site]
-    gram: np.ndarray | None = None
+from bitfold.passes.quantize.jobs import Job
 
 
 def in_order(

@@ -10,8 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bitfold.passes.analysis.activations import channel_statistics
-from bitfold.passes.analysis.near_misses import near_miss
-from bitfold.passes.analysis.sites import Site, find_sites
+from bitfold.passes.analysis.sites import Site
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.report import SiteRecord
@@ -25,8 +24,9 @@ from bitfold.passes.quantize.conv_scheme import (
 )
 from bitfold.passes.quantize.correct_bias import correct_bias
 from bitfold.passes.quantize.finders import RangeName
-from bitfold.passes.quantize.in_order import Job, in_order
+from bitfold.passes.quantize.in_order import in_order
 from bitfold.passes.quantize.insert import SiteInserter
+from bitfold.passes.quantize.jobs import Job, find_jobs, finite_weight, shape_of
 from bitfold.passes.quantize.keep_grid import NO_GRID, Lossless, kept_grid
 from bitfold.passes.quantize.keep_sums import keep_sums
 from bitfold.passes.quantize.low_rank import LowRankStart, quantize_beside
@@ -36,21 +36,11 @@ from bitfold.passes.quantize.plan import planned
 from bitfold.passes.quantize.quality import output_signal_to_noise, signal_to_noise
 from bitfold.passes.quantize.rounding import QuantizedWeight
 from bitfold.passes.quantize.weight_sum import WeightSum
-from bitfold.runtime.errors import CalibrationError, ModelError, RecipeError
+from bitfold.runtime.errors import CalibrationError, RecipeError
 from bitfold.runtime.formats import format_named
 from bitfold.runtime.formats.scale_types import ScaleType
 from bitfold.runtime.formats.scheme import Acts, QuantScheme, WeightScheme, takes_zero_points
 from bitfold.runtime.ops.lowbit_matmul import MOST_RANK
-
-SMALLEST, SMALLEST_DEPTHWISE = 1024, 512
-"""Weights with fewer elements than this are not worth a low-bit operator.
-
-Depthwise weights are small even where images are large: left in float between low-bit
-convolutions, ONNX Runtime would turn the images to its own layout and back.
-"""
-
-SHORTEST_ROW = 16
-"""Look-up tables of shorter rows hold coordinates or the like, whose every digit counts."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +155,7 @@ class Quantize(Pass):
         return QuantScheme(weight, self.acts, self.act_granularity)
 
     def run(self, model: ir.Model, context: Context) -> bool:
-        jobs = list(self.accepted(model, context))
+        jobs = list(find_jobs(model, context, self.exclude, self.scheme_of))
         means = self._mean_inputs(model, jobs, context)
         inserter, corrected, inserted = SiteInserter(model, context), 0, 0
         for done, job in enumerate(self._in_order(model, jobs, context)):
@@ -296,85 +286,3 @@ class Quantize(Pass):
             return scheme
         single = all(has_one_pixel(site) for site in sites)
         return conv_scheme(scheme, conv, self.conv_acts, self.target, self.conv_group, single)
-
-    def accepted(self, model: ir.Model, context: Context) -> Iterator[Job]:
-        """The weights that are quantized; sites that are not are told to the context."""
-        # One weight read as [in, out] here and as [out, in] there is two weights: groups of
-        # input channels lie across each other.
-        by_source: dict[tuple[ir.Value, bool], list[Site]] = {}
-        for node in model.graph.all_nodes():
-            reason = near_miss(node)
-            if reason:
-                context.entry.skipped(node.name or "(unnamed)", reason)
-        for site in find_sites(model):
-            reason = self._reason_to_skip(site)
-            if reason:
-                context.entry.skipped(site.name, reason, shape_of(site))
-            else:
-                by_source.setdefault((site.source, site.out_first), []).append(site)
-        for (source, _), sites in by_source.items():
-            (n, k), scheme = sites[0].shape, self.scheme_of(sites)
-            conv = sites[0].conv
-            packed = packed_nbytes((n, k), scheme.weight, conv)
-            # Depthwise weights weigh nothing either way; their kernel is what pays.
-            if packed < 4 * n * k or (conv is not None and conv.depthwise):
-                yield Job(source, sites)
-                continue
-            for site in sites:
-                context.entry.skipped(
-                    site.name,
-                    "its weight would be no smaller with its padding",
-                    f"{shape_of(site)}: {packed} bytes, and {4 * n * k} in float",
-                )
-
-    def _reason_to_skip(self, site: Site) -> str | None:
-        n, k = site.shape
-        if site.quantized is not None:
-            return "already quantized"
-        if site.matches(self.exclude):
-            return "excluded by the recipe"
-        if site.source.dtype != ir.DataType.FLOAT:
-            return f"the weight is {site.source.dtype}, only FLOAT is quantized"
-        depthwise = site.conv is not None and site.conv.depthwise
-        if n * k < (SMALLEST_DEPTHWISE if depthwise else SMALLEST):
-            return "its weight is too small to gain from it"
-        if site.kind == "gather" and k < SHORTEST_ROW:
-            return "its table has rows too short for a scale, and little to gain"
-        if site.kind == "gather" and feeds_rotary(site.node):
-            return "a table of rotary angles, not an embedding"
-        return None
-
-
-def shape_of(site: Site) -> str:
-    """A site's weight as people write it: outputs x inputs."""
-    return " x ".join(map(str, site.shape))
-
-
-def finite_weight(site: Site) -> np.ndarray:
-    """The site's weight [N, K].
-
-    Raises:
-        ModelError: it holds NaN or infinity.
-    """
-    weight = site.weight()
-    # A sum is finite unless an element is not (or it overflows: then look at each).
-    if not np.isfinite(weight.sum()) and not np.isfinite(weight).all():
-        bad = counted(int((~np.isfinite(weight)).sum()), "NaN or infinite value")
-        raise ModelError(
-            f"weight {site.source.name!r} of {site.name!r} has {bad}",
-            "export the model again, or leave the site out with --exclude",
-        )
-    return weight
-
-
-def feeds_rotary(node: ir.Node) -> bool:
-    """Whether what ``node`` looks up goes to a RotaryEmbedding."""
-    reshaping = ("Unsqueeze", "Squeeze", "Reshape", "Cast", "Slice", "Transpose")
-    pending = list(node.outputs[0].consumers())
-    while pending:
-        consumer = pending.pop()
-        if consumer.op_type == "RotaryEmbedding":
-            return True
-        if consumer.op_type in reshaping:
-            pending += consumer.outputs[0].consumers()
-    return False

@@ -22,7 +22,7 @@ from bitfold.passes.core.context import Context
 from bitfold.passes.core.rewire import constant, set_input
 from bitfold.passes.core.words import counted
 from bitfold.passes.quantize.conv_scheme import conv_rows
-from bitfold.passes.quantize.quantize import SMALLEST, SMALLEST_DEPTHWISE
+from bitfold.passes.quantize.jobs import SMALLEST, SMALLEST_DEPTHWISE
 from bitfold.passes.transform.at_scheme import SchemePass
 from bitfold.passes.transform.change import Scale, change_space, shared_elsewhere
 from bitfold.passes.transform.grow import Growth, grow

@@ -8,7 +8,8 @@ import pytest
 from support.graphs import parse
 
 from bitfold.passes.analysis.sites import find_sites
-from bitfold.passes.quantize.in_order import Job, in_order
+from bitfold.passes.quantize.in_order import in_order
+from bitfold.passes.quantize.jobs import Job
 
 
 @pytest.mark.parametrize("sequential", [False, True])
