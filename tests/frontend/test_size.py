@@ -36,7 +36,7 @@ def test_the_file_fits(calibrated: bool, tmp_path: Path) -> None:
     wanted = model_bytes(plain) * 1.2
     done, out = convert(tmp_path, "--size", str(wanted / 1e6), *options)
     assert done.exit_code == 0, done.output
-    assert 0.8 * wanted < model_bytes(out) <= wanted + 4096  # names
+    assert 0.7 * wanted < model_bytes(out) <= wanted + 4096  # names
     text = format_text(recipe_of(ir.load(out)))
     assert ("method=gptq" in text) == calibrated
 
