@@ -25,7 +25,7 @@ from bitfold.passes.quantize.plan import forget, plan
 from bitfold.passes.quantize.quantize import Quantize
 from bitfold.passes.quantize.rounding import round_to_nearest
 from bitfold.passes.transform.layer_error import some
-from bitfold.runtime.errors import CalibrationError
+from bitfold.runtime.errors import CalibrationError, RecipeError
 from bitfold.runtime.formats.scale_types import ScaleType
 from bitfold.runtime.formats.scheme import Acts, WeightScheme
 
@@ -85,12 +85,17 @@ class Allocate(Pass):
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not self.formats or not self.groups or self.samples < 1:
+            raise RecipeError(
+                "allocate: expected formats, groups and samples to choose by, found "
+                f"{len(self.formats)} formats, {len(self.groups)} groups and {self.samples} samples"
+            )
         for name, group in product(self.formats, self.groups):
             self._quantizer(name, group)
 
     def run(self, model: ir.Model, context: Context) -> bool:
         jobs = self._jobs(model, context)
-        samples = context.statistics()[: max(1, self.samples)]
+        samples = context.statistics()[: self.samples]
         if not samples:
             raise CalibrationError(
                 "allocate needs inputs to see what each weight does to the outputs, and there "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -113,6 +114,12 @@ def test_formats_that_inputs_do_not_suit_are_refused_at_once() -> None:
     with pytest.raises(Exception, match="fp8_e4m3"):
         replace(ITEM, formats=("fp8_e4m3",))
     assert replace(ITEM, formats=("fp8_e4m3",), acts="none")
+
+
+@pytest.mark.parametrize("missing", [{"formats": ()}, {"groups": ()}, {"samples": 0}])
+def test_nothing_to_choose_from_or_by(missing: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match="expected formats, groups and samples"):
+        replace(ITEM, **missing)
 
 
 def test_notes_come_back() -> None:
