@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import onnx_ir as ir
 
+from bitfold.frontend.tasks.original import in_original
 from bitfold.frontend.tasks.task import Progress, Score, Setting, Task
 from bitfold.passes.core.compare import compare_outputs, is_float
 from bitfold.passes.core.context import Feeds
-from bitfold.passes.core.own_coordinates import to_original, to_own
 from bitfold.passes.core.report import Divergence
 from bitfold.runtime.errors import VerificationError
 from bitfold.runtime.session import Session
@@ -50,6 +49,9 @@ def measure(
 ) -> TaskResult:
     """Measure a model, and how far its outputs on real inputs are from a reference's.
 
+    Where inputs depend on a model, as caches do, they are the reference's: the same for whatever is
+    compared with it.
+
     Raises:
         VerificationError: an output of the reference is missing.
         BitfoldError: see the task.
@@ -58,7 +60,7 @@ def measure(
     if reference is None:
         return TaskResult(task.name, score)
     base = task.score(reference, setting)
-    samples = task.feeds(session, setting)[:INPUTS]
+    samples = task.feeds(reference, setting)[:INPUTS]
     outputs = compare_each(session, reference, samples, setting.progress)
     cosine = min(each.cosine for each in outputs.values())
     return TaskResult(task.name, score, base, len(samples), outputs, cosine)
@@ -84,18 +86,11 @@ def compare_each(
             f"{session.path.name}: expected outputs {names}, found no {missing}"
         )
     pairs = []
-    runs = _in_original(reference, names), _in_original(session, names)
+    runs = in_original(reference, names), in_original(session, names)
     for index, feeds in enumerate(samples):
         progress("comparing", index / len(samples))
         pairs.append((runs[0](feeds), runs[1](feeds)))
     return {name: _compare([(a[name], b[name]) for a, b in pairs], name) for name in names}
-
-
-def _in_original(session: Session, names: Sequence[str]) -> Callable[[Feeds], Feeds]:
-    """Runs the model with its caches in the original coordinates, whatever its own are."""
-    graph = ir.load(session.path).graph
-    inputs, outputs = list(graph.inputs), list(graph.outputs)
-    return lambda feeds: to_original(outputs, session.run(to_own(inputs, feeds), names))
 
 
 def _compare(pairs: list[tuple[np.ndarray, np.ndarray]], name: str) -> Divergence:

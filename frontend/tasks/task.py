@@ -74,6 +74,8 @@ class Task(Protocol):
     def feeds(self, session: Session, setting: Setting) -> list[Feeds]:
         """Real inputs of the model, to compare its outputs with another model's on.
 
+        Caches among them are in the original coordinates, whatever the model's own are.
+
         Raises:
             BitfoldError: the model has not the inputs that the task feeds, or its data cannot be
                 fetched.

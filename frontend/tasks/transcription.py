@@ -9,6 +9,7 @@ import numpy as np
 
 from bitfold.frontend.sources import find_model
 from bitfold.frontend.tasks.log_mel import log_mel, read_wav
+from bitfold.frontend.tasks.original import in_original
 from bitfold.frontend.tasks.task import Score, Setting
 from bitfold.frontend.tasks.whisper import (
     PROMPT,
@@ -54,13 +55,14 @@ class Transcription:
         if is_encoder(session):
             return [{"input_features": clip.mel[None]} for clip in load_clips(setting)]
         encoder, decoder = pair(session, setting)
+        run = in_original(decoder)
         tokenizer = TextTokenizer(decoder.path.parent)
         feeds: list[Feeds] = []
         for clip in load_clips(setting):
             states = encode(encoder, clip.mel)
             tokens = [*PROMPT, *tokenizer.encode(" " + clip.words, special=False)]
             feeds.append(first_feeds(decoder, tokens[:-1], states))
-            feeds.append(next_feeds(tokens[-1:], states, decoder.run(feeds[-1])))
+            feeds.append(next_feeds(tokens[-1:], states, run(feeds[-1])))
         return feeds
 
     def score(self, session: Session, setting: Setting) -> Score:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from bitfold.models.librivox_clips import read_transcripts
 from bitfold.models.tiny import TINY
 from bitfold.models.whisper_decoder import build_decoder
 from bitfold.models.whisper_encoder import build_encoder
+from bitfold.passes.core.context import Context
+from bitfold.passes.core.pipeline import Pipeline
 from bitfold.runtime.errors import ModelError, UnsupportedError
 from bitfold.runtime.session import Session
 
@@ -131,6 +134,31 @@ def test_feeds_fit_the_decoder(parts: tuple[Path, Path], clips: list[Clip]) -> N
     assert feeds[1]["encoder_hidden_states"].shape[1] == 0
     for each in feeds:
         decoder.run(each)
+
+
+def test_caches_in_coordinates_of_the_models_own(
+    parts: tuple[Path, Path], clips: list[Clip]
+) -> None:
+    """A decoder whose values are rotated is the same decoder, and measured on the same inputs."""
+    encoder, decoder, turned = *parts, parts[1].with_name("rotated.onnx")
+    wide = replace(WHISPER, heads=1)  # a head's channels are enough to rotate
+    ir.save(build_decoder(wide, draw_weights(WHISPER.decoder_shapes(), 2)), decoder)
+    with Context() as context:
+        recipe = "canonicalize, fold-norm-gain, ln-to-rms, rotate"
+        rotated, _ = Pipeline(recipe, context, verify="off").run(ir.load(decoder))
+        ir.save(rotated, turned)
+    setting = Setting(companion=encoder)
+    own, other = (Session(path, threads=1) for path in (turned, decoder))
+    outputs = [each.run(Transcription().feeds(other, setting)[0]) for each in (own, other)]
+    name = "present.0.decoder.value"
+    assert np.abs(outputs[0][name] - outputs[1][name]).max() > 0.1  # they are rotated
+    pairs = zip(*(Transcription().feeds(each, setting) for each in (own, other)), strict=True)
+    for mine, theirs in pairs:
+        for each in theirs:
+            np.testing.assert_allclose(mine[each], theirs[each], atol=1e-4)
+    found = evaluate(turned, decoder, task="transcription", companion=encoder, threads=1).task
+    assert found is not None
+    assert found.cosine == pytest.approx(1, abs=1e-6)
 
 
 def test_companions_that_do_not_fit(parts: tuple[Path, Path], tmp_path: Path) -> None:
