@@ -36,6 +36,7 @@ class Levels:
                 last[value] = max(last.get(value, 0), own + (node in chosen))
             for value in node.outputs:
                 level[value] = own + (node in chosen)
+        self._levels = {str(value.name): own for value, own in level.items()}
         self.count = 1 + max(self.of_site.values(), default=-1)
         self._born: defaultdict[int, list[str]] = defaultdict(list)
         self._dies: dict[str, int] = {}
@@ -43,6 +44,10 @@ class Levels:
             if last.get(value, 0) > born:
                 self._born[born].append(str(value.name))
                 self._dies[str(value.name)] = last[value]
+
+    def of_value(self, name: str) -> int:
+        """Sites before a value; none before what the graph is given."""
+        return self._levels.get(name, 0)
 
     def born(self, cut: int) -> list[str]:
         """Names of the values that are first alive at a cut."""

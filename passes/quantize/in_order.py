@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import Site, find_sites
+from bitfold.passes.calibrate.token_weights import Tokens, token_weights
 from bitfold.passes.calibrate.walk import walk
 from bitfold.passes.core.context import Feeds
 from bitfold.passes.core.stage import snapshot
@@ -15,7 +16,11 @@ from bitfold.passes.quantize.jobs import Job
 
 
 def in_order(
-    model: ir.Model, jobs: Sequence[Job], samples: Sequence[Feeds], sequential: bool
+    model: ir.Model,
+    jobs: Sequence[Job],
+    samples: Sequence[Feeds],
+    sequential: bool,
+    tokens: Tokens = "even",
 ) -> Iterator[Job]:
     """Yield jobs with their Gram matrices, in the order of the data.
 
@@ -28,6 +33,7 @@ def in_order(
         model: whoever asks for the next job has changed the sites of the one before.
         sequential: inputs are what a model gives whose earlier sites are quantized already;
             otherwise, what it gives before anything is.
+        tokens: how much each counts.
     """
     walked = model if sequential else snapshot(model)
     # The snapshot has the same sites in the same order.
@@ -38,7 +44,8 @@ def in_order(
     job_of = {own[site.node].node: index for index in waiting for site in told[index]}
     sites = [own[site.node] for index in waiting for site in told[index]]
     sums: dict[int, np.ndarray] = {}
-    for step in walk(walked, sites, samples):
+    counted = token_weights(walked, sites, tokens)
+    for step in walk(walked, sites, samples, counted):
         for site in step.sites:
             index = job_of[site.node]
             job, gram = jobs[index], step.likely_gram(site) / len(told[index])
@@ -48,7 +55,8 @@ def in_order(
                 gram = sums.pop(index)
                 if any(each.kind == "gather" for each in job.sites):
                     gram = gram + np.eye(len(gram)) * np.diag(gram).mean()
-                yield Job(job.source, job.sites, gram)
+                weighted = any(own[each.node].node in counted for each in told[index])
+                yield Job(job.source, job.sites, gram, weighted)
 
 
 def _is_told(site: Site, model: ir.Model) -> bool:

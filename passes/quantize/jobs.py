@@ -35,11 +35,13 @@ class Job:
         source: where it comes from.
         sites: all that share it; the first one speaks for them.
         gram: f64[K, K], the mean of ``x x^T`` over the inputs that they give it; None if unknown.
+        weighted: whether some of these inputs count more there than others.
     """
 
     source: ir.Value
     sites: list[Site]
     gram: np.ndarray | None = None
+    weighted: bool = False
 
 
 def find_jobs(

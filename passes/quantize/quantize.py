@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from bitfold.passes.analysis.activations import channel_statistics
 from bitfold.passes.analysis.sites import Site
+from bitfold.passes.calibrate.token_weights import Tokens
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.report import SiteRecord
@@ -86,6 +87,10 @@ class Quantize(Pass):
         salient: with ``pb``, the share of values that get 8 bits.
         sequential: with methods but ``rtn``, each weight meets what the quantized part before it
             gives, not what the float model gave.
+        tokens: how much each token of the inputs counts there: ``even`` for alike; ``attention``
+            for by how much attention it gets (RSQ), or ``first`` for the first half of a text
+            alone; ``inverse-norm``, for weights that add to a residual stream, by what the norm
+            behind them divides by.  Others, and convolutions, count them alike.
         ranges: ``mse`` for the least squared error, ``minmax`` to cover every value, ``percentile``
             to cover all but a thousandth at each end, ``entropy`` to keep their distribution (both
             for group=0), ``gauss`` for what normally distributed values want.
@@ -119,6 +124,7 @@ class Quantize(Pass):
     method: MethodName = "rtn"
     salient: float = 0.05
     sequential: bool = True
+    tokens: Tokens = "even"
     symmetric: bool = False
     ranges: RangeName = "mse"
     scales: ScaleType = "f16"
@@ -157,7 +163,7 @@ class Quantize(Pass):
     def run(self, model: ir.Model, context: Context) -> bool:
         jobs = list(find_jobs(model, context, self.exclude, self.scheme_of))
         means = self._mean_inputs(model, jobs, context)
-        inserter, corrected, inserted = SiteInserter(model, context), 0, 0
+        inserter, corrected, inserted, weighted = SiteInserter(model, context), 0, 0, 0
         for done, job in enumerate(self._in_order(model, jobs, context)):
             source, sites, shape = job.source, job.sites, job.sites[0].shape
             context.progress(f"quantizing {sites[0].name}", done / len(jobs))
@@ -187,6 +193,7 @@ class Quantize(Pass):
             codes, branch = quantized.codes.with_rows(shape[0]), quantized.branch
             inserter.insert(source, sites, codes, acts, scheme.act_bits or 8, branch)
             inserted += 1
+            weighted += job.weighted
             packed = packed_nbytes(shape, scheme.weight, sites[0].conv, codes.scales.itemsize)
             size = (weight.nbytes, packed + quantized.nbytes_beside(shape))
             stored = f"{scheme}{quantized.beside()}"
@@ -206,6 +213,9 @@ class Quantize(Pass):
         if corrected:
             biases = counted(corrected, "bias", "biases")
             context.entry.note(f"{biases} corrected for the mean error of the rounded weights")
+        if self.tokens != "even":
+            weights = f"{weighted} of {counted(inserted, 'weight')}"
+            context.entry.note(f"tokens count by {self.tokens} for {weights}, alike for the others")
         return bool(inserted)
 
     def _in_order(self, model: ir.Model, jobs: list[Job], context: Context) -> Iterator[Job]:
@@ -217,7 +227,7 @@ class Quantize(Pass):
                 f"method={self.method} needs inputs to see what the weights meet, and has none",
                 "give some with --calibration, or use method=rtn",
             )
-        return in_order(model, jobs, samples, self.sequential)
+        return in_order(model, jobs, samples, self.sequential, self.tokens)
 
     def _fits_branches(self, context: Context) -> bool:
         """Whether there are branches, and inputs that are not made up to fit them to."""

@@ -80,6 +80,42 @@ class FusedAttention:
         body = _Body(self)
         return body.function("FusedAttention", self.overload(), body.attention(), self.attributes())
 
+    def received(self) -> ir.Function:
+        """A function of the same inputs: how much attention each new key gets, [B, N].
+
+        That is the sum of its probabilities over all heads and queries.
+        """
+        body = _Body(self)
+        name = "FusedAttentionReceived"
+        return body.function(name, self.overload(), body.received(), self.attributes())
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a body works on.
+
+    Attributes:
+        query: [B, S, H * D].
+        q: [B, H, S, D], turned.
+        keys: [B, Hkv, L, D].
+        values: likewise.
+        seen: which keys a query sees, broadcast to [B, H, S, L].
+        mask: what is added to the scores.
+        counted: which keys there are at all, [B, 1, 1, L].
+        starts: the place of the first new key of each, [B].
+        added: the number of new keys, [1].
+    """
+
+    query: ir.Value
+    q: ir.Value
+    keys: ir.Value
+    values: ir.Value
+    seen: ir.Value
+    mask: ir.Value | None
+    counted: ir.Value
+    starts: ir.Value
+    added: ir.Value
+
 
 class _Body(Body):
     """Writes the body of one configuration."""
@@ -90,6 +126,22 @@ class _Body(Body):
 
     def attention(self) -> list[ir.Value]:
         """Y, and the present keys and values where they are asked for."""
+        part = self._parts()
+        y = self._mixed(part)
+        merged = self("Reshape", self.transpose(y, 0, 2, 1, 3), self("Shape", part.query))
+        return [merged, part.keys, part.values] if self.of.present else [merged]
+
+    def received(self) -> list[ir.Value]:
+        """What each new key gets of the attention, [B, N]."""
+        part = self._parts()
+        _, weights, sums = self._weights(part)
+        every = self("ReduceSum", self("Div", weights, sums), self.ints(1, 2), keepdims=0)
+        begin = self("Unsqueeze", part.starts, self.ints(1))
+        places = self("Add", begin, self("Unsqueeze", self._range(part.added), self.ints(0)))
+        return [self("GatherElements", every, places, axis=1)]
+
+    def _parts(self) -> _Parts:
+        """What attention is between, and which of it counts."""
         of = self.of
         query, key, value, past_key, past_value, lengths, total, cos, sin, mask = self.inputs
         if of.packed:
@@ -127,9 +179,8 @@ class _Body(Body):
         if of.causal:
             reach = self("Unsqueeze", positions, self.ints(1, 3))
             seen = self("And", seen, self("LessOrEqual", columns, reach))
-        y = self._mixed(q, keys, values, seen, mask if of.mask else None, counted)
-        merged = self("Reshape", self.transpose(y, 0, 2, 1, 3), self("Shape", query))
-        return [merged, keys, values] if of.present else [merged]
+        kept = mask if of.mask else None
+        return _Parts(query, q, keys, values, seen, kept, counted, starts, added)
 
     @property
     def _has_new(self) -> bool:
@@ -173,16 +224,19 @@ class _Body(Body):
         index = self("Expand", self("Unsqueeze", source, self.ints(1, 3)), full)
         return self("GatherElements", rows, index, axis=2)
 
-    def _mixed(
-        self,
-        q: ir.Value,
-        keys: ir.Value,
-        values: ir.Value,
-        seen: ir.Value,
-        mask: ir.Value | None,
-        counted: ir.Value,
-    ) -> ir.Value:
+    def _mixed(self, part: _Parts) -> ir.Value:
         """softmax(q keys^T) values, [B, H, S, D]; heads of one K/V head go through it together."""
+        grouped, weights, sums = self._weights(part)
+        shape = self("Concat", self("Shape", grouped, start=0, end=3), self.ints(-1), axis=0)
+        # Slots of the cache that do not count may hold anything.
+        counted = self.transpose(part.counted, 0, 1, 3, 2)
+        clean = self("Where", counted, part.values, self.floats(0.0))
+        mixed = self("MatMul", self("Reshape", weights, shape), clean)
+        return self("Div", self("Reshape", mixed, self("Shape", part.q)), sums)
+
+    def _weights(self, part: _Parts) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Queries [B, Hkv, H / Hkv * S, D], and the weights [B, H, S, L] of keys with their sums."""
+        q, keys, mask = part.q, part.keys, part.mask
         of = self.of
         lead = self("Shape", q, start=0, end=1)
         heads = self.ints(of.kv_num_heads)
@@ -198,16 +252,11 @@ class _Body(Body):
             scores = self("Mul", self("Tanh", self("Div", scores, cap)), cap)
         if mask is not None:
             scores = self("Add", scores, mask)
-        scores = self("Where", seen, scores, self.floats(float("-inf")))
+        scores = self("Where", part.seen, scores, self.floats(float("-inf")))
         most = self("ReduceMax", scores, self.ints(-1), keepdims=1)
         # Where all keys are masked, the weights and their sum are 0, and so is Y.
         most = self("Max", most, self.floats(-3.4028234663852886e38))
         weights = self("Exp", self("Sub", scores, most))
         sums = self("ReduceSum", weights, self.ints(-1), keepdims=1)
         none = self("Equal", sums, self.floats(0.0))
-        sums = self("Where", none, self.floats(1.0), sums)
-        shape = self("Concat", self("Shape", grouped, start=0, end=3), self.ints(-1), axis=0)
-        # Slots of the cache that do not count may hold anything.
-        clean = self("Where", self.transpose(counted, 0, 1, 3, 2), values, self.floats(0.0))
-        mixed = self("MatMul", self("Reshape", weights, shape), clean)
-        return self("Div", self("Reshape", mixed, self("Shape", q)), sums)
+        return grouped, weights, self("Where", none, self.floats(1.0), sums)

@@ -8,7 +8,7 @@ import pytest
 from support.graphs import parse
 
 from bitfold.passes.analysis.sites import find_sites
-from bitfold.passes.calibrate import walk as module
+from bitfold.passes.calibrate import part as module
 from bitfold.passes.calibrate.walk import walk
 from bitfold.passes.core.spool import on_disk
 from bitfold.runtime.errors import CalibrationError
