@@ -62,9 +62,9 @@ def rounding_noise(
     """Measure how far each output moves when nothing but rounding changes.
 
     The model runs with ORT's optimizer on (``outputs`` came from a run with it off) and with
-    each element of its small float tensors moved by one unit in the last place.  Models that
-    round on purpose (quantized activations) amplify this: a value at the edge of two codes
-    falls to the other side.
+    each element of its small float tensors moved by one unit in the last place; single numbers
+    stay, as the 1 that a mask is taken from, for they are exact.  Models that round on purpose
+    (quantized activations) amplify this: a value at the edge of two codes falls to the other side.
 
     Args:
         outputs: what ``model`` gives for ``feeds``.
@@ -76,7 +76,7 @@ def rounding_noise(
         tensor = value.const_value
         if tensor is None or tensor.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
             continue
-        if tensor.nbytes <= _PERTURB_BYTES:
+        if tensor.size > 1 and tensor.nbytes <= _PERTURB_BYTES:
             array = tensor.numpy()
             step = rng.integers(-1, 2, array.shape).astype(array.dtype)
             # What fills a mask stays: past it lies infinity, which times 0 is no number.

@@ -137,6 +137,27 @@ def test_noise_of_a_model_that_rounds_on_purpose_is_measured():
     assert local_difference(model, nudged, feeds).value == "y"
 
 
+def test_pieces_are_compared_where_noise_moves_every_value_far():
+    """Two stages that make nearly equal inputs unlike: neither's values agree end to end."""
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+    g (float[n, 24] x) => (float[n, 24] y) {
+        a = Mul (x, first)  p = Mul (a, far)  s = Sin (p)
+        b = Mul (s, second)  q = Mul (b, far)  t = Sin (q)  y = MatMul (t, v)
+    }"""
+    shapes = {"first": (24,), "second": (24,), "far": (1,), "v": (24, 24)}
+    model = make_model(text, shapes)
+    for name in ("first", "second"):
+        replace_weight(model, name, np.ones(24))
+    replace_weight(model, "far", np.array([1e5]))
+    feeds = {"x": np.random.default_rng(0).standard_normal((64, 24), np.float32)}
+    other = snapshot(model)
+    for name in ("first", "second"):
+        replace_weight(other, name, np.full(24, 1 + 1e-4))
+    assert local_difference(model, other, feeds) is None
+    replace_weight(other, "v", weight(model, "v") * 1.01)
+    assert local_difference(model, other, feeds) is not None
+
+
 def test_half_precision_has_a_wider_floor_within_bounds():
     wide = make_model(MLP, MLP_SHAPES)
     half = snapshot(wide)
