@@ -35,6 +35,7 @@ from bitfold.frontend.targets import check_lowered, record_target, target_of
 from bitfold.models.entry import ENTRY_KEY
 from bitfold.passes.core.context import Context, Feeds
 from bitfold.passes.core.metadata import other_samples, recipe_of, seed_of
+from bitfold.passes.core.parallel import THREADS, Engine
 from bitfold.passes.core.pipeline import Level, Pipeline
 from bitfold.passes.core.recipe import Recipe
 from bitfold.passes.core.report import Report
@@ -77,6 +78,8 @@ def convert(
     command: Sequence[str] = (),
     force: bool = False,
     keep_fastest: bool = False,
+    workers: int = 0,
+    engine: str = THREADS,
     progress: Callable[[str, float], None] = lambda text, fraction: None,
 ) -> ConvertResult:
     """Convert a model to low bits.
@@ -112,6 +115,10 @@ def convert(
         force: replace files that exist: the model, its weights, and another model's tokenizer.
         keep_fastest: time the alternatives of each site on this machine (the target's operator,
             stock ORT's, float) and keep what wins; the report notes the times.
+        workers: weights that are quantized at a time; 0 for one on each core.
+        engine: where that is done: ``threads``, or a backend of joblib (extra ``cluster``):
+            ``loky`` for processes, ``dask`` or ``ray`` for a cluster that was connected to before.
+            The result is the same.
         progress: called with a line of text and a fraction in [0, 1].
 
     Raises:
@@ -154,7 +161,8 @@ def convert(
     source = str(file or "model in memory")
     command = command or again(source, path, chosen, seed, report)
     checked = verify != "off"
-    with naming(source, BROKEN), Context(samples, calibration, seed, progress) as context:
+    context = Context(samples, calibration, seed, progress, engine=Engine(engine, workers))
+    with naming(source, BROKEN), context:
         if not samples and file is not None:
             context.sampler = partial(real_samples, loaded, file, progress)
         if checked or keep_fastest:

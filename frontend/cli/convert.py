@@ -24,7 +24,7 @@ from bitfold.frontend.cli.output import (
 if TYPE_CHECKING:
     from bitfold.passes.core.report import Divergence, Report
 
-LEFT_OUT = ("force", "as_json")
+LEFT_OUT = ("force", "as_json", "workers", "engine")
 """Options that are not part of the command line in a report."""
 
 
@@ -92,6 +92,20 @@ LEFT_OUT = ("force", "as_json")
     help="Time each site's alternatives on this machine (the target's operator, stock ORT's, "
     "float) and keep what wins.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Weights that are quantized at a time.  Default: one on each core.",
+)
+@click.option(
+    "--engine",
+    default="threads",
+    show_default=True,
+    metavar="NAME",
+    help="Where that is done: threads, or a backend of joblib, such as loky for processes.  The "
+    "result is the same.",
+)
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @json_option
 def convert(
@@ -110,6 +124,8 @@ def convert(
     seed: int | None,
     report: Path | None,
     keep_fastest: bool,
+    workers: int,
+    engine: str,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -150,6 +166,8 @@ def convert(
             command=[*given_command(click.get_current_context(), LEFT_OUT), "--force"],
             force=force,
             keep_fastest=keep_fastest,
+            workers=workers,
+            engine=engine,
             progress=progress,
         )
     for glob in unmatched_globs(result.report, result.model):

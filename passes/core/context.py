@@ -12,6 +12,7 @@ from types import TracebackType
 import numpy as np
 import onnx_ir as ir
 
+from bitfold.passes.core.parallel import Engine
 from bitfold.passes.core.report import PassEntry
 from bitfold.passes.core.spool import SPOOL_THRESHOLD, bytes_of, no_room
 from bitfold.runtime.errors import BitfoldError
@@ -36,6 +37,7 @@ class Context:
         drawn_from: what the passes so far took statistics from; empty where none did.
         seed: the only source of randomness; see :meth:`rng`.
         progress: called with a line of text and a fraction in [0, 1] during long work.
+        engine: where independent pieces of work are done; results do not depend on it.
         entry: the report entry of the pass that is running; passes write to it.
     """
 
@@ -46,6 +48,7 @@ class Context:
     origin: str = GIVEN
     sampler: Callable[[], tuple[Sequence[Feeds], str]] | None = None
     drawn_from: str = ""
+    engine: Engine = field(default_factory=Engine)
     entry: PassEntry = field(default_factory=lambda: PassEntry("(none)", {}, "exact"))
     _spool: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
     _spooled: int = field(default=0, repr=False)

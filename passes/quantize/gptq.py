@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import linalg
 
-from bitfold.passes.core.parallel import in_parallel
+from bitfold.passes.core.parallel import ONE_AT_A_TIME, Engine
 from bitfold.passes.quantize.columns import Columns
 from bitfold.passes.quantize.descent import descend
 from bitfold.passes.quantize.finders import finder
@@ -36,6 +36,7 @@ def gptq(
     ranges: str = "mse",
     size: int = 0,
     sweeps: int = 2,
+    engine: Engine = ONE_AT_A_TIME,
 ) -> QuantizedWeight:
     """Quantize ``weight`` [N, K], knowing ``gram`` [K, K], the mean of ``x x^T`` over its inputs.
 
@@ -50,6 +51,7 @@ def gptq(
         ranges: a key of ``FINDERS``, as for rounding to nearest.
         size: columns a group; by default the scheme's.
         sweeps: 0 for GPTQ alone.
+        engine: works on :data:`ROWS` rows at a time.
     """
     size = size or scheme.group_size(weight.shape[1])
     damped = damp(gram)
@@ -74,7 +76,7 @@ def gptq(
         round_columns(columns, factor, choose, sweeps)
         return columns.result(size)
 
-    return stacked(in_parallel(rounded, blocks))
+    return stacked(list(engine.run(rounded, blocks)))
 
 
 def round_columns(

@@ -15,48 +15,68 @@ from bitfold.passes.core.stage import snapshot
 from bitfold.passes.quantize.jobs import Job
 
 
-def in_order(
-    model: ir.Model,
-    jobs: Sequence[Job],
-    samples: Sequence[Feeds],
-    sequential: bool,
-    tokens: Tokens = "even",
-) -> Iterator[Job]:
-    """Yield jobs with their Gram matrices, in the order of the data.
-
-    Those whose inputs tell nothing come first, without: embedding tables, convolutions with groups,
-    and sites in subgraphs.  A table that is looked up as well as multiplied (an embedding tied to
-    the head) has rows that go out as they are: to them all channels matter alike, and as much in
-    sum as to the product.
+class InOrder:
+    """Puts jobs in the order of the data, with their Gram matrices.
 
     Args:
-        model: whoever asks for the next job has changed the sites of the one before.
-        sequential: inputs are what a model gives whose earlier sites are quantized already;
-            otherwise, what it gives before anything is.
+        model: as it is before anything is quantized.
+        samples: inputs, in the original coordinates.
+        sequential: inputs of a weight are what a model gives whose earlier sites are quantized
+            already; otherwise, what it gives before anything is.
         tokens: how much each counts.
     """
-    walked = model if sequential else snapshot(model)
-    # The snapshot has the same sites in the same order.
-    own = dict(zip((site.node for site in find_sites(model)), find_sites(walked), strict=True))
-    told = [[site for site in job.sites if _is_told(site, model)] for job in jobs]
-    yield from (job for job, known in zip(jobs, told, strict=True) if not known)
-    waiting = {index: len(known) for index, known in enumerate(told) if known}
-    job_of = {own[site.node].node: index for index in waiting for site in told[index]}
-    sites = [own[site.node] for index in waiting for site in told[index]]
-    sums: dict[int, np.ndarray] = {}
-    counted = token_weights(walked, sites, tokens)
-    for step in walk(walked, sites, samples, counted):
-        for site in step.sites:
-            index = job_of[site.node]
-            job, gram = jobs[index], step.likely_gram(site) / len(told[index])
-            sums[index] = sums[index] + gram if index in sums else gram
-            waiting[index] -= 1
-            if not waiting[index]:
-                gram = sums.pop(index)
-                if any(each.kind == "gather" for each in job.sites):
-                    gram = gram + np.eye(len(gram)) * np.diag(gram).mean()
-                weighted = any(own[each.node].node in counted for each in told[index])
-                yield Job(job.source, job.sites, gram, weighted)
+
+    def __init__(
+        self,
+        model: ir.Model,
+        samples: Sequence[Feeds],
+        sequential: bool,
+        tokens: Tokens = "even",
+    ) -> None:
+        self.model = model
+        self.samples = samples
+        self.tokens = tokens
+        self.walked = model if sequential else snapshot(model)
+        # The snapshot has the same sites in the same order.
+        pairs = zip(find_sites(model), find_sites(self.walked), strict=True)
+        self.own = {site.node: own for site, own in pairs}
+
+    def batches(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
+        """Yield jobs that need nothing of each other, in lists; then those that need these.
+
+        Those whose inputs tell nothing come first, without a Gram matrix: embedding tables,
+        convolutions with groups, and sites in subgraphs.  A table that is looked up as well as
+        multiplied (an embedding tied to the head) has rows that go out as they are: to them all
+        channels matter alike, and as much in sum as to the product.
+
+        Args:
+            jobs: those that are left to do.  Whoever asks for the next ones has changed the sites
+                of the ones before.
+        """
+        told = [[site for site in job.sites if _is_told(site, self.model)] for job in jobs]
+        blind = [job for job, known in zip(jobs, told, strict=True) if not known]
+        if blind:
+            yield blind
+        waiting = {index: len(known) for index, known in enumerate(told) if known}
+        job_of = {self.own[site.node].node: index for index in waiting for site in told[index]}
+        sites = [self.own[site.node] for index in waiting for site in told[index]]
+        sums: dict[int, np.ndarray] = {}
+        counted = token_weights(self.walked, sites, self.tokens)
+        for step in walk(self.walked, sites, self.samples, counted):
+            ready = []
+            for site in step.sites:
+                index = job_of[site.node]
+                job, gram = jobs[index], step.likely_gram(site) / len(told[index])
+                sums[index] = sums[index] + gram if index in sums else gram
+                waiting[index] -= 1
+                if not waiting[index]:
+                    gram = sums.pop(index)
+                    if any(each.kind == "gather" for each in job.sites):
+                        gram = gram + np.eye(len(gram)) * np.diag(gram).mean()
+                    weighted = any(self.own[each.node].node in counted for each in told[index])
+                    ready.append(Job(job.source, job.sites, gram, weighted))
+            if ready:
+                yield ready
 
 
 def _is_told(site: Site, model: ir.Model) -> bool:

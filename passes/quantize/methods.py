@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bitfold.passes.core.parallel import ONE_AT_A_TIME, Engine
 from bitfold.passes.quantize.adaquant import adaquant
 from bitfold.passes.quantize.adaround import adaround
 from bitfold.passes.quantize.dual_binary import dual_binary
@@ -33,17 +34,19 @@ class Method:
         sums: whether that makes sums of two weights, of which the first is binary.  Matmuls alone
             take such; other weights, and other formats, are then rounded by ``gptq``.
         options: fields of ``Quantize`` that ``informed`` takes too, by their names.
+        in_rows: whether ``informed`` takes an engine that rows are shared out to.
     """
 
     blind: Callable[[np.ndarray, WeightScheme, str], QuantizedWeight]
     informed: Callable[..., QuantizedWeight] | None = None
     sums: bool = False
     options: tuple[str, ...] = ()
+    in_rows: bool = False
 
 
 METHODS: dict[str, Method] = {
     "rtn": Method(round_to_nearest),
-    "gptq": Method(round_to_nearest, gptq),
+    "gptq": Method(round_to_nearest, gptq, in_rows=True),
     "pb": Method(round_to_nearest, partial_binary, sums=True, options=("salient",)),
     "dual-binary": Method(round_to_nearest, dual_binary, sums=True),
     "adaround": Method(round_to_nearest, adaround),
@@ -68,6 +71,7 @@ def quantized_by(
     gram: np.ndarray | None,
     scheme: WeightScheme,
     ranges: str,
+    engine: Engine = ONE_AT_A_TIME,
     **options: Any,
 ) -> QuantizedWeight:
     """Quantize a weight, given as ``rows`` whose groups are whole.
@@ -79,6 +83,7 @@ def quantized_by(
             does then what it can without.
         scheme: format, groups and symmetry.
         ranges: how ranges are found.
+        engine: what rows are shared out to.
         options: those that the method has.
     """
     way = METHODS[method]
@@ -88,4 +93,6 @@ def quantized_by(
         return way.blind(rows, scheme, ranges)
     size = scheme.group_size(rows.shape[1])
     whole = rows.reshape(-1, len(gram))
+    if way.in_rows:
+        options["engine"] = engine
     return way.informed(whole, gram, scheme, ranges, size, **options).with_rows(len(rows))

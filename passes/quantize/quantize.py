@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -14,25 +16,26 @@ from bitfold.passes.analysis.sites import Site
 from bitfold.passes.calibrate.token_weights import Tokens
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
+from bitfold.passes.core.parallel import ONE_AT_A_TIME, Engine
 from bitfold.passes.core.report import SiteRecord
 from bitfold.passes.core.targets import Target
 from bitfold.passes.core.words import counted
 from bitfold.passes.quantize.conv_scheme import (
     ConvActs,
-    conv_rows,
     conv_scheme,
     has_one_pixel,
 )
 from bitfold.passes.quantize.correct_bias import correct_bias
 from bitfold.passes.quantize.finders import RangeName
-from bitfold.passes.quantize.in_order import in_order
+from bitfold.passes.quantize.in_order import InOrder
 from bitfold.passes.quantize.insert import SiteInserter
-from bitfold.passes.quantize.jobs import Job, find_jobs, finite_weight, shape_of
+from bitfold.passes.quantize.jobs import Job, find_jobs, shape_of
 from bitfold.passes.quantize.keep_grid import NO_GRID, Lossless, kept_grid
 from bitfold.passes.quantize.keep_sums import keep_sums
 from bitfold.passes.quantize.low_rank import LowRankStart, quantize_beside
 from bitfold.passes.quantize.methods import METHODS, MethodName, method_for, quantized_by
 from bitfold.passes.quantize.packed_size import packed_nbytes
+from bitfold.passes.quantize.piece import Outcome, Piece, piece_of
 from bitfold.passes.quantize.plan import planned
 from bitfold.passes.quantize.quality import output_signal_to_noise, signal_to_noise
 from bitfold.passes.quantize.rounding import QuantizedWeight
@@ -164,22 +167,15 @@ class Quantize(Pass):
         jobs = list(find_jobs(model, context, self.exclude, self.scheme_of))
         means = self._mean_inputs(model, jobs, context)
         inserter, corrected, inserted, weighted = SiteInserter(model, context), 0, 0, 0
-        for done, job in enumerate(self._in_order(model, jobs, context)):
-            source, sites, shape = job.source, job.sites, job.sites[0].shape
+        for done, (job, piece, outcome) in enumerate(self._done(model, jobs, context)):
+            source, sites, shape = job.source, job.sites, piece.shape
             context.progress(f"quantizing {sites[0].name}", done / len(jobs))
-            scheme = self.scheme_of(sites)
-            weight = self._rows(sites[0])
-            kept = kept_grid(weight, scheme, self.lossless, self.target, sites[0].conv is not None)
-            if isinstance(kept, str) and self.lossless == "only":
+            if outcome.weight is None:
                 for site in sites:
-                    context.entry.skipped(site.name, kept, shape_of(site))
+                    context.entry.skipped(site.name, outcome.grid, shape_of(site))
                 continue
-            rounded = isinstance(kept, str)
-            quantized = (
-                self._quantized(job, weight, scheme) if isinstance(kept, str) else WeightSum(kept)
-            )
-            scheme = replace(scheme, weight=quantized.codes.scheme)
-            quality = signal_to_noise(weight, quantized)
+            rounded, quantized, weight = bool(outcome.grid), outcome.weight, piece.rows
+            scheme = replace(piece.scheme, weight=quantized.codes.scheme)
             acts = scheme.act_group_size(weight.shape[1]) if scheme.act_bits else None
             # Eight bits lose so little that made-up inputs, whose means are not the real ones',
             # may do more harm than good; below that they always help.
@@ -194,20 +190,21 @@ class Quantize(Pass):
             inserter.insert(source, sites, codes, acts, scheme.act_bits or 8, branch)
             inserted += 1
             weighted += job.weighted
+            weighted += job.weighted
             packed = packed_nbytes(shape, scheme.weight, sites[0].conv, codes.scales.itemsize)
             size = (weight.nbytes, packed + quantized.nbytes_beside(shape))
             stored = f"{scheme}{quantized.beside()}"
-            text = f"{stored}: weight SQNR {quality:.1f} dB"
+            text = f"{stored}: weight SQNR {outcome.quality:.1f} dB"
             if not rounded:
                 text = f"{scheme}: already on this grid, kept exactly"
-            elif kept != NO_GRID:
-                text += f"; {kept}"
-            elif job.gram is not None:
-                text += f", output {output_signal_to_noise(weight, quantized, job.gram):.1f} dB"
+            elif outcome.grid != NO_GRID:
+                text += f"; {outcome.grid}"
+            elif outcome.output is not None:
+                text += f", output {outcome.output:.1f} dB"
             for site in sites:
                 context.entry.changed(site.name, text)
                 context.entry.sites.append(
-                    SiteRecord(site.name, site.kind, *shape, stored, *size, quality)
+                    SiteRecord(site.name, site.kind, *shape, stored, *size, outcome.quality)
                 )
                 size = (0, 0)  # a weight counts once, however many sites share it
         if corrected:
@@ -218,47 +215,68 @@ class Quantize(Pass):
             context.entry.note(f"tokens count by {self.tokens} for {weights}, alike for the others")
         return bool(inserted)
 
-    def _in_order(self, model: ir.Model, jobs: list[Job], context: Context) -> Iterator[Job]:
+    def _done(
+        self, model: ir.Model, jobs: list[Job], context: Context
+    ) -> Iterator[tuple[Job, Piece, Outcome]]:
+        """Each job when it is done; the next ones wait until it is in the graph."""
+        for batch in self._batches(model, jobs, context):
+            # One weight is shared out in rows, several are done side by side.
+            inner = context.engine if len(batch) == 1 else ONE_AT_A_TIME
+            begun: deque[tuple[Job, Piece]] = deque()
+            pieces = _pieces(batch, self.scheme_of, begun)
+            for outcome in context.engine.run(partial(self.outcome, engine=inner), pieces):
+                yield *begun.popleft(), outcome
+
+    def _batches(self, model: ir.Model, jobs: list[Job], context: Context) -> Iterator[list[Job]]:
         if METHODS[self.method].informed is None and not self._fits_branches(context):
-            return iter(jobs)
+            return iter([jobs])
         samples = context.statistics()
         if not samples:
             raise CalibrationError(
                 f"method={self.method} needs inputs to see what the weights meet, and has none",
                 "give some with --calibration, or use method=rtn",
             )
-        return in_order(model, jobs, samples, self.sequential, self.tokens)
+        return InOrder(model, samples, self.sequential, self.tokens).batches(jobs)
 
     def _fits_branches(self, context: Context) -> bool:
         """Whether there are branches, and inputs that are not made up to fit them to."""
         return bool(self.rank and not context.made_up and context.statistics())
 
-    def _rows(self, site: Site) -> np.ndarray:
-        """The weight in rows whose groups are whole."""
-        weight = finite_weight(site)
-        return weight if site.conv is None else conv_rows(weight, site.conv)
+    def outcome(self, piece: Piece, engine: Engine = ONE_AT_A_TIME) -> Outcome:
+        """Quantize a weight, of which nothing but these arguments tells.
 
-    def _quantized(self, job: Job, rows: np.ndarray, scheme: QuantScheme) -> WeightSum:
-        conv = job.sites[0].conv
+        Args:
+            engine: shares out the rows of one weight.
+        """
+        kept = kept_grid(piece.rows, piece.scheme, self.lossless, self.target, piece.conv)
+        if not isinstance(kept, str):
+            return Outcome(WeightSum(kept), "", signal_to_noise(piece.rows, WeightSum(kept)))
+        if self.lossless == "only":
+            return Outcome(None, kept)
+        found = self._quantized(piece, engine)
+        output = None
+        if piece.gram is not None:
+            output = output_signal_to_noise(piece.rows, found, piece.gram)
+        return Outcome(found, kept, signal_to_noise(piece.rows, found), output)
+
+    def _quantized(self, piece: Piece, engine: Engine) -> WeightSum:
+        scheme, rows = piece.scheme.weight, piece.rows
         # At 8 bits clipping buys next to nothing, and the search takes time.
-        ranges = "minmax" if scheme.weight.number.bits == 8 else self.ranges
-        matmuls = all(site.kind in ("matmul", "gemm") for site in job.sites)
-        method = method_for(self.method, scheme.weight, matmuls)
+        ranges = "minmax" if scheme.number.bits == 8 else self.ranges
+        method = method_for(self.method, scheme, piece.matmuls)
         options = {name: getattr(self, name) for name in METHODS[method].options}
 
         def codes(rows: np.ndarray) -> QuantizedWeight:
-            found = quantized_by(method, rows, job.gram, scheme.weight, ranges, **options)
+            found = quantized_by(method, rows, piece.gram, scheme, ranges, engine, **options)
             if self.target == "ort" and found.plus is not None:
                 # Its operators have no input scale for a row longer than a block.
                 found = replace(found, plus=found.plus.in_groups(found.group_size))
             return found
 
-        if matmuls and self._has_branch(job.sites[0].shape):
-            return WeightSum(*quantize_beside(rows, job.gram, self.rank, self.low_rank, codes))
+        if piece.matmuls and self._has_branch(piece.shape):
+            return WeightSum(*quantize_beside(rows, piece.gram, self.rank, self.low_rank, codes))
         quantized = codes(rows)
-        if conv is not None and conv.depthwise:
-            quantized = keep_sums(rows, quantized)
-        return WeightSum(quantized)
+        return WeightSum(keep_sums(rows, quantized) if piece.depthwise else quantized)
 
     def _has_branch(self, shape: tuple[int, int]) -> bool:
         """Whether a weight [N, K] gets a branch, and one of fewer numbers than it has."""
@@ -296,3 +314,15 @@ class Quantize(Pass):
             return scheme
         single = all(has_one_pixel(site) for site in sites)
         return conv_scheme(scheme, conv, self.conv_acts, self.target, self.conv_group, single)
+
+
+def _pieces(
+    jobs: list[Job],
+    scheme_of: Callable[[Sequence[Site]], QuantScheme],
+    begun: deque[tuple[Job, Piece]],
+) -> Iterator[Piece]:
+    """The pieces of jobs, one when it is asked for; both are noted in ``begun``."""
+    for job in jobs:
+        piece = piece_of(job, scheme_of(job.sites))
+        begun.append((job, piece))
+        yield piece

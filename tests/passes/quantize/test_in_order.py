@@ -8,7 +8,7 @@ import pytest
 from support.graphs import parse
 
 from bitfold.passes.analysis.sites import find_sites
-from bitfold.passes.quantize.in_order import in_order
+from bitfold.passes.quantize.in_order import InOrder
 from bitfold.passes.quantize.jobs import Job
 
 
@@ -23,12 +23,12 @@ def test_tables_come_first_and_are_seen_as_they_were_or_are(sequential: bool) ->
     )
     jobs = [Job(site.source, [site]) for site in find_sites(model)][::-1]
     ids = np.array([3, 1, 4, 1, 5])
-    order = in_order(model, jobs, [{"i": ids}], sequential)
-    first = next(order)
+    order = InOrder(model, [{"i": ids}], sequential).batches(jobs)
+    (first,) = next(order)
     assert first.source.name == "t"
     assert first.gram is None
     first.source.const_value = ir.tensor(table / 2, name="t")
-    (last,) = order
+    ((last,),) = order
     assert last.source is jobs[0].source
     rows = (table / 2 if sequential else table)[ids].astype(np.float64)
     assert last.gram is not None
@@ -46,7 +46,8 @@ def test_a_table_that_is_the_head_too_is_told_by_both() -> None:
     sites = list(find_sites(model))
     assert {site.source.name for site in sites} == {"t"}
     ids = np.array([3, 1, 4, 1, 5])
-    (job,) = in_order(model, [Job(sites[0].source, sites)], [{"i": ids}], False)
+    order = InOrder(model, [{"i": ids}], sequential=False)
+    ((job,),) = order.batches([Job(sites[0].source, sites)])
     rows = np.tanh(table[ids].astype(np.float64))
     gram = rows.T @ rows / len(ids)
     assert job.gram is not None
