@@ -190,7 +190,6 @@ class Quantize(Pass):
             inserter.insert(source, sites, codes, acts, scheme.act_bits or 8, branch)
             inserted += 1
             weighted += job.weighted
-            weighted += job.weighted
             packed = packed_nbytes(shape, scheme.weight, sites[0].conv, codes.scales.itemsize)
             size = (weight.nbytes, packed + quantized.nbytes_beside(shape))
             stored = f"{scheme}{quantized.beside()}"
