@@ -102,7 +102,8 @@ def convert(
             there is no ``calibration``.  Where none are given, a language model with its tokenizer
             beside it reads a text, a model of the catalogue gets inputs of its task, and others
             get synthesized ones.
-        calibration: inputs that passes take statistics from.
+        calibration: inputs that passes take statistics from; presets of less than 8 bits then
+            choose codes by GPTQ.
         verify: how thoroughly promises are checked; the result is the same at every level, but
             for exact passes that a check takes back.  Unless it is ``off``, a file that is written
             is timed beside the float model, in a second or two; where it is slower, a note of the

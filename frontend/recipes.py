@@ -18,7 +18,9 @@ from bitfold.passes.core.options import fields_of
 from bitfold.passes.core.recipe import Recipe, from_toml, parse_text
 from bitfold.passes.core.report import Report
 from bitfold.passes.presets import preset_named, sized
+from bitfold.passes.quantize.quantize import Quantize
 from bitfold.runtime.errors import RecipeError
+from bitfold.runtime.formats import format_named
 
 DEFAULT_PRESET = "w4a8"
 
@@ -41,7 +43,8 @@ def resolve_recipe(
             recipe is run again.
         passes: the text form, or passes in a list.
         size: megabytes that the file may have; formats are chosen to suit.
-        calibrated: whether there are calibration inputs, which a recipe for a size rounds by.
+        calibrated: whether there are calibration inputs, which presets of less than 8 bits and
+            recipes for a size round by.
         target: replaces the ``target`` of every pass that has one.
         exclude: globs of sites, added to the ``exclude`` of every pass that has one.
 
@@ -72,6 +75,7 @@ def resolve_recipe(
         found = parse_text(sized(size, calibrated))
     else:
         found = parse_text(preset_named(preset or DEFAULT_PRESET))
+        found = _by_outputs(found) if calibrated else found
     if not found.passes:
         raise RecipeError(
             "the recipe names no pass",
@@ -115,6 +119,18 @@ def unmatched_globs(report: Report, model: ir.Model) -> list[str]:
     return [
         glob for glob in dict.fromkeys(globs) if not any(site.matches((glob,)) for site in sites)
     ]
+
+
+def _by_outputs(recipe: Recipe) -> Recipe:
+    """The recipe that rounds weights by GPTQ, where 8 bits do not make that needless."""
+    return Recipe(
+        tuple(
+            replace(item, method="gptq")
+            if isinstance(item, Quantize) and format_named(item.weights).bits < 8
+            else item
+            for item in recipe
+        )
+    )
 
 
 def _adjusted(recipe: Recipe, option: str, change: Callable[[Any], Any]) -> Recipe:

@@ -36,8 +36,7 @@ LEFT_OUT = ("force", "as_json", "workers", "engine")
         "bitfold convert model.onnx -o out.onnx --passes "
         "'canonicalize, fold-norm-gain, quantize{weights=int3 group=64}, lower'",
         "bitfold convert classifier.onnx -o classifier.w8a8.onnx --preset w8a8 --samples batch.npz",
-        "bitfold convert smollm2-135m -o smollm2.onnx --calibration text.txt "
-        "--passes 'canonicalize, quantize{weights=int4 acts=none method=gptq}, lower'",
+        "bitfold convert smollm2-135m -o smollm2.w4a8.onnx --calibration text.txt",
         "bitfold convert smollm2-135m -o smollm2.70mb.onnx --size 70 --calibration text.txt",
         "bitfold convert model.onnx -o model.portable.onnx --preset w8a8 --target portable",
         "bitfold convert other.onnx -o out.onnx --recipe model.w4a8.onnx",
@@ -53,7 +52,7 @@ LEFT_OUT = ("force", "as_json", "workers", "engine")
     type=click.FloatRange(min=0, min_open=True),
     metavar="MB",
     help="Megabytes that the result may have: each weight gets the format that serves the outputs "
-    "best within them.  With --calibration, codes are chosen by GPTQ.",
+    "best within them.",
 )
 @click.option(
     "--samples",
@@ -66,8 +65,9 @@ LEFT_OUT = ("force", "as_json", "workers", "engine")
     "--calibration",
     type=click.Path(exists=True, path_type=Path),
     multiple=True,
-    help="Inputs that passes take statistics from, such as quantize{method=gptq}: an .npz, a "
-    "folder of them, or a text.  May be repeated.  Default: the samples.",
+    help="Inputs that passes take statistics from: an .npz, a folder of them, or a text.  May be "
+    "repeated.  Presets of less than 8 bits, and --size, then choose codes by GPTQ.  "
+    "Default: the samples.",
 )
 @click.option(
     "--verify",

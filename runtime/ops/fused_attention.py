@@ -235,7 +235,7 @@ class _Body(Body):
         return self("Div", self("Reshape", mixed, self("Shape", part.q)), sums)
 
     def _weights(self, part: _Parts) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """Queries [B, Hkv, H / Hkv * S, D], and the weights [B, H, S, L] of keys with their sums."""
+        """Queries [B, Hkv, H / Hkv * S, D]; the weights [B, H, S, L] of keys, and their sums."""
         q, keys, mask = part.q, part.keys, part.mask
         of = self.of
         lead = self("Shape", q, start=0, end=1)

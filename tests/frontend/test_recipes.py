@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from bitfold.frontend.recipes import resolve_recipe
 from bitfold.passes.core.recipe import Recipe
 from bitfold.passes.lower.lower import Lower
+from bitfold.passes.presets import PRESETS
 from bitfold.passes.quantize.quantize import Quantize
 from bitfold.runtime.errors import RecipeError
 
@@ -55,3 +57,17 @@ def test_an_empty_recipe_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text("# later")
     with pytest.raises(RecipeError, match="names no pass"):
         resolve_recipe(recipe=tmp_path / "r.toml")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_of_few_bits_round_by_calibration(preset: str) -> None:
+    plain, by_outputs = (resolve_recipe(preset=preset, calibrated=each) for each in (False, True))
+    assert [type(item) for item in plain] == [type(item) for item in by_outputs]
+    for before, after in zip(plain, by_outputs, strict=True):
+        if isinstance(before, Quantize):
+            assert before.method == "rtn"
+            assert after == replace(before, method="rtn" if preset.startswith("w8") else "gptq")
+        else:
+            assert after == before
+    text = str(plain)
+    assert resolve_recipe(passes=text, calibrated=True) == plain, "what is given stays"
