@@ -17,6 +17,8 @@ from bitfold.frontend.convert_checks import check_float, check_quantized
 from bitfold.frontend.emit import check_apart, check_output, write_model
 from bitfold.frontend.importers import BROKEN, import_model
 from bitfold.frontend.keep_fastest import keep_fastest as choose_fastest
+from bitfold.frontend.made_calibration import UNPROVEN, made_calibration
+from bitfold.frontend.made_kinds import Made
 from bitfold.frontend.real_samples import real_samples
 from bitfold.frontend.recipes import resolve_recipe
 from bitfold.frontend.report.command import again
@@ -33,7 +35,7 @@ from bitfold.frontend.sidecars import check_sidecars, put_sidecars, read_sidecar
 from bitfold.frontend.slowdown import relative_time, slower_note
 from bitfold.frontend.targets import check_lowered, record_target, target_of
 from bitfold.models.entry import ENTRY_KEY
-from bitfold.passes.core.context import Context, Feeds
+from bitfold.passes.core.context import GIVEN, Context, Feeds
 from bitfold.passes.core.metadata import other_samples, recipe_of, seed_of
 from bitfold.passes.core.parallel import THREADS, Engine
 from bitfold.passes.core.pipeline import Level, Pipeline
@@ -70,7 +72,7 @@ def convert(
     target: str | None = None,
     exclude: Sequence[str] = (),
     samples: Sequence[Feeds] = (),
-    calibration: Sequence[Feeds] = (),
+    calibration: Sequence[Feeds] | Made = (),
     verify: Level = "fast",
     strict: bool = False,
     seed: int | None = None,
@@ -103,7 +105,10 @@ def convert(
             beside it reads a text, a model of the catalogue gets inputs of its task, and others
             get synthesized ones.
         calibration: inputs that passes take statistics from; presets of less than 8 bits then
-            choose codes by GPTQ.
+            choose codes by GPTQ.  Where there are no data, what to make them of: ``self`` for text
+            that a language model writes, ``distilled`` for images to which BatchNormalizations
+            answer as to those of training (needs torch), ``random`` for noise, which no preset
+            rounds by.
         verify: how thoroughly promises are checked; the result is the same at every level, but
             for exact passes that a check takes back.  Unless it is ``off``, a file that is written
             is timed beside the float model, in a second or two; where it is slower, a note of the
@@ -142,7 +147,7 @@ def convert(
         recipe=recipe if recorded is None else recipe_of(recorded),
         passes=passes,
         size=size,
-        calibrated=bool(calibration),
+        calibrated=bool(calibration) and calibration != "random",
         target=target,
         exclude=exclude,
     )
@@ -162,8 +167,12 @@ def convert(
     source = str(file or "model in memory")
     command = command or again(source, path, chosen, seed, report)
     checked = verify != "off"
-    context = Context(samples, calibration, seed, progress, engine=Engine(engine, workers))
+    given = () if isinstance(calibration, str) else calibration
+    context = Context(samples, given, seed, progress, engine=Engine(engine, workers))
     with naming(source, BROKEN), context:
+        if isinstance(calibration, str):
+            inputs = made_calibration(calibration, loaded, file, seed, progress)
+            context.calibration, context.calibration_origin = inputs.feeds, inputs.origin
         if not samples and file is not None:
             context.sampler = partial(real_samples, loaded, file, progress)
         if checked or keep_fastest:
@@ -171,6 +180,8 @@ def convert(
         run = _run(loaded, chosen, context, verify, strict, keep_fastest)
         if recorded is not None:
             _note_other_samples(run, recorded)
+        if context.calibration_origin != GIVEN:
+            run.report.notes.append(f"calibrated on {context.calibration_origin}: {UNPROVEN}")
         about = _about(run, loaded, source, path, command)
         if folder is not None:
             size_report(run.report, loaded, run.model, NOT_REACHED if checked else NOT_RUN)

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bitfold.frontend.cli.command_line import given_command
-from bitfold.frontend.cli.options import FILE, examples, json_option, recipe_options
+from bitfold.frontend.cli.options import (
+    FILE,
+    CalibrationSource,
+    examples,
+    json_option,
+    recipe_options,
+)
 from bitfold.frontend.cli.output import (
     make_table,
     number,
@@ -22,6 +28,7 @@ from bitfold.frontend.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from bitfold.frontend.made_kinds import Made
     from bitfold.passes.core.report import Divergence, Report
 
 LEFT_OUT = ("force", "as_json", "workers", "engine")
@@ -63,11 +70,12 @@ LEFT_OUT = ("force", "as_json", "workers", "engine")
 )
 @click.option(
     "--calibration",
-    type=click.Path(exists=True, path_type=Path),
+    type=CalibrationSource(),
     multiple=True,
     help="Inputs that passes take statistics from: an .npz, a folder of them, or a text.  May be "
-    "repeated.  Presets of less than 8 bits, and --size, then choose codes by GPTQ.  "
-    "Default: the samples.",
+    "repeated.  Presets of less than 8 bits, and --size, then choose codes by GPTQ.  Where there "
+    "are no data: self for text that a language model writes, distilled for images to which "
+    "BatchNormalizations answer as to those of training, or random.  Default: the samples.",
 )
 @click.option(
     "--verify",
@@ -118,7 +126,7 @@ def convert(
     exclude: tuple[str, ...],
     size: float | None,
     samples: tuple[Path, ...],
-    calibration: tuple[Path, ...],
+    calibration: tuple[Path | Made, ...],
     verify: Any,
     strict: bool,
     seed: int | None,
@@ -147,7 +155,15 @@ def convert(
         source = find_model(model, progress)
         before = model_bytes(source) if source.suffix == ".onnx" else source.stat().st_size
         feeds = [each for file in samples for each in load_feeds(file, source)]
-        read = [each for file in calibration for each in load_feeds(file, source)]
+        made = [each for each in calibration if isinstance(each, str)]
+        if made and len(calibration) > 1:
+            raise click.UsageError(f"--calibration {made[0]}: expected no other calibration inputs")
+        read = [
+            each
+            for file in calibration
+            if isinstance(file, Path)
+            for each in load_feeds(file, source)
+        ]
         result = run(
             source,
             output,
@@ -158,7 +174,7 @@ def convert(
             exclude=exclude,
             size=size,
             samples=feeds,
-            calibration=read,
+            calibration=made[0] if made else read,
             verify=verify,
             strict=strict,
             seed=seed,

@@ -8,10 +8,27 @@ from typing import Any, TypeVar
 
 import click
 
+from bitfold.frontend.made_kinds import MADE, Made
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 """A file that is read."""
+
+
+class CalibrationSource(click.ParamType):
+    """A file or folder, or what to make inputs of; a file of that name is written ``./self``."""
+
+    name = f"PATH|{'|'.join(MADE)}"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path | Made:
+        for kind in MADE:
+            if value == kind:
+                return kind
+        found: Path = click.Path(exists=True, path_type=Path).convert(value, param, ctx)
+        return found
 
 
 def examples(*lines: str) -> str:

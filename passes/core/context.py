@@ -32,6 +32,7 @@ class Context:
         samples: inputs on which promises are checked; :meth:`ready_samples` makes those that are
             wanted and not there yet.
         calibration: inputs from which statistics are taken, the samples by default.
+        calibration_origin: what these are, :data:`GIVEN` by default.
         origin: where the samples come from, such as :data:`GIVEN` or :data:`MADE_UP`.
         sampler: makes samples where there are none; it says where they come from.
         drawn_from: what the passes so far took statistics from; empty where none did.
@@ -46,6 +47,7 @@ class Context:
     seed: int = 0
     progress: Callable[[str, float], None] = lambda text, fraction: None
     origin: str = GIVEN
+    calibration_origin: str = GIVEN
     sampler: Callable[[], tuple[Sequence[Feeds], str]] | None = None
     drawn_from: str = ""
     engine: Engine = field(default_factory=Engine)
@@ -61,6 +63,13 @@ class Context:
     def made_up(self) -> bool:
         """Whether the samples were made up, for want of real ones."""
         return self.origin == MADE_UP
+
+    @property
+    def real(self) -> bool:
+        """Whether statistics are those of real inputs."""
+        if self.calibration:
+            return self.calibration_origin == GIVEN
+        return not self.made_up
 
     def ready_samples(self) -> Sequence[Feeds]:
         """The samples; made by the sampler, once, where there are none.
@@ -78,7 +87,7 @@ class Context:
 
         None where there are no samples and none can be made.
         """
-        feeds, origin = self.calibration, GIVEN
+        feeds, origin = self.calibration, self.calibration_origin
         if not feeds:
             try:
                 feeds = self.ready_samples()
@@ -86,7 +95,8 @@ class Context:
                 return ()
             origin = self.origin
         if feeds:
-            self.drawn_from = f"{origin} {digest_of(feeds)}" if origin == GIVEN else origin
+            told = self.calibration or origin == GIVEN
+            self.drawn_from = f"{origin} {digest_of(feeds)}" if told else origin
         return feeds
 
     def tensor(self, array: np.ndarray, name: str) -> ir.TensorProtocol:

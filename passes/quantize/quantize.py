@@ -179,8 +179,7 @@ class Quantize(Pass):
             acts = scheme.act_group_size(weight.shape[1]) if scheme.act_bits else None
             # Eight bits lose so little that made-up inputs, whose means are not the real ones',
             # may do more harm than good; below that they always help.
-            real = bool(context.calibration) or not context.made_up
-            trusted = real or scheme.weight.number.bits < 8
+            trusted = context.real or scheme.weight.number.bits < 8
             for site in sites:
                 mean = means.get(str(site.data.name)) if trusted and rounded else None
                 if mean is not None and site.node.graph is model.graph:
