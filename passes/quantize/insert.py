@@ -11,7 +11,12 @@ from bitfold.passes.analysis.conv_shape import ConvShape
 from bitfold.passes.analysis.sites import Site
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.rewire import new_initializer, shared_initializer
-from bitfold.passes.quantize.insert_beside import add_factors, insert_branch, insert_plus
+from bitfold.passes.quantize.insert_beside import (
+    add_factors,
+    insert_branch,
+    insert_plus,
+    scale_input,
+)
 from bitfold.passes.quantize.low_rank import Branch
 from bitfold.passes.quantize.rounding import QuantizedWeight
 from bitfold.runtime.ops.body import call
@@ -88,6 +93,12 @@ class SiteInserter:
                 graph.remove(transpose, safe=True)
         if not source.uses() and not source.is_graph_output():
             drop_initializer(source)
+
+    def scale_inputs(self, source: ir.Value, sites: Sequence[Site], scales: np.ndarray) -> None:
+        """Multiply what ``sites``, which share the weight ``source``, read by ``scales`` [K]."""
+        value = self._initializer(f"{source.name or sites[0].name}.input_scales", scales)
+        for site in sites:
+            scale_input(site.node, value)
 
     def _dequantize(self, stem: str, quantized: QuantizedWeight) -> ir.Value:
         n, k = quantized.codes.shape

@@ -31,6 +31,18 @@ def add_factors(graph: ir.Graph, context: Context, branch: Branch, stem: str) ->
     return values[0], values[1]
 
 
+def scale_input(site: ir.Node, scales: ir.Value) -> None:
+    """Multiply the input [..., K] of a MatMul or Gemm by ``scales`` [K]."""
+    data, graph = site.inputs[0], site.graph
+    assert data is not None, "a site has its input"
+    assert graph is not None, "sites come from a graph"
+    mul = ir.node("Mul", [data, scales], name=f"{site.outputs[0].name}/input_scaled")
+    scaled = mul.outputs[0]
+    scaled.name, scaled.type, scaled.shape = mul.name, data.type, data.shape
+    graph.insert_before(site, mul)
+    site.replace_input_with(0, scaled)
+
+
 def insert_branch(site: ir.Node, data: ir.Value, factors: Factors) -> None:
     """Add ``data`` times both factors to what a MatMul or Gemm computes.
 

@@ -20,7 +20,7 @@ from bitfold.passes.quantize.rounding import QuantizedWeight, round_to_nearest
 from bitfold.runtime.formats.binary import BINARY
 from bitfold.runtime.formats.scheme import WeightScheme
 
-MethodName = Literal["rtn", "gptq", "adaround", "adaquant", "pvq", "pb", "dual-binary"]
+MethodName = Literal["rtn", "gptq", "adaround", "adaquant", "pvq", "pb", "dual-binary", "ada-dim"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Method:
             take such; other weights, and other formats, are then rounded by ``gptq``.
         options: fields of ``Quantize`` that ``informed`` takes too, by their names.
         in_rows: whether ``informed`` takes an engine that rows are shared out to.
+        scaled: whether columns may be scaled before, where the inputs of a matmul take it.
     """
 
     blind: Callable[[np.ndarray, WeightScheme, str], QuantizedWeight]
@@ -42,11 +43,13 @@ class Method:
     sums: bool = False
     options: tuple[str, ...] = ()
     in_rows: bool = False
+    scaled: bool = False
 
 
 METHODS: dict[str, Method] = {
     "rtn": Method(round_to_nearest),
     "gptq": Method(round_to_nearest, gptq, in_rows=True),
+    "ada-dim": Method(round_to_nearest, gptq, in_rows=True, scaled=True),
     "pb": Method(round_to_nearest, partial_binary, sums=True, options=("salient",)),
     "dual-binary": Method(round_to_nearest, dual_binary, sums=True),
     "adaround": Method(round_to_nearest, adaround),

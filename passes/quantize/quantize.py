@@ -20,6 +20,7 @@ from bitfold.passes.core.parallel import ONE_AT_A_TIME, Engine
 from bitfold.passes.core.report import SiteRecord
 from bitfold.passes.core.targets import Target
 from bitfold.passes.core.words import counted
+from bitfold.passes.quantize.ada_dim import input_scales
 from bitfold.passes.quantize.conv_scheme import (
     ConvActs,
     conv_scheme,
@@ -84,9 +85,10 @@ class Quantize(Pass):
             outputs on the calibration inputs change least (convolutions with groups and embedding
             tables are rounded to nearest all the same); ``adaround`` and ``adaquant``, the same by
             gradient descent, which is slower and leaves more error; ``pvq``, integers of the same
-            sum of magnitudes in every group.  With ``weights=binary``, matmuls take sums of two
-            weights: ``pb`` adds 8 bits to the values that matter most (PB-LLM), ``dual-binary`` a
-            second plane of signs with its own scales (DB-LLM).
+            sum of magnitudes in every group; ``ada-dim``, as ``gptq``, and matmuls that lose less
+            with a scale for each input, too, get one (AdaDim).  With ``weights=binary``, matmuls
+            take sums of two weights: ``pb`` adds 8 bits to the values that matter most (PB-LLM),
+            ``dual-binary`` a second plane of signs with its own scales (DB-LLM).
         salient: with ``pb``, the share of values that get 8 bits.
         sequential: with methods but ``rtn``, each weight meets what the quantized part before it
             gives, not what the float model gave.
@@ -143,6 +145,11 @@ class Quantize(Pass):
     def __post_init__(self) -> None:
         if not 0 <= self.rank <= MOST_RANK:
             raise RecipeError(f"quantize: expected a rank from 0 to {MOST_RANK}, found {self.rank}")
+        if self.rank and METHODS[self.method].scaled:
+            raise RecipeError(
+                f"method={self.method} scales the inputs, and a low-rank branch reads them plain",
+                "leave out one of the two",
+            )
         if not 0 <= self.salient <= 1:
             raise RecipeError(f"quantize: expected salient from 0 to 1, found {self.salient}")
         if METHODS[self.method].sums and self.weights != "binary":
@@ -166,7 +173,7 @@ class Quantize(Pass):
     def run(self, model: ir.Model, context: Context) -> bool:
         jobs = list(find_jobs(model, context, self.exclude, self.scheme_of))
         means = self._mean_inputs(model, jobs, context)
-        inserter, corrected, inserted, weighted = SiteInserter(model, context), 0, 0, 0
+        inserter, corrected, inserted, weighted, scaled = SiteInserter(model, context), 0, 0, 0, 0
         for done, (job, piece, outcome) in enumerate(self._done(model, jobs, context)):
             source, sites, shape = job.source, job.sites, piece.shape
             context.progress(f"quantizing {sites[0].name}", done / len(jobs))
@@ -186,6 +193,9 @@ class Quantize(Pass):
                     lost = weight - quantized.dequantize()
                     corrected += correct_bias(site, lost, mean, context)
             codes, branch = quantized.codes.with_rows(shape[0]), quantized.branch
+            if quantized.input_scales is not None:
+                inserter.scale_inputs(source, sites, quantized.input_scales)
+                scaled += 1
             inserter.insert(source, sites, codes, acts, scheme.act_bits or 8, branch)
             inserted += 1
             weighted += job.weighted
@@ -208,6 +218,12 @@ class Quantize(Pass):
         if corrected:
             biases = counted(corrected, "bias", "biases")
             context.entry.note(f"{biases} corrected for the mean error of the rounded weights")
+        if METHODS[self.method].scaled:
+            weights = f"{scaled} of {counted(inserted, 'weight')}"
+            context.entry.note(
+                f"{weights} lose less with a scale for each input; the others do not, or are read "
+                "by more than matmuls, which alone take such"
+            )
         if self.tokens != "even":
             weights = f"{weighted} of {counted(inserted, 'weight')}"
             context.entry.note(f"tokens count by {self.tokens} for {weights}, alike for the others")
@@ -264,8 +280,8 @@ class Quantize(Pass):
         method = method_for(self.method, scheme, piece.matmuls)
         options = {name: getattr(self, name) for name in METHODS[method].options}
 
-        def codes(rows: np.ndarray) -> QuantizedWeight:
-            found = quantized_by(method, rows, piece.gram, scheme, ranges, engine, **options)
+        def codes(rows: np.ndarray, gram: np.ndarray | None = piece.gram) -> QuantizedWeight:
+            found = quantized_by(method, rows, gram, scheme, ranges, engine, **options)
             if self.target == "ort" and found.plus is not None:
                 # Its operators have no input scale for a row longer than a block.
                 found = replace(found, plus=found.plus.in_groups(found.group_size))
@@ -273,6 +289,11 @@ class Quantize(Pass):
 
         if piece.matmuls and self._has_branch(piece.shape):
             return WeightSum(*quantize_beside(rows, piece.gram, self.rank, self.low_rank, codes))
+        if METHODS[method].scaled and piece.matmuls:
+            scales = input_scales(rows, piece.gram, scheme, ranges)
+            if scales is not None:
+                gram = None if piece.gram is None else piece.gram * np.outer(scales, scales)
+                return WeightSum(codes(rows / scales, gram), None, scales)
         quantized = codes(rows)
         return WeightSum(keep_sums(rows, quantized) if piece.depthwise else quantized)
 
