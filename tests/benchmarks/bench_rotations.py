@@ -22,13 +22,12 @@ from typing import Any
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
+from benchmarks.measuring import distance  # noqa: E402
+
 from bitfold.frontend.convert import convert  # noqa: E402
-from bitfold.frontend.evaluate import evaluate  # noqa: E402
 from bitfold.frontend.machine import describe_machine  # noqa: E402
 from bitfold.frontend.sources import find_model  # noqa: E402
-from bitfold.frontend.tasks import task_of  # noqa: E402
 from bitfold.passes.presets import FOLD, FUSE, ROTATED  # noqa: E402
-from bitfold.runtime.session import Session  # noqa: E402
 
 MODELS = (
     "smollm2-135m",
@@ -52,19 +51,6 @@ FORMS = {
     "rotated": ROTATED,
     "advised": f"{FOLD}, advise{{SCHEME}}, {FUSE}",
 }
-
-
-def distance(model: Path, converted: Path, limit: int) -> tuple[str, float]:
-    """What a form is measured by, and the figure."""
-    task = task_of(Session(model))
-    if task == "text-generation":
-        score = evaluate(converted, model, chunks=limit).score
-        assert score is not None
-        assert score.kl is not None
-        return "KL", score.kl
-    found = evaluate(converted, model, task=task, limit=4 * limit).task
-    assert found is not None
-    return "cosine", next(iter(found.outputs.values())).cosine
 
 
 def main() -> None:
