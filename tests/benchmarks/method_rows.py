@@ -62,8 +62,9 @@ class Row:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What it is measured on: ``layers`` alone, unless other passes come ahead; ``model``."""
-        layers = ("layers",) if self.quantize and self.before == PLAIN else ()
+        """What it is measured on: ``layers``, where these tell it all it needs; ``model``."""
+        alone = self.before == PLAIN and "tokens=" not in self.options
+        layers = ("layers",) if self.quantize and alone else ()
         return layers + (() if self.layers_only else ("model",))
 
     @property
@@ -119,6 +120,11 @@ ROWS: tuple[Row, ...] = (
     _weights("rtn int3, no zero points", "weights=int3 symmetric=true", SURVEY),
     _weights("rtn int2, no zero points", "weights=int2 symmetric=true", SURVEY),
     _weights("gptq int3", "weights=int3 method=gptq", GPTQ),
+    _weights(
+        "rsq: gptq int3, by attention",
+        "weights=int3 method=gptq tokens=attention",
+        "RSQ, 2503.01820",
+    ),
     _weights("learned3, gptq", "weights=learned3 method=gptq", f"{SQUEEZE}; {GPTQ}"),
     _weights("gptq int3, e4m3 scales", "weights=int3 symmetric=true scales=e4m3 method=gptq", GPTQ),
     _weights("learned3", "weights=learned3", SQUEEZE),
