@@ -125,6 +125,7 @@ ROWS: tuple[Row, ...] = (
         "weights=int3 method=gptq tokens=attention",
         "RSQ, 2503.01820",
     ),
+    _weights("ada-dim int3", "weights=int3 method=ada-dim", "AdaDim, 2309.15531"),
     _weights("learned3, gptq", "weights=learned3 method=gptq", f"{SQUEEZE}; {GPTQ}"),
     _weights("gptq int3, e4m3 scales", "weights=int3 symmetric=true scales=e4m3 method=gptq", GPTQ),
     _weights("learned3", "weights=learned3", SQUEEZE),
