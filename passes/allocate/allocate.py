@@ -76,7 +76,7 @@ class Allocate(Pass):
 
     bits: float = 4.0
     size: float = 0.0
-    formats: tuple[str, ...] = ("int2", "int3", "nf4", "int5", "int6", "int7", "int8")
+    formats: tuple[str, ...] = ("gauss2", "gauss3", "gauss4", "gauss5", "int6", "int7", "int8")
     groups: tuple[int, ...] = (32, 64, 128)
     scales: ScaleType = "e4m3"
     acts: Acts = "int8"
@@ -141,7 +141,7 @@ class Allocate(Pass):
             kinds = set(zip(shapes, (each.scheme for each in chosen), strict=True))
             if len(kinds) <= bodies:
                 return chosen
-            bodies = len(kinds)
+            bodies += 1
 
     def _jobs(self, model: ir.Model, context: Context) -> list[Job]:
         """The weights that there is a choice for; why the others have none is ``quantize``'s."""

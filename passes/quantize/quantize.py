@@ -68,7 +68,7 @@ class Quantize(Pass):
 
     Attributes:
         weights: number format of the weights: int2 to int8, binary, ternary, nf4, fp4, fp6_e2m3,
-            pot3, pot4, apot5, gauss2 to gauss4, odd2 to odd4 or quinary; power2 to power5, whose
+            pot3, pot4, apot5, gauss2 to gauss5, odd2 to odd4 or quinary; power2 to power5, whose
             exponent is searched for each weight; learned2 to learned4, with levels of its own for
             each weight; with float inputs also fp6_e3m2, fp8_e4m3, fp8_e5m2 and pot5.
         group: input channels that share a scale; 0 for one scale per output channel.

@@ -36,7 +36,7 @@ FORMATS: dict[str, Format] = {
         power_of_two(4),
         power_of_two(5),
         APOT5,
-        *(gaussian(bits) for bits in (2, 3, 4)),
+        *(gaussian(bits) for bits in (2, 3, 4, 5)),
         *(odd(bits) for bits in (2, 3, 4)),
         QUINARY,
     )
