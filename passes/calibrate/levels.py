@@ -14,7 +14,8 @@ class Levels:
     """How many sites lie, one behind the other, before each value of a graph.
 
     The graph is cut at each level: behind everything that needs no site of that level, and before
-    those sites.  What is alive at a cut is enough to compute all that comes later.
+    those sites.  What is alive at a cut, and the weights, are enough to compute all that comes
+    later: what is computed from weights alone is as large as they are, and is not kept.
 
     Args:
         graph: sorted; nodes of its subgraphs belong to the node that holds them.
@@ -26,7 +27,11 @@ class Levels:
         self.of_site: dict[ir.Node, int] = {}
         level: dict[ir.Value, int] = {}
         last: dict[ir.Value, int] = {}
+        fixed: set[ir.Value] = set()
         for node in graph:
+            if node not in chosen and _is_fixed(node, fixed):
+                fixed.update(node.outputs)
+                continue
             read = [value for value in read_by(node) if value in level]
             own = max((level[value] for value in read), default=0)
             if node in chosen:
@@ -56,3 +61,11 @@ class Levels:
     def dead(self, cut: int, names: Collection[str]) -> list[str]:
         """Those of ``names`` that nothing behind a cut reads."""
         return [name for name in names if self._dies[name] <= cut]
+
+
+def _is_fixed(node: ir.Node, fixed: Collection[ir.Value]) -> bool:
+    """Whether a node gives the same for all inputs of the graph."""
+    return not node.op_type.startswith("Random") and all(
+        value in fixed or (value.is_initializer() and not value.is_graph_input())
+        for value in read_by(node)
+    )

@@ -14,7 +14,7 @@ from bitfold.passes.calibrate.gram import add_gram
 from bitfold.passes.calibrate.shrinkage import MeanOfGrams
 from bitfold.passes.calibrate.token_weights import TokenWeights
 from bitfold.passes.core.context import Feeds
-from bitfold.passes.core.spool import on_disk
+from bitfold.passes.core.spool import Spool
 from bitfold.runtime.execution import open_session
 from bitfold.runtime.ops import DOMAIN, VERSION
 
@@ -58,7 +58,7 @@ class Part:
         given = {str(rows[key].name): key for key in weights[0] if key in rows}
         outputs = [*(name for name in self.born if name not in known), *names.values(), *made]
         session = open_session(part, outputs=outputs, optimize=False)
-        grams = {reading: MeanOfGrams() for reading in names}
+        grams, spool = {reading: MeanOfGrams() for reading in names}, Spool()
         for inputs, kept, counts in zip(feeds, alive, weights, strict=True):
             rowwise = {name: counts[key] for name, key in given.items()}
             found = session.run({**inputs, **kept, **rowwise})
@@ -67,7 +67,7 @@ class Part:
             for name, key in made.items():
                 counts[key] = found.pop(name)
             for name, array in found.items():
-                kept[name] = on_disk(_of_type(array, types[name]), name)
+                kept[name] = spool.hold(_of_type(array, types[name]), name)
         return grams
 
     def _by(self, site: Site) -> str:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from bitfold.passes.core.parallel import Engine
 from bitfold.passes.core.report import PassEntry
-from bitfold.passes.core.spool import SPOOL_THRESHOLD, bytes_of, no_room
+from bitfold.passes.core.spool import SPOOL_THRESHOLD, Spool
 from bitfold.runtime.errors import BitfoldError
 
 Feeds = dict[str, np.ndarray]
@@ -52,8 +52,8 @@ class Context:
     drawn_from: str = ""
     engine: Engine = field(default_factory=Engine)
     entry: PassEntry = field(default_factory=lambda: PassEntry("(none)", {}, "exact"))
-    _spool: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
-    _spooled: int = field(default=0, repr=False)
+    _spool: Spool | None = field(default=None, repr=False)
+    _folder: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
 
     def rng(self, purpose: str) -> np.random.Generator:
         """A generator that depends on the seed and on ``purpose`` alone, not on call order."""
@@ -107,26 +107,19 @@ class Context:
         Raises:
             OutputError: the disk is full.
         """
-        array = np.ascontiguousarray(array)
         if array.nbytes < SPOOL_THRESHOLD:
-            return ir.tensor(array, name=name)
-        try:
-            if self._spool is None:
-                self._spool = tempfile.TemporaryDirectory(prefix="bitfold-")
-            path = Path(self._spool.name) / f"{self._spooled}.bin"
-            self._spooled += 1
-            with path.open("wb") as file:
-                file.write(bytes_of(array))
-            mapped = np.memmap(path, dtype=array.dtype, mode="r", shape=array.shape)
-        except OSError as error:
-            raise no_room(array, name, error) from error
-        return ir.tensor(mapped, name=name)
+            return ir.tensor(np.ascontiguousarray(array), name=name)
+        if self._spool is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="bitfold-")
+            self._spool = Spool(Path(self._folder.name))
+        return ir.tensor(self._spool.hold(array, name), name=name)
 
     def close(self) -> None:
         """Delete the spooled weights; tensors made by :meth:`tensor` stay readable while mapped."""
-        if self._spool is not None:
-            self._spool.cleanup()
-            self._spool = None
+        if self._spool is not None and self._folder is not None:
+            self._spool.close()
+            self._folder.cleanup()
+            self._spool = self._folder = None
 
     def __enter__(self) -> Context:
         return self

@@ -22,6 +22,7 @@ from bitfold.passes.core.recipe import Recipe, as_options, format_text
 from bitfold.passes.core.report import Divergence, PassEntry, Report
 from bitfold.passes.core.samples import check_feeds, prepare_samples
 from bitfold.passes.core.sizes import check_sizes
+from bitfold.passes.core.spool import let_go_of_all
 from bitfold.passes.core.stage import Stage, same_computation, snapshot
 from bitfold.passes.core.stand_in import check_runs, settle
 from bitfold.passes.core.verify import first_difference
@@ -123,6 +124,7 @@ class Pipeline:
             entry = PassEntry(item.name, as_options(item), item.promise.value)
             report.passes.append(entry)
             clock = time.perf_counter()
+            stage.close()  # its session would keep buffers while the pass works
             after = self._apply(item, entry, stage.model, report)
             entry.seconds = time.perf_counter() - clock
             clock = time.perf_counter()
@@ -131,6 +133,7 @@ class Pipeline:
             if item.promise is Promise.LOSSY:
                 self.reference = stage
             self.watch(entry, stage.model)
+            let_go_of_all(stage.model)
         report.total = self._total(first, stage)
         report.notes += _blind_spots(first)
         result = snapshot(original) if stage.model is original else stage.model

@@ -18,6 +18,7 @@ from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.parallel import ONE_AT_A_TIME, Engine
 from bitfold.passes.core.report import SiteRecord
+from bitfold.passes.core.spool import let_go
 from bitfold.passes.core.targets import Target
 from bitfold.passes.core.words import counted
 from bitfold.passes.quantize.ada_dim import input_scales
@@ -196,6 +197,7 @@ class Quantize(Pass):
             if quantized.input_scales is not None:
                 inserter.scale_inputs(source, sites, quantized.input_scales)
                 scaled += 1
+            let_go(source.const_value)
             inserter.insert(source, sites, codes, acts, scheme.act_bits or 8, branch)
             inserted += 1
             weighted += job.weighted

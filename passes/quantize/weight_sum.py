@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -38,6 +38,12 @@ class WeightSum:
         size += 0 if self.input_scales is None else self.input_scales.nbytes
         plus = self.codes.plus
         return size if plus is None else size + added_nbytes(plus.with_rows(shape[0]))
+
+    def rows(self, part: slice) -> WeightSum:
+        """Some of the rows of the codes; where there is a branch, those of the weight."""
+        branch = self.branch
+        taken = None if branch is None else Branch(branch.down, branch.up[part])
+        return replace(self, codes=self.codes.rows(part), branch=taken)
 
     def dequantize(self) -> np.ndarray:
         """The float32 weight that all parts together stand for, in the rows of the codes."""

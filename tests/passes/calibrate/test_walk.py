@@ -9,8 +9,9 @@ from support.graphs import parse
 
 from bitfold.passes.analysis.sites import find_sites
 from bitfold.passes.calibrate import part as module
+from bitfold.passes.calibrate.levels import Levels
 from bitfold.passes.calibrate.walk import walk
-from bitfold.passes.core.spool import on_disk
+from bitfold.passes.core.spool import Spool
 from bitfold.runtime.errors import CalibrationError
 from bitfold.runtime.execution import open_session
 
@@ -96,17 +97,44 @@ def test_what_waits_lies_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = [step.grams for step in walk(model, list(find_sites(model)), samples)]
     kept: list[np.ndarray] = []
 
-    def watched(array: np.ndarray, name: str) -> np.ndarray:
-        kept.append(on_disk(array, name))
+    def watched(self: Spool, array: np.ndarray, name: str) -> np.ndarray:
+        kept.append(hold(self, array, name))
         return kept[-1]
 
-    monkeypatch.setattr(module, "on_disk", watched)
+    hold = Spool.hold
+    monkeypatch.setattr(Spool, "hold", watched)
     monkeypatch.setattr("bitfold.passes.core.spool.SPOOL_THRESHOLD", 1)
     for step, grams in zip(walk(model, list(find_sites(model)), samples), expected, strict=True):
         for name, gram in step.grams.items():
             np.testing.assert_array_equal(gram.mean, grams[name].mean)
     assert kept
     assert all(isinstance(array, np.memmap) for array in kept)
+
+
+def test_what_weights_alone_give_is_not_kept() -> None:
+    """Both sites read the same product of weights: it would wait as often as there are samples."""
+    model = parse(
+        """g (float[n, 8] x) => (float[n, 8] y) {
+            turned = Transpose(w1)
+            scaled = Mul(turned, c)
+            a = MatMul(x, w2)
+            b = MatMul(a, scaled)
+            d = MatMul(b, w2)
+            e = MatMul(d, scaled)
+            y = Add(e, d)
+        }""",
+        w1=f(8, 8),
+        w2=f(8, 8),
+        c=f(8),
+    )
+    chosen = [site for site in find_sites(model) if str(site.source.name) == "w2"]
+    levels = Levels(model.graph, [site.node for site in chosen])
+    assert [levels.born(cut) for cut in range(levels.count)] == [[], ["b"]]
+    samples = [{"x": f(3, 8)}]
+    _, second = walk(model, chosen, samples)
+    np.testing.assert_allclose(
+        second.gram(second.sites[0]), gram_of(rows_of(model, "b", samples)), rtol=1e-5
+    )
 
 
 CONV = "strides = [2, 1], pads = [1, 0, 2, 1], dilations = [1, 2]"
