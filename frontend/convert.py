@@ -42,6 +42,7 @@ from bitfold.passes.core.pipeline import Level, Pipeline
 from bitfold.passes.core.recipe import Recipe
 from bitfold.passes.core.report import Report
 from bitfold.passes.core.stage import Stage
+from bitfold.passes.core.store import Store
 from bitfold.passes.quantize.quantize import Quantize
 from bitfold.runtime.errors import naming
 
@@ -82,6 +83,7 @@ def convert(
     keep_fastest: bool = False,
     workers: int = 0,
     engine: str = THREADS,
+    cache: str | os.PathLike[str] | None = None,
     progress: Callable[[str, float], None] = lambda text, fraction: None,
 ) -> ConvertResult:
     """Convert a model to low bits.
@@ -125,6 +127,9 @@ def convert(
         engine: where that is done: ``threads``, or a backend of joblib (extra ``cluster``):
             ``loky`` for processes, ``dask`` or ``ray`` for a cluster that was connected to before.
             The result is the same.
+        cache: a folder to keep what calibration finds, weight by weight: a conversion that was
+            stopped goes on from there, and gives what it would have given; another ``size`` need
+            not find out again what each weight does to the outputs.  It grows until it is deleted.
         progress: called with a line of text and a fraction in [0, 1].
 
     Raises:
@@ -168,7 +173,9 @@ def convert(
     command = command or again(source, path, chosen, seed, report)
     checked = verify != "off"
     given = () if isinstance(calibration, str) else calibration
-    context = Context(samples, given, seed, progress, engine=Engine(engine, workers))
+    store = None if cache is None else Store(cache)
+    where = Engine(engine, workers)
+    context = Context(samples, given, seed, progress, cache=store, engine=where)
     with naming(source, BROKEN), context:
         if isinstance(calibration, str):
             inputs = made_calibration(calibration, loaded, file, seed, progress)

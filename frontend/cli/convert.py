@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bitfold.frontend.made_kinds import Made
     from bitfold.passes.core.report import Divergence, Report
 
-LEFT_OUT = ("force", "as_json", "workers", "engine")
+LEFT_OUT = ("force", "as_json", "workers", "engine", "cache")
 """Options that are not part of the command line in a report."""
 
 
@@ -114,6 +114,13 @@ LEFT_OUT = ("force", "as_json", "workers", "engine")
     help="Where that is done: threads, or a backend of joblib, such as loky for processes.  The "
     "result is the same.",
 )
+@click.option(
+    "--cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Folder to keep what calibration finds: the same conversion, stopped, goes on from there, "
+    "and another --size starts from it.  It grows until you delete it.  Default: none.",
+)
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @json_option
 def convert(
@@ -134,6 +141,7 @@ def convert(
     keep_fastest: bool,
     workers: int,
     engine: str,
+    cache: Path | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -184,6 +192,7 @@ def convert(
             keep_fastest=keep_fastest,
             workers=workers,
             engine=engine,
+            cache=cache,
             progress=progress,
         )
     for glob in unmatched_globs(result.report, result.model):

@@ -11,11 +11,13 @@ import numpy as np
 import onnx_ir as ir
 
 from bitfold.passes.allocate.choose import choose
+from bitfold.passes.allocate.known import Known
 from bitfold.passes.allocate.probes import moved_alone, moved_by
 from bitfold.passes.allocate.stored import BODY, stored_besides
 from bitfold.passes.analysis.sites import Site
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context, Feeds
+from bitfold.passes.core.recipe import as_options
 from bitfold.passes.core.report import PassEntry
 from bitfold.passes.core.targets import Target
 from bitfold.passes.quantize.conv_scheme import conv_rows
@@ -106,10 +108,10 @@ class Allocate(Pass):
             return False
         for job in jobs:
             forget(job.source)
-        rounded = [(job.source, lambda site=job.sites[0]: self._probe(site)) for job in jobs]
-        inputs = self._inputs_alone(model, samples, len(jobs))
+        known = Known(context, model, samples)
+        inputs = self._inputs_alone(model, samples, len(jobs), known)
         options = []
-        for done, loss in enumerate(moved_alone(model, rounded, samples)):
+        for done, loss in enumerate(self._alone(model, jobs, samples, known)):
             context.progress(f"probing {jobs[done].sites[0].name}", done / len(jobs))
             options.append(list(self._options(jobs[done].sites, loss, inputs)))
         chosen = self._chosen(model, jobs, options)
@@ -163,8 +165,20 @@ class Allocate(Pass):
             exclude=self.exclude,
         )
 
+    def _alone(
+        self, model: ir.Model, jobs: Sequence[Job], samples: Sequence[Feeds], known: Known
+    ) -> Iterator[float]:
+        """How far ``PROBE`` in each weight alone moves the outputs."""
+        keys = [f"{job.sites[0].name} {self._probe_scheme(job.sites[0])!r}" for job in jobs]
+        found = [known.get(key) for key in keys]
+        new = [job for job, loss in zip(jobs, found, strict=True) if loss is None]
+        rounded = [(job.source, lambda site=job.sites[0]: self._probe(site)) for job in new]
+        measured = moved_alone(model, rounded, samples) if new else iter(())
+        for key, loss in zip(keys, found, strict=True):
+            yield known.put(key, next(measured)) if loss is None else loss
+
     def _inputs_alone(
-        self, model: ir.Model, samples: Sequence[Feeds], count: int
+        self, model: ir.Model, samples: Sequence[Feeds], count: int, known: Known
     ) -> dict[int, float]:
         """By group, how far rounding the inputs of one of ``count`` weights moves the outputs.
 
@@ -174,7 +188,14 @@ class Allocate(Pass):
             return dict.fromkeys(self.groups, 0.0)
         at_8_bits = {group: self._quantizer("int8", group) for group in self.groups}
         passes = {group: replace(item, lossless="off") for group, item in at_8_bits.items()}
-        return {group: moved_by(item, model, samples) / count for group, item in passes.items()}
+        moved = {}
+        for group, item in passes.items():
+            key = str(as_options(item))
+            found = known.get(key)
+            if found is None:
+                found = known.put(key, moved_by(item, model, samples))
+            moved[group] = found / count
+        return moved
 
     def _options(
         self, sites: Sequence[Site], moved: float, inputs: Mapping[int, float]

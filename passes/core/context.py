@@ -15,6 +15,7 @@ import onnx_ir as ir
 from bitfold.passes.core.parallel import Engine
 from bitfold.passes.core.report import PassEntry
 from bitfold.passes.core.spool import SPOOL_THRESHOLD, Spool
+from bitfold.passes.core.store import Store
 from bitfold.runtime.errors import BitfoldError
 
 Feeds = dict[str, np.ndarray]
@@ -38,6 +39,7 @@ class Context:
         drawn_from: what the passes so far took statistics from; empty where none did.
         seed: the only source of randomness; see :meth:`rng`.
         progress: called with a line of text and a fraction in [0, 1] during long work.
+        cache: keeps what long work found, for a later run; None to keep nothing.
         engine: where independent pieces of work are done; results do not depend on it.
         entry: the report entry of the pass that is running; passes write to it.
     """
@@ -50,6 +52,7 @@ class Context:
     calibration_origin: str = GIVEN
     sampler: Callable[[], tuple[Sequence[Feeds], str]] | None = None
     drawn_from: str = ""
+    cache: Store | None = None
     engine: Engine = field(default_factory=Engine)
     entry: PassEntry = field(default_factory=lambda: PassEntry("(none)", {}, "exact"))
     _spool: Spool | None = field(default=None, repr=False)

@@ -15,8 +15,10 @@ from bitfold.passes.analysis.activations import channel_statistics
 from bitfold.passes.analysis.sites import Site
 from bitfold.passes.calibrate.token_weights import Tokens
 from bitfold.passes.core.base import Pass, Promise
-from bitfold.passes.core.context import Context
+from bitfold.passes.core.context import Context, digest_of
+from bitfold.passes.core.fingerprint import model_digest, software_digest
 from bitfold.passes.core.parallel import ONE_AT_A_TIME, Engine
+from bitfold.passes.core.recipe import as_options
 from bitfold.passes.core.report import SiteRecord
 from bitfold.passes.core.spool import let_go
 from bitfold.passes.core.targets import Target
@@ -32,6 +34,7 @@ from bitfold.passes.quantize.finders import RangeName
 from bitfold.passes.quantize.in_order import InOrder
 from bitfold.passes.quantize.insert import SiteInserter
 from bitfold.passes.quantize.jobs import Job, find_jobs, shape_of
+from bitfold.passes.quantize.journal import Journal
 from bitfold.passes.quantize.keep_grid import NO_GRID, Lossless, kept_grid
 from bitfold.passes.quantize.keep_sums import keep_sums
 from bitfold.passes.quantize.low_rank import LowRankStart, quantize_beside
@@ -235,24 +238,51 @@ class Quantize(Pass):
         self, model: ir.Model, jobs: list[Job], context: Context
     ) -> Iterator[tuple[Job, Piece, Outcome]]:
         """Each job when it is done; the next ones wait until it is in the graph."""
-        for batch in self._batches(model, jobs, context):
+        order, journal = self._order(model, context), self._journal(model, context)
+        left = dict(enumerate(jobs))
+        for number, outcome in journal.read():
+            job = left.pop(number)
+            yield job, piece_of(job, self.scheme_of(job.sites)), outcome
+        if len(left) < len(jobs):
+            known = f"{len(jobs) - len(left)} of {counted(len(jobs), 'weight')}"
+            context.entry.note(f"{known} had been done before and came from the cache")
+        numbers = {id(job.sites): number for number, job in left.items()}
+        for batch in order(list(left.values())):
             # One weight is shared out in rows, several are done side by side.
             inner = context.engine if len(batch) == 1 else ONE_AT_A_TIME
             begun: deque[tuple[Job, Piece]] = deque()
             pieces = _pieces(batch, self.scheme_of, begun)
             for outcome in context.engine.run(partial(self.outcome, engine=inner), pieces):
-                yield *begun.popleft(), outcome
+                job, piece = begun.popleft()
+                journal.write(numbers[id(job.sites)], outcome)
+                yield job, piece, outcome
 
-    def _batches(self, model: ir.Model, jobs: list[Job], context: Context) -> Iterator[list[Job]]:
-        if METHODS[self.method].informed is None and not self._fits_branches(context):
-            return iter([jobs])
+    def _order(
+        self, model: ir.Model, context: Context
+    ) -> Callable[[list[Job]], Iterator[list[Job]]]:
+        """What puts jobs in order, in lists of those that need nothing of each other."""
+        if not self._is_informed(context):
+            return lambda jobs: iter([jobs])
         samples = context.statistics()
         if not samples:
             raise CalibrationError(
                 f"method={self.method} needs inputs to see what the weights meet, and has none",
                 "give some with --calibration, or use method=rtn",
             )
-        return InOrder(model, samples, self.sequential, self.tokens).batches(jobs)
+        return InOrder(model, samples, self.sequential, self.tokens).batches
+
+    def _is_informed(self, context: Context) -> bool:
+        return METHODS[self.method].informed is not None or self._fits_branches(context)
+
+    def _journal(self, model: ir.Model, context: Context) -> Journal:
+        """What is kept of long work; how much tokens count may depend on weights done before."""
+        store = context.cache
+        if store is None or not self._is_informed(context) or self.tokens != "even":
+            return Journal(None, "", context.entry.note)
+        samples = digest_of(context.statistics())
+        real = bool(context.calibration) or not context.made_up
+        parts = [software_digest(), model_digest(model), samples, real, context.seed]
+        return Journal(store, f"{parts} {as_options(self)}", context.entry.note)
 
     def _fits_branches(self, context: Context) -> bool:
         """Whether there are branches, and inputs that are not made up to fit them to."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ from bitfold.passes.allocate.probes import moved_alone, moved_by
 from bitfold.passes.allocate.stored import BODY
 from bitfold.passes.canonicalize.canonicalize import Canonicalize
 from bitfold.passes.core.compare import compare_outputs
+from bitfold.passes.core.context import Context, Feeds
+from bitfold.passes.core.store import Store
 from bitfold.passes.quantize.plan import KEY, plan, planned
 from bitfold.passes.quantize.quantize import Quantize
 from bitfold.runtime.errors import CalibrationError, RecipeError
@@ -147,3 +151,37 @@ def test_rounded_inputs_want_small_groups() -> None:
     entry = apply(Allocate(formats=("int8",), groups=(32, 128), bits=8.25), model, [{"x": rows}])
     assert "8.25 bits" in entry.notes[0]
     assert all(note.text.startswith("int8 g32 ") for note in entry.changes)
+
+
+def test_probes_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another budget begins with what the last one found; a probe that is missing is made."""
+    probed: list[str] = []
+
+    def counted(
+        model: ir.Model, weights: Iterable[Any], samples: Sequence[Feeds]
+    ) -> Iterator[float]:
+        weights = list(weights)
+        probed.extend(str(source.name) for source, _ in weights)
+        return moved_alone(model, weights, samples)
+
+    def run_with(item: Allocate, store: Store | None, feeds: Feeds = X) -> dict[str, str]:
+        model = unequal()
+        with Context([feeds], cache=store) as context:
+            item.run(model, context)
+        return formats(model)
+
+    monkeypatch.setattr("bitfold.passes.allocate.allocate.moved_alone", counted)
+    plain = {bits: run_with(replace(ITEM, bits=bits), None) for bits in (4, 5.25)}
+    assert probed == ["loud", "quiet"] * 2
+    probed.clear()
+    store = Store(tmp_path)
+    assert run_with(ITEM, store) == plain[4]
+    assert probed == ["loud", "quiet"]
+    assert run_with(replace(ITEM, bits=5.25), store) == plain[5.25]
+    assert probed == ["loud", "quiet"]
+    max(tmp_path.iterdir(), key=lambda path: path.stat().st_mtime_ns).unlink()
+    assert run_with(ITEM, store) == plain[4]
+    assert probed == ["loud", "quiet", "quiet"]
+    probed.clear()
+    run_with(ITEM, store, {"x": X["x"] * 2})
+    assert probed == ["loud", "quiet"]
