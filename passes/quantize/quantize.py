@@ -280,8 +280,7 @@ class Quantize(Pass):
         if store is None or not self._is_informed(context) or self.tokens != "even":
             return Journal(None, "", context.entry.note)
         samples = digest_of(context.statistics())
-        real = bool(context.calibration) or not context.made_up
-        parts = [software_digest(), model_digest(model), samples, real, context.seed]
+        parts = [software_digest(), model_digest(model), samples, context.real, context.seed]
         return Journal(store, f"{parts} {as_options(self)}", context.entry.note)
 
     def _fits_branches(self, context: Context) -> bool:
