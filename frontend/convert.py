@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from onnx import ModelProto
 from bitfold.frontend.canary import check_file
 from bitfold.frontend.convert_checks import check_float, check_quantized
 from bitfold.frontend.emit import check_apart, check_output, write_model
+from bitfold.frontend.gathered_feeds import gathered
 from bitfold.frontend.importers import BROKEN, import_model
 from bitfold.frontend.keep_fastest import keep_fastest as choose_fastest
 from bitfold.frontend.made_calibration import UNPROVEN, made_calibration
@@ -73,7 +74,7 @@ def convert(
     target: str | None = None,
     exclude: Sequence[str] = (),
     samples: Sequence[Feeds] = (),
-    calibration: Sequence[Feeds] | Made = (),
+    calibration: Iterable[Feeds] | Made = (),
     verify: Level = "fast",
     strict: bool = False,
     seed: int | None = None,
@@ -106,11 +107,11 @@ def convert(
             there is no ``calibration``.  Where none are given, a language model with its tokenizer
             beside it reads a text, a model of the catalogue gets inputs of its task, and others
             get synthesized ones.
-        calibration: inputs that passes take statistics from; presets of less than 8 bits then
-            choose codes by GPTQ.  Where there are no data, what to make them of: ``self`` for text
-            that a language model writes, ``distilled`` for images to which BatchNormalizations
-            answer as to those of training (needs torch), ``random`` for noise, which no preset
-            rounds by.
+        calibration: inputs that passes take statistics from, in a list or from an iterator, which
+            is read once and kept on disk; presets of less than 8 bits then choose codes by GPTQ.
+            Where there are no data, what to make them of: ``self`` for text that a language model
+            writes, ``distilled`` for images to which BatchNormalizations answer as to those of
+            training (needs torch), ``random`` for noise, which no preset rounds by.
         verify: how thoroughly promises are checked; the result is the same at every level, but
             for exact passes that a check takes back.  Unless it is ``off``, a file that is written
             is timed beside the float model, in a second or two; where it is slower, a note of the
@@ -172,7 +173,7 @@ def convert(
     source = str(file or "model in memory")
     command = command or again(source, path, chosen, seed, report)
     checked = verify != "off"
-    given = () if isinstance(calibration, str) else calibration
+    given = () if isinstance(calibration, str) else gathered(calibration)
     store = None if cache is None else Store(cache)
     where = Engine(engine, workers)
     context = Context(samples, given, seed, progress, cache=store, engine=where)

@@ -28,26 +28,29 @@ class Spool:
     Args:
         folder: where the files are, by names that others may open; else they have none, and each
             vanishes with the last array that sees it.
+        least: bytes of an array from which it goes to disk; :data:`SPOOL_THRESHOLD` by default.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, least: int | None = None) -> None:
         self._folder = folder
+        self._least = SPOOL_THRESHOLD if least is None else least
         self._files = 0
         self._file: IO[bytes] | None = None
         self._map = np.empty(0, np.uint8)
         self._used = 0
 
-    def hold(self, array: np.ndarray, name: str) -> np.ndarray:
+    def hold(self, array: np.ndarray, name: str, copy: bool = False) -> np.ndarray:
         """The same numbers, mapped from a file if they are many.
 
         Args:
             name: what to call it where the disk is full.
+            copy: whether few numbers are copied; otherwise they stay where they are.
 
         Raises:
             OutputError: the disk is full.
         """
-        if array.nbytes < SPOOL_THRESHOLD:
-            return array
+        if array.nbytes < self._least:
+            return array.copy() if copy else array
         array = np.ascontiguousarray(array)
         try:
             start = self._room(array.nbytes)
