@@ -322,3 +322,17 @@ def test_a_mask_that_makes_more_scores_is_declined(q, declared, shape):
     model, entry = check(text, feeds_of(q=sizes, k=k, v=k, mask=shape))
     assert "Attention" not in census(model)
     assert any("other batches, heads or queries" in skip.text for skip in entry.skips)
+
+
+def test_softmax_of_a_matrix():
+    """As graphs of opset 12 and earlier are converted, where they do not tell ranks."""
+    middle = (
+        "scores = Mul(product, scale)\nadded = Add(scores, mask)\nmasked = Flatten<axis = 3>(added)"
+    )
+    text = attention(middle=middle).replace(
+        "p = Softmax<axis = -1>(masked)",
+        "rows = Softmax<axis = -1>(masked)\nshape = Shape(added)\np = Reshape(rows, shape)",
+    )
+    model, _ = check(text, inputs())
+    assert census(model)["Attention"] == 1
+    assert not {"Softmax", "Flatten", "Reshape"} & set(census(model))

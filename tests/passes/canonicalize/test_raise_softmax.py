@@ -82,3 +82,72 @@ def test_what_stays_in_parts_is_told(body, reason):
     kept = Canonicalize(keep=("attention", "gelu", "rms-norm"))
     model = parse(f"g (float[b, s, 6] x) => (float[b, s, 6] y) {{\n{body}\n}}")
     assert not [s for s in apply(kept, model).skips if s.text.startswith("not raised to A")]
+
+
+FLAT = """g (float[b, s, LAST] x) => (float[b, s, n] y) {
+    TO_MATRIX
+    rows = OPERATOR<axis = OVER>(matrix)
+    shape = Shape(x)
+    y = Reshape(rows, shape)
+}"""
+
+
+def flat(operator, last="6", cut="2", over="-1"):
+    """Of a matrix cut at an axis, or made by a Reshape to rows of some length."""
+    made = f"matrix = Flatten<axis = {cut}>(x)"
+    if cut.startswith("["):
+        made = f"wanted = Constant<value_ints = {cut}>()\nmatrix = Reshape(x, wanted)"
+    text = FLAT.replace("LAST", last).replace("TO_MATRIX", made)
+    return check(text.replace("OPERATOR", operator).replace("OVER", over))
+
+
+@pytest.mark.parametrize("operator", ENDS)
+@pytest.mark.parametrize("last", ["6", "k"])
+@pytest.mark.parametrize(("cut", "over"), [("2", "-1"), ("-1", "1")])
+def test_softmax_of_a_matrix(operator, last, cut, over):
+    found, _ = flat(operator, last, cut, over)
+    assert found == {operator: 1}
+
+
+def test_softmax_of_a_reshaped_matrix():
+    assert flat("Softmax", cut="[-1, 6]")[0] == {"Softmax": 1}
+    assert flat("Softmax", cut="[1, -1, 6]", over="2")[0] == {"Softmax": 1}
+
+
+@pytest.mark.parametrize("operator", ENDS)
+@pytest.mark.parametrize(
+    ("cut", "over", "reason"),
+    [
+        ("1", "-1", "not known to be the last axis"),
+        ("[-1, 3]", "-1", "not known to be the last axis"),
+        ("2", "0", "not over the rows"),
+    ],
+)
+def test_softmax_of_another_matrix_stays(operator, cut, over, reason):
+    found, entry = flat(operator, cut=cut, over=over)
+    assert found[operator] == 1
+    assert found["Reshape"] == 2 or found["Flatten"] == 1
+    assert any(reason in skip.text for skip in entry.skips)
+
+
+def test_softmax_of_a_matrix_that_stays_one():
+    text = """g (float[2, 5, 6] x) => (float[10, 6] y) {
+        wanted = Constant<value_ints = [10, 6]>()
+        matrix = Reshape(x, wanted)
+        rows = Softmax(matrix)
+        y = Reshape(rows, wanted)
+    }"""
+    found, entry = check(text)
+    assert found["Softmax"] == found["Reshape"] == 1  # the second one changed nothing
+    assert not entry.skips
+
+
+def test_softmax_of_a_matrix_of_known_sizes():
+    text = """g (float[2, 5, 6] x) => (float[2, 5, 6] y) {
+        wanted = Constant<value_ints = [10, 6]>()
+        matrix = Reshape(x, wanted)
+        rows = Softmax(matrix)
+        shape = Constant<value_ints = [2, 5, 6]>()
+        y = Reshape(rows, shape)
+    }"""
+    assert check(text)[0] == {"Softmax": 1}
