@@ -29,8 +29,11 @@ from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.recipe import Recipe, format_text
 from bitfold.passes.core.report import PassEntry
+from bitfold.passes.fold.fold_norm_gain import FoldNormGain
 from bitfold.passes.quantize.quantize import Quantize
 from bitfold.passes.transform.at_scheme import AtScheme
+from bitfold.passes.transform.ln_to_rms import LnToRms
+from bitfold.passes.transform.rotate import Rotate
 from bitfold.passes.transform.smooth import Smooth
 from bitfold.passes.transform.split import Split
 from bitfold.runtime.formats.scheme import QuantScheme
@@ -48,16 +51,19 @@ class Advise(AtScheme):
     2. other rotations that are free, of each attention's values, say;
     3. online rotations of what no free one reaches.
 
-    A second plan leaves the first step out and ends by smoothing.  The whole model is quantized as
-    it is and by each plan, and the one whose outputs are closest to the float model's is taken.
-    Last, channels with outliers are split on top of it, within the budget, and that stays where
-    the whole model gains more by it than by so many more bits for all weights.  The report has
-    every figure, and the plan as a recipe.  Without sample inputs nothing is tried.
+    A second plan leaves the first step out and ends by smoothing.  A third rotates all that can be,
+    whatever each layer by itself loses.  The whole model is quantized as it is and by each plan,
+    and of the plans that lose clearly less, by more than a few samples may be wrong, the one whose
+    outputs are closest to the float model's is taken.  Last, channels with outliers are split on
+    top of it, within the budget, and that stays where the whole model gains more by it than by so
+    many more bits for all weights.  The report has every figure, and the plan as a recipe.  Without
+    sample inputs nothing is tried.
 
     Attributes:
-        weights, group, symmetric, embeddings, acts, act_granularity: the scheme, as in
-            ``quantize``.
+        weights, group, symmetric, embeddings, embedding_group, acts, act_granularity: the scheme,
+            as in ``quantize``.
         online: try online rotations, which take time as the model runs.
+        smooth: try smoothing.
         budget: share of the weights that splitting may add; 0 leaves it out.
         untie: elements; a weight with two readers is copied up to this size to fold a gain.
         rows: rows of each activation to measure errors on.
@@ -67,7 +73,9 @@ class Advise(AtScheme):
     promise: ClassVar[Promise] = Promise.EXACT
 
     embeddings: str = ""
+    embedding_group: int | None = None
     online: bool = True
+    smooth: bool = True
     budget: float = 0.02
     untie: int = 4096
     rows: int = 256
@@ -82,7 +90,7 @@ class Advise(AtScheme):
             context.entry.note("no sample inputs: nothing is tried")
             return False
         plans = self._plans()
-        steps = Steps(context.progress, sum(len(kinds) + 1 for kinds in plans.values()) + 4)
+        steps = Steps(context.progress, sum(len(kinds) + 1 for kinds in plans.values()) + 5)
         with Context(calibration=samples, seed=context.seed, progress=steps) as scratch:
             start = Trials(model, self._scheme_of, samples, self.rows, scratch)
             judge = Judge(model, self.quantizer(), samples, scratch)
@@ -93,6 +101,7 @@ class Advise(AtScheme):
             search = Search(judge, steps, [original])
             for title, kinds in plans.items():
                 search.go_on(original, title, kinds)
+            search.take(original, "with all rotated", self._rotations())
             if self.budget:
                 split = Split(**self._at_scheme(), budget=self.budget)
                 best = search.best
@@ -108,10 +117,15 @@ class Advise(AtScheme):
         """
         folded, free = FoldedRotations(self.untie), FreeRotations()
         last: list[Kind] = [OnlineRotations()] if self.online else []
+        smoothed: list[Kind] = [Smoothings(Smooth(**self._at_scheme()))] if self.smooth else []
         return {
-            "free rotations first": [folded, free, *last],
-            "gains kept": [free, *last, Smoothings(Smooth(**self._at_scheme()))],
+            "with free rotations first": [folded, free, *last],
+            "with gains kept": [free, *last, *smoothed],
         }
+
+    def _rotations(self) -> list[Pass]:
+        """What rotates all that can be."""
+        return [FoldNormGain(self.untie), LnToRms(), Rotate(online=("*",) if self.online else ())]
 
     def _apply(self, plan: Sequence[Pass], model: ir.Model, context: Context) -> bool:
         if not plan:
@@ -135,22 +149,26 @@ class Advise(AtScheme):
 
     def quantizer(self) -> Quantize:
         """The pass that quantizes as the scheme says."""
-        return Quantize(**self._at_scheme(), embeddings=self.embeddings)
+        return Quantize(
+            **self._at_scheme(),
+            embeddings=self.embeddings,
+            embedding_group=self.embedding_group,
+        )
 
 
 def _tell(search: Search, context: Context) -> None:
     """Put every trial into the report: of changes that were tried twice, the best plan's."""
     context.entry.note(f"the whole model: {', '.join(map(str, search.outcomes))}")
+    best = search.best
     told = set()
-    for each in (*search.best.told, *search.told):
+    for each in (*best.told, *search.told):
         if each.what in told:
             continue
         told.add(each.what)
-        verdict, (title, name) = each.verdict, each.what
-        if verdict.pays and each in search.best.told:
-            context.entry.changed(name, f"{title}: {verdict}")
-        elif verdict.pays:
-            reason = f"would gain by being {title}, but the whole model gains more without"
-            context.entry.skipped(name, reason, str(verdict))
+        if each.pays and each in best.told:
+            context.entry.changed(each.name, f"{each.title}: {each.text}")
+        elif each.pays:
+            reason = f"would gain by being {each.title}, but the whole model loses least"
+            context.entry.skipped(each.name, f"{reason} {best.title}", each.text)
         else:
-            context.entry.skipped(name, f"would not gain by being {title}", str(verdict))
+            context.entry.skipped(each.name, f"would not gain by being {each.title}", each.text)

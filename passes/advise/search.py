@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from bitfold.passes.advise.candidates import Kind
 from bitfold.passes.advise.outcomes import Judge, Outcome, Told
 from bitfold.passes.advise.trials import Trials
+from bitfold.passes.core.base import Pass
 
 
 @dataclass
@@ -53,20 +54,31 @@ class Search:
 
     @property
     def best(self) -> Outcome:
-        """The one that loses least; the earliest of equals."""
-        return min(self.outcomes, key=lambda each: each.loss)
+        """The one that loses least of those clearly better than the model as it is; or that."""
+        first, *others = self.outcomes
+        better = [each for each in others if each.clearly_better(first)]
+        return min(better, key=lambda each: each.loss, default=first)
 
     def go_on(self, before: Outcome, title: str, kinds: Sequence[Kind]) -> None:
         """Try some kinds of change in turn, on top of a plan; judge it where any of them pays."""
         trials, told = before.trials, list[Told]()
         for kind in kinds:
             self.steps.begin(f"trying what can be {kind.title}")
-            paid = frozenset(each.verdict.candidate.name for each in told if each.verdict.pays)
+            paid = frozenset(each.name for each in told if each.pays)
             trials, more = self._tried(trials, kind, paid)
             told += more
         self.told += told
         self.steps.begin(f"the whole model, {title}")
         if all(each.trials.model is not trials.model for each in self.outcomes):
+            self.outcomes.append(self.judge.outcome(title, trials, (*before.told, *told)))
+
+    def take(self, before: Outcome, title: str, passes: Sequence[Pass]) -> None:
+        """Judge some passes on top of a plan, whatever layers would say of them."""
+        self.steps.begin(f"the whole model, {title}")
+        trials = before.trials.fork()
+        changed = trials.take(passes)
+        if changed:
+            told = [Told(title, place, True, text) for place, text in changed.items()]
             self.outcomes.append(self.judge.outcome(title, trials, (*before.told, *told)))
 
     def _tried(self, before: Trials, kind: Kind, paid: frozenset[str]) -> tuple[Trials, list[Told]]:
@@ -79,5 +91,5 @@ class Search:
             trials = before.fork()
             left = [each for each in kind.candidates(trials.model) if each.name not in paid]
             verdicts = trials.attempt(left, kind.passes)
-            self._done[key] = trials, [Told(kind.title, verdict) for verdict in verdicts]
+            self._done[key] = trials, [Told.of(kind.title, verdict) for verdict in verdicts]
         return self._done[key]

@@ -126,6 +126,17 @@ class Trials:
             verdicts += found
         return verdicts
 
+    def take(self, passes: Sequence[Pass]) -> Mapping[str, str]:
+        """Make changes without a trial.
+
+        Returns:
+            What was done at each place.
+        """
+        self.model, said = self._changed(passes)
+        self.plan += tuple(passes)
+        self._errors = {}
+        return said.changed
+
     def _changed(self, passes: Iterable[Pass]) -> tuple[ir.Model, Said]:
         """A copy that some passes have changed, and what they told."""
         trial = snapshot(self.model)

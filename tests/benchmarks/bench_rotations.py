@@ -1,4 +1,4 @@
-"""What rotations do to a model's fidelity at each scheme: plain, rotated, and as advised.
+"""What rotations do to a model at each scheme: none, all, those that pay, and as advised.
 
 Run from anywhere::
 
@@ -49,8 +49,10 @@ SCHEMES = {
 FORMS = {
     "plain": f"{FOLD}, {FUSE}",
     "rotated": ROTATED,
+    "chosen": f"{FOLD}, advise{{SCHEME smooth=false budget=0}}, {FUSE}",
     "advised": f"{FOLD}, advise{{SCHEME}}, {FUSE}",
 }
+"""``chosen`` is what the presets with ``-rot`` do; ``advised`` smooths and splits, too."""
 
 
 def main() -> None:
