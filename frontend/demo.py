@@ -81,7 +81,7 @@ class DemoResult:
 
 def demo(
     *,
-    presets: Sequence[str] = ("w4a8", "w8a8"),
+    presets: Sequence[str] = ("w4a8-mixed", "w8a8"),
     offline: bool = False,
     keep: Path | None = None,
     threads: int = 2,

@@ -14,6 +14,7 @@ ROTATED = f"{FOLD}, fold-norm-gain, ln-to-rms, rotate{{online=*}}, {FUSE}"
 
 W8A8 = "weights=int8"
 W4A8 = "weights=int4 embeddings=int8 embedding_group=64"
+MIXED = "symmetric=true scales=e4m3"
 W4A4 = "weights=int4 embeddings=int8 acts=int4"
 
 
@@ -26,6 +27,7 @@ def rotating(scheme: str) -> str:
 PRESETS: dict[str, str] = {
     "w8a8": f"{EXACT}, quantize{{{W8A8}}}, lower",
     "w4a8": f"{EXACT}, quantize{{{W4A8}}}, lower",
+    "w4a8-mixed": f"{EXACT}, allocate{{bits=4.5}}, quantize{{{MIXED}}}, lower",
     "w4a4": f"{FOLD}, advise{{{W4A4}}}, {FUSE}, quantize{{{W4A4}}}, lower",
     "w4a16": f"{EXACT}, quantize{{weights=int4 embeddings=int8 acts=none}}, lower",
     "w3a8": f"{EXACT}, quantize{{weights=int3 embeddings=int8}}, lower",
@@ -36,7 +38,11 @@ PRESETS: dict[str, str] = {
     "ternary": f"{EXACT}, quantize{{weights=ternary embeddings=int8}}, lower",
     "float": f"{EXACT}, lower",
 }
-"""Preset name to recipe.  ``float`` optimizes without quantizing."""
+"""Preset name to recipe.
+
+``w4a8-mixed`` has 4 bits and scales of half a bit in the mean, each weight a format that suits it.
+``float`` optimizes without quantizing.
+"""
 
 
 def preset_named(name: str) -> str:
@@ -58,5 +64,5 @@ def sized(size: float, calibrated: bool, acts: str = "int8") -> str:
         acts: what inputs are rounded to.
     """
     method = "gptq" if calibrated else "rtn"
-    quantize = f"quantize{{symmetric=true scales=e4m3 method={method} acts={acts}}}"
+    quantize = f"quantize{{{MIXED} method={method} acts={acts}}}"
     return f"{EXACT}, allocate{{size={size:g} acts={acts}}}, {quantize}, lower"

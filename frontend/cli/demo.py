@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     "--preset",
     "presets",
     multiple=True,
-    default=("w4a8", "w8a8"),
+    default=("w4a8-mixed", "w8a8"),
     show_default=True,
     help="Presets to convert with.  May be repeated.",
 )
