@@ -1,4 +1,4 @@
-"""Take what rounding a convolution's weight adds to its mean output back from its bias."""
+"""Take what rounding a weight adds to its mean output back from its bias."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import numpy as np
 from bitfold.passes.analysis.conv_shape import ConvShape
 from bitfold.passes.analysis.sites import Site, input_at
 from bitfold.passes.core.context import Context
-from bitfold.passes.core.rewire import add_bias, constant
+from bitfold.passes.core.rewire import add_bias, bias_add, constant
 
 
-def mean_shift(lost: np.ndarray, conv: ConvShape, means: np.ndarray) -> np.ndarray:
-    """What a convolution's mean output loses with ``lost`` of its weight, f64[n].
+def mean_shift(lost: np.ndarray, conv: ConvShape | None, means: np.ndarray) -> np.ndarray:
+    """What a site's mean output loses with ``lost`` of its weight, f64[n].
 
     Behind an activation the inputs are far from zero in the mean, and the errors of an output's
     many weights add up to a shift that is the same for every pixel (Nagel et al., 2019,
@@ -19,9 +19,12 @@ def mean_shift(lost: np.ndarray, conv: ConvShape, means: np.ndarray) -> np.ndarr
 
     Args:
         lost: weight less rounded weight, [n, k], columns (tap, channel).
-        conv: the weight's shape.
+        conv: the weight's shape, where it is a convolution's.
         means: mean of each input channel, [channels].
     """
+    if conv is None:
+        product: np.ndarray = lost.astype(np.float64) @ means
+        return product
     by_channel = lost.reshape(conv.n, conv.taps, conv.cg).sum(1, dtype=np.float64)
     grouped = by_channel.reshape(conv.groups, conv.n // conv.groups, conv.cg)
     shift: np.ndarray = np.einsum("gnc,gc->gn", grouped, means.reshape(conv.groups, conv.cg))
@@ -29,14 +32,19 @@ def mean_shift(lost: np.ndarray, conv: ConvShape, means: np.ndarray) -> np.ndarr
 
 
 def correct_bias(site: Site, lost: np.ndarray, means: np.ndarray, context: Context) -> bool:
-    """Add the mean shift to the convolution's bias; return whether that could be done.
+    """Add the mean shift to the site's bias; return whether that could be done.
 
-    It cannot where the bias is computed, or where it would not be finite in float32.
+    It cannot where the bias is computed, or where it would not be finite in float32; nor where a
+    matmul has none: one more operator would cost time.
     """
-    assert site.conv is not None, "the site is a convolution"
     bias = input_at(site.node, 2)
+    if site.kind == "matmul":
+        found = bias_add(site.node)
+        if found is None:
+            return False
+        bias = found[0].inputs[found[1]]
     before = constant(bias)
-    if bias is not None and before is None:
+    if (bias is not None or site.conv is None) and before is None:
         return False
     shift = mean_shift(lost, site.conv, means)
     total = shift if before is None else shift + before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +11,6 @@ from typing import ClassVar, Literal
 import numpy as np
 import onnx_ir as ir
 
-from bitfold.passes.analysis.activations import channel_statistics
 from bitfold.passes.analysis.sites import Site
 from bitfold.passes.calibrate.token_weights import Tokens
 from bitfold.passes.core.base import Pass, Promise
@@ -30,6 +29,7 @@ from bitfold.passes.quantize.conv_scheme import (
     has_one_pixel,
 )
 from bitfold.passes.quantize.correct_bias import correct_bias
+from bitfold.passes.quantize.correct_variance import with_variance
 from bitfold.passes.quantize.finders import RangeName
 from bitfold.passes.quantize.in_order import InOrder
 from bitfold.passes.quantize.insert import SiteInserter
@@ -38,6 +38,7 @@ from bitfold.passes.quantize.journal import Journal
 from bitfold.passes.quantize.keep_grid import NO_GRID, Lossless, kept_grid
 from bitfold.passes.quantize.keep_sums import keep_sums
 from bitfold.passes.quantize.low_rank import LowRankStart, quantize_beside
+from bitfold.passes.quantize.mean_inputs import mean_inputs
 from bitfold.passes.quantize.methods import METHODS, MethodName, method_for, quantized_by
 from bitfold.passes.quantize.packed_size import packed_nbytes
 from bitfold.passes.quantize.piece import Outcome, Piece, piece_of
@@ -115,6 +116,12 @@ class Quantize(Pass):
         conv_group: most channels that share a scale in a convolution, whose few pixels and long
             chains make it more sensitive than a matmul; 0 for as many as elsewhere.
         target: what the model must run on.
+        correct_variance: where there are inputs to run, scale each output of a rounded weight so
+            that it varies as the float one's does, which the norms of training would see to
+            (AdaQuant's correction of norm statistics).  It needs scales of type f16 or f32, and
+            corrects all biases.
+        biases: whose biases ``correct_bias`` changes: those of ``convolutions``, or ``all``, where
+            matmuls have any.
         correct_bias: take the mean error that rounding a convolution's weight makes on the
             calibration inputs, or else the sample inputs, from its bias (at 8 bits only where
             these are real ones, not made up).
@@ -144,6 +151,8 @@ class Quantize(Pass):
     conv_acts: ConvActs = "auto"
     conv_group: int = 16
     correct_bias: bool = True
+    biases: Literal["convolutions", "all"] = "convolutions"
+    correct_variance: bool = False
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -177,7 +186,7 @@ class Quantize(Pass):
     def run(self, model: ir.Model, context: Context) -> bool:
         jobs = list(find_jobs(model, context, self.exclude, self.scheme_of))
         means = self._mean_inputs(model, jobs, context)
-        inserter, corrected, inserted, weighted, scaled = SiteInserter(model, context), 0, 0, 0, 0
+        inserter, done_to = SiteInserter(model, context), Counter[str]()
         for done, (job, piece, outcome) in enumerate(self._done(model, jobs, context)):
             source, sites, shape = job.source, job.sites, piece.shape
             context.progress(f"quantizing {sites[0].name}", done / len(jobs))
@@ -191,19 +200,25 @@ class Quantize(Pass):
             # Eight bits lose so little that made-up inputs, whose means are not the real ones',
             # may do more harm than good; below that they always help.
             trusted = context.real or scheme.weight.number.bits < 8
+            codes, branch = quantized.codes.with_rows(shape[0]), quantized.branch
+            mean = means.get(str(sites[0].data.name)) if rounded else None
+            if self.correct_variance and mean is not None and not job.weighted:
+                varied = with_variance(piece, codes, mean)
+                if varied is not None:
+                    codes, quantized = varied, replace(quantized, codes=varied)
+                    done_to["varied"] += 1
             for site in sites:
                 mean = means.get(str(site.data.name)) if trusted and rounded else None
-                if mean is not None and site.node.graph is model.graph:
-                    lost = weight - quantized.dequantize()
-                    corrected += correct_bias(site, lost, mean, context)
-            codes, branch = quantized.codes.with_rows(shape[0]), quantized.branch
+                if mean is not None and self.correct_bias and site.node.graph is model.graph:
+                    lost = weight.reshape(shape) - quantized.dequantize().reshape(shape)
+                    done_to["corrected"] += correct_bias(site, lost, mean, context)
             if quantized.input_scales is not None:
                 inserter.scale_inputs(source, sites, quantized.input_scales)
-                scaled += 1
+                done_to["scaled"] += 1
             let_go(source.const_value)
             inserter.insert(source, sites, codes, acts, scheme.act_bits or 8, branch)
-            inserted += 1
-            weighted += job.weighted
+            done_to["inserted"] += 1
+            done_to["weighted"] += job.weighted
             packed = packed_nbytes(shape, scheme.weight, sites[0].conv, codes.scales.itemsize)
             size = (weight.nbytes, packed + quantized.nbytes_beside(shape))
             stored = f"{scheme}{quantized.beside()}"
@@ -220,19 +235,35 @@ class Quantize(Pass):
                     SiteRecord(site.name, site.kind, *shape, stored, *size, outcome.quality)
                 )
                 size = (0, 0)  # a weight counts once, however many sites share it
-        if corrected:
-            biases = counted(corrected, "bias", "biases")
+        self._tell(context, done_to)
+        return bool(done_to["inserted"])
+
+    def _tell(self, context: Context, done_to: Counter[str]) -> None:
+        """Note what was done to how many weights."""
+        every = counted(done_to["inserted"], "weight")
+        if done_to["corrected"]:
+            biases = counted(done_to["corrected"], "bias", "biases")
             context.entry.note(f"{biases} corrected for the mean error of the rounded weights")
+        if self.correct_variance:
+            context.entry.note(f"outputs of {done_to['varied']} of {every} vary as before")
         if METHODS[self.method].scaled:
-            weights = f"{scaled} of {counted(inserted, 'weight')}"
             context.entry.note(
-                f"{weights} lose less with a scale for each input; the others do not, or are read "
-                "by more than matmuls, which alone take such"
+                f"{done_to['scaled']} of {every} lose less with a scale for each input; the others "
+                "do not, or are read by more than matmuls, which alone take such"
             )
         if self.tokens != "even":
-            weights = f"{weighted} of {counted(inserted, 'weight')}"
+            weights = f"{done_to['weighted']} of {every}"
             context.entry.note(f"tokens count by {self.tokens} for {weights}, alike for the others")
-        return bool(inserted)
+
+    def _mean_inputs(
+        self, model: ir.Model, jobs: list[Job], context: Context
+    ) -> dict[str, np.ndarray]:
+        """Mean inputs, by name, of the sites that these correct something of."""
+        sites = [site for job in jobs for site in job.sites]
+        everything = self.correct_variance or (self.correct_bias and self.biases == "all")
+        if not everything:
+            sites = [site for site in sites if self.correct_bias and site.conv is not None]
+        return mean_inputs(model, sites, context)
 
     def _done(
         self, model: ir.Model, jobs: list[Job], context: Context
@@ -265,19 +296,26 @@ class Quantize(Pass):
             return lambda jobs: iter([jobs])
         samples = context.statistics()
         if not samples:
+            informed = METHODS[self.method].informed is not None
+            what = f"method={self.method}" if informed else "correct_variance"
             raise CalibrationError(
-                f"method={self.method} needs inputs to see what the weights meet, and has none",
+                f"{what} needs inputs to see what the weights meet, and has none",
                 "give some with --calibration, or use method=rtn",
             )
         return InOrder(model, samples, self.sequential, self.tokens).batches
 
     def _is_informed(self, context: Context) -> bool:
-        return METHODS[self.method].informed is not None or self._fits_branches(context)
+        looks = METHODS[self.method].informed is not None or self.correct_variance
+        return looks or self._fits_branches(context)
 
     def _journal(self, model: ir.Model, context: Context) -> Journal:
-        """What is kept of long work; how much tokens count may depend on weights done before."""
+        """What is kept of long work; how much tokens count may depend on weights done before.
+
+        Nor are Gram matrices kept, which variances are corrected by.
+        """
         store = context.cache
-        if store is None or not self._is_informed(context) or self.tokens != "even":
+        lasting = self.tokens == "even" and not self.correct_variance
+        if store is None or not lasting or not self._is_informed(context):
             return Journal(None, "", context.entry.note)
         samples = digest_of(context.statistics())
         parts = [software_digest(), model_digest(model), samples, context.real, context.seed]
@@ -332,27 +370,6 @@ class Quantize(Pass):
         """Whether a weight [N, K] gets a branch, and one of fewer numbers than it has."""
         n, k = shape
         return 0 < self.rank * (n + k) < n * k
-
-    def _mean_inputs(
-        self, model: ir.Model, jobs: list[Job], context: Context
-    ) -> dict[str, np.ndarray]:
-        """Mean inputs of convolutions by name; none without samples to run."""
-        convolutions = [site for job in jobs for site in job.sites if site.conv is not None]
-        if not self.correct_bias or not convolutions:
-            return {}
-        samples = context.statistics()
-        if not samples:
-            context.entry.note("no sample inputs: biases are not corrected for rounded weights")
-        outer = {str(site.data.name) for site in convolutions if site.node.graph is model.graph}
-        seen = channel_statistics(model, dict.fromkeys(sorted(outer), (1,)), samples)
-        means = {name: found.mean for name, found in seen.items()}
-        finite = {name: mean for name, mean in means.items() if np.isfinite(mean).all()}
-        if len(finite) < len(means):
-            context.entry.note(
-                f"{len(means) - len(finite)} of {len(means)} inputs of convolutions are not finite "
-                "on the sample inputs: the biases there are not corrected for rounded weights"
-            )
-        return finite
 
     def scheme_of(self, sites: Sequence[Site]) -> QuantScheme:
         """The scheme of ``sites``, which share a weight: its own, where one is noted on it."""

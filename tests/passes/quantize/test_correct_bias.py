@@ -152,7 +152,7 @@ def test_means_that_are_not_finite_leave_the_bias_as_it_is():
     assert first.inputs[2].name == "b"
     assert second.inputs[2].name != "b"
     assert np.isfinite(second.inputs[2].const_value.numpy()).all()
-    assert any("1 of 2 inputs of convolutions are not finite" in n for n in context.entry.notes)
+    assert any("1 of 2 inputs of weights are not finite" in n for n in context.entry.notes)
     assert any(note.startswith("1 bias corrected") for note in context.entry.notes)
 
 
