@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from bitfold.passes.quantize.piece import Piece
-from bitfold.passes.quantize.rounding import QuantizedWeight
+from bitfold.passes.quantize.weight_sum import WeightSum
 
 MOST = 1.25
 """Factor by which an output is scaled at most: beyond it, it is its rounding that is at fault."""
@@ -41,21 +41,23 @@ def variance_gain(
     return np.clip(np.sqrt(ratio), 1 / MOST, MOST)
 
 
-def with_variance(piece: Piece, codes: QuantizedWeight, mean: np.ndarray) -> QuantizedWeight | None:
-    """The codes [N, K] of a piece, scaled so that its outputs vary as before.
+def with_variance(piece: Piece, rounded: WeightSum, mean: np.ndarray) -> WeightSum | None:
+    """What a piece was rounded to, scaled so that its outputs vary as before.
 
     Args:
         mean: of each channel that it reads.
 
     Returns:
-        None where its inputs are not known, it is looked up too, or its scales take no factors.
+        None where its inputs are not known, it is looked up too, its scales take no factors, or
+        other parts than scales and codes would have to.
     """
+    codes = rounded.codes.with_rows(piece.shape[0])
     if piece.gram is None or not (piece.matmuls or piece.conv):
         return None
-    if codes.scales.dtype not in PLAIN or codes.plus is not None:
+    if codes.scales.dtype not in PLAIN or codes.plus is not None or rounded.branch is not None:
         return None
     weight = piece.rows.reshape(piece.shape)
     each = np.tile(mean, weight.shape[1] // len(mean))  # columns are (tap, channel)
-    gain = variance_gain(weight, codes.dequantize(), piece.gram, each)
-    scales = codes.scales.astype(np.float64) * gain[:, None]
-    return replace(codes, scales=scales.astype(codes.scales.dtype))
+    gain = variance_gain(weight, rounded.dequantize().reshape(piece.shape), piece.gram, each)
+    scales = (codes.scales.astype(np.float64) * gain[:, None]).astype(codes.scales.dtype)
+    return replace(rounded, codes=replace(codes, scales=scales))

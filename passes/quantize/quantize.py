@@ -200,18 +200,17 @@ class Quantize(Pass):
             # Eight bits lose so little that made-up inputs, whose means are not the real ones',
             # may do more harm than good; below that they always help.
             trusted = context.real or scheme.weight.number.bits < 8
-            codes, branch = quantized.codes.with_rows(shape[0]), quantized.branch
             mean = means.get(str(sites[0].data.name)) if rounded else None
             if self.correct_variance and mean is not None and not job.weighted:
-                varied = with_variance(piece, codes, mean)
-                if varied is not None:
-                    codes, quantized = varied, replace(quantized, codes=varied)
-                    done_to["varied"] += 1
+                varied = with_variance(piece, quantized, mean)
+                done_to["varied"] += varied is not None
+                quantized = varied or quantized
             for site in sites:
                 mean = means.get(str(site.data.name)) if trusted and rounded else None
                 if mean is not None and self.correct_bias and site.node.graph is model.graph:
                     lost = weight.reshape(shape) - quantized.dequantize().reshape(shape)
                     done_to["corrected"] += correct_bias(site, lost, mean, context)
+            codes, branch = quantized.codes.with_rows(shape[0]), quantized.branch
             if quantized.input_scales is not None:
                 inserter.scale_inputs(source, sites, quantized.input_scales)
                 done_to["scaled"] += 1

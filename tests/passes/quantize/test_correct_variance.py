@@ -87,6 +87,14 @@ def test_mean_and_variance_are_those_of_the_float_model(op: str, method: str) ->
     assert corrected[0] < max(0.1 * mean, 1e-4)
 
 
+def test_with_scales_of_the_inputs_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    outliers = WEIGHT * np.where(np.arange(K) % 11 == 0, 20, 1).astype(np.float32)
+    monkeypatch.setitem(globals(), "WEIGHT", outliers)
+    plain = {"weights": "int3", "acts": "none", "method": "ada-dim"}
+    _, deviation = moved("Gemm", Quantize(**plain))
+    assert moved("Gemm", Quantize(**plain, correct_variance=True))[1] < 0.2 * deviation
+
+
 @pytest.mark.parametrize("op", ["MatMul", "Gemm"])
 def test_biases_of_matmuls(op: str) -> None:
     plain = {"weights": "int2", "acts": "none"}
