@@ -15,6 +15,7 @@ import onnx_ir as ir
 from bitfold.passes.core.blame import Difference, blame
 from bitfold.passes.core.compare import Moved, is_float, moved_beside_mask
 from bitfold.passes.core.context import Feeds
+from bitfold.passes.core.spool import Spool
 from bitfold.passes.core.verify import computed_names
 from bitfold.runtime.execution import open_session, used_names
 
@@ -30,7 +31,7 @@ ROUNDS = 4
 """Cuts at which the models differ are given up, this many times; then the pass is wrong."""
 
 CUT_BYTES = 512 << 20
-"""Values at which the model is cut take up at most this much memory; others are left inside."""
+"""Values at which the model is cut take up at most this much of the disk; others are left inside."""
 
 _CHUNK = 128
 
@@ -120,12 +121,12 @@ def _values(before: ir.Model, after: ir.Model, feeds: Feeds, constant: set[str])
     inner = [name for name in computed_names(after.graph) if name not in outputs]
     names = [name for name in [*outputs, *inner] if name in ours - constant]
     values: Feeds = {}
-    used = 0
+    used, spool = 0, Spool()
     for start in range(0, len(names), _CHUNK):
         part = names[start : start + _CHUNK]
         for name, array in open_session(before, outputs=part, optimize=False).run(feeds).items():
             if is_float(array) and used + array.nbytes <= CUT_BYTES:
-                values[name] = array
+                values[name] = spool.hold(array, name)
                 used += array.nbytes
     return values
 

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from bitfold.runtime.errors import OutputError
 
-SPOOL_THRESHOLD = 1 << 20
+SPOOL_THRESHOLD = 1 << 16
 """Arrays of at least this many bytes go to disk instead of memory."""
 
 FILE_SIZE = 1 << 26

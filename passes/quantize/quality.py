@@ -8,7 +8,7 @@ import numpy as np
 
 from bitfold.passes.quantize.weight_sum import WeightSum
 
-ELEMENTS_AT_ONCE = 1 << 22
+ELEMENTS_AT_ONCE = 1 << 20
 """Numbers of a weight that are compared at a time: a whole embedding would take much memory."""
 
 
