@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -12,7 +13,8 @@ import onnx_ir as ir
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.rewire import shared_initializer
-from bitfold.runtime.errors import RecipeError
+from bitfold.passes.quantize.probability_scale import best_scale, scale_rounding, seen_of
+from bitfold.runtime.errors import CalibrationError, RecipeError
 from bitfold.runtime.ops.body import call
 from bitfold.runtime.ops.quantize_activation import activation_attributes, quantize_activation
 from bitfold.runtime.ops.quantize_probabilities import (
@@ -43,6 +45,9 @@ class QuantizeAttention(Pass):
         probabilities: levels of what the softmax gives, as in ``QuantizeProbabilities``:
             ``uniform``, ``log2``, ``log_sqrt2`` or ``binary``; ``none`` to keep it.
         bits: of a probability; ``binary`` has 1.
+        scale: the largest level: ``one``, or what loses the least of each attention's probabilities
+            on the calibration inputs, ``calibrated`` (not with ``binary``, whose levels are each
+            row's own).
         kv: bits of keys and values: 8, 4, 3 or 2; 0 to keep them.
     """
 
@@ -51,6 +56,7 @@ class QuantizeAttention(Pass):
 
     probabilities: Literal["none", "uniform", "log2", "log_sqrt2", "binary"] = "none"
     bits: int = 4
+    scale: Literal["one", "calibrated"] = "one"
     kv: int = 8
 
     def __post_init__(self) -> None:
@@ -58,6 +64,11 @@ class QuantizeAttention(Pass):
             raise RecipeError(f"quantize-attention: expected kv of 8, 4, 3, 2 or 0, not {self.kv}")
         if not 1 <= self.bits <= 8:
             raise RecipeError(f"quantize-attention: expected bits from 1 to 8, found {self.bits}")
+        if self.scale == "calibrated" and self.probabilities in ("none", "binary"):
+            raise RecipeError(
+                f"quantize-attention: no scale to calibrate for probabilities={self.probabilities}",
+                "it is for probabilities=log2|log_sqrt2|uniform",
+            )
         if not self.kv and self.probabilities == "none":
             raise RecipeError(
                 "quantize-attention: nothing to quantize",
@@ -66,6 +77,7 @@ class QuantizeAttention(Pass):
 
     def run(self, model: ir.Model, context: Context) -> bool:
         changed = False
+        softmaxes: list[ir.Value] = []
         for node in list(model.graph):
             if node.op_type != "Attention" or node.domain != "":
                 continue
@@ -76,16 +88,38 @@ class QuantizeAttention(Pass):
                 if reason:
                     context.entry.skipped(site, f"keys and values: {reason}")
             if self.probabilities != "none":
-                reason = _round_probabilities(model, context, node, self.probabilities, self.bits)
+                how = (self.probabilities, self.bits)
+                reason = _round_probabilities(model, context, node, *how, softmaxes)
                 done += [] if reason else [f"{self.probabilities} probabilities"]
                 if reason:
                     context.entry.skipped(site, f"probabilities: {reason}")
             if done:
                 context.entry.changed(site, " and ".join(done) + ", emulated")
                 changed = True
+        if self.scale == "calibrated":
+            self._calibrate(model, context, softmaxes)
         if changed:
             context.entry.note(EMULATED)
         return changed
+
+    def _calibrate(self, model: ir.Model, context: Context, softmaxes: Sequence[ir.Value]) -> None:
+        """Scale what is rounded of each softmax, one after the other as the data flows."""
+        levels = self.probabilities
+        assert levels != "none", "refused when it was made"
+        samples = context.statistics()
+        if not samples and softmaxes:
+            raise CalibrationError(
+                "scale=calibrated needs inputs to see probabilities of, and has none",
+                "give some with --calibration, or leave it out",
+            )
+        scales = []
+        for value in softmaxes:
+            seen = seen_of(model, value, samples)
+            scales.append(best_scale(seen, levels, self.bits))
+            scale_rounding(model, context, value, scales[-1])
+        if scales:
+            ends = f"{min(scales):.3g} to {max(scales):.3g}"
+            context.entry.note(f"largest levels of probabilities: {ends}")
 
 
 def _round_cache(model: ir.Model, attention: ir.Node, bits: int) -> str:
@@ -116,9 +150,17 @@ def _head_size(value: ir.Value | None) -> int | None:
 
 
 def _round_probabilities(
-    model: ir.Model, context: Context, attention: ir.Node, levels: Levels, bits: int
+    model: ir.Model,
+    context: Context,
+    attention: ir.Node,
+    levels: Levels,
+    bits: int,
+    softmaxes: list[ir.Value],
 ) -> str:
-    """Take the Attention apart and round what its Softmax gives; return why not, or nothing."""
+    """Take the Attention apart and round what its Softmax gives; return why not, or nothing.
+
+    What the Softmax gives is added to ``softmaxes``.
+    """
     q, k, v, mask = [*attention.inputs, None][:4]
     reason = _refusal(attention, q, k, v)
     if reason:
@@ -159,6 +201,7 @@ def _round_probabilities(
     ir.convenience.replace_nodes_and_values(
         model.graph, attention, [attention], list(tape.nodes), [output], [mixed]
     )
+    softmaxes.append(weights)
     return ""
 
 
