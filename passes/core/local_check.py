@@ -31,7 +31,7 @@ ROUNDS = 4
 """Cuts at which the models differ are given up, this many times; then the pass is wrong."""
 
 CUT_BYTES = 512 << 20
-"""Values at which the model is cut take up at most this much of the disk; others are left inside."""
+"""Values at which the model is cut take up this much of the disk at most; others stay inside."""
 
 _CHUNK = 128
 
