@@ -28,8 +28,7 @@ from bitfold.passes.quantize.conv_scheme import (
     conv_scheme,
     has_one_pixel,
 )
-from bitfold.passes.quantize.correct_bias import correct_bias
-from bitfold.passes.quantize.correct_variance import with_variance
+from bitfold.passes.quantize.corrections import Corrections
 from bitfold.passes.quantize.finders import RangeName
 from bitfold.passes.quantize.in_order import InOrder
 from bitfold.passes.quantize.insert import SiteInserter
@@ -185,8 +184,10 @@ class Quantize(Pass):
 
     def run(self, model: ir.Model, context: Context) -> bool:
         jobs = list(find_jobs(model, context, self.exclude, self.scheme_of))
-        means = self._mean_inputs(model, jobs, context)
-        inserter, done_to = SiteInserter(model, context), Counter[str]()
+        means, done_to = self._mean_inputs(model, jobs, context), Counter[str]()
+        changes = (self.correct_bias, self.correct_variance)
+        corrections = Corrections(model, context, means, *changes, done_to)
+        inserter = SiteInserter(model, context)
         for done, (job, piece, outcome) in enumerate(self._done(model, jobs, context)):
             source, sites, shape = job.source, job.sites, piece.shape
             context.progress(f"quantizing {sites[0].name}", done / len(jobs))
@@ -197,19 +198,8 @@ class Quantize(Pass):
             rounded, quantized, weight = bool(outcome.grid), outcome.weight, piece.rows
             scheme = replace(piece.scheme, weight=quantized.codes.scheme)
             acts = scheme.act_group_size(weight.shape[1]) if scheme.act_bits else None
-            # Eight bits lose so little that made-up inputs, whose means are not the real ones',
-            # may do more harm than good; below that they always help.
-            trusted = context.real or scheme.weight.number.bits < 8
-            mean = means.get(str(sites[0].data.name)) if rounded else None
-            if self.correct_variance and mean is not None and not job.weighted:
-                varied = with_variance(piece, quantized, mean)
-                done_to["varied"] += varied is not None
-                quantized = varied or quantized
-            for site in sites:
-                mean = means.get(str(site.data.name)) if trusted and rounded else None
-                if mean is not None and self.correct_bias and site.node.graph is model.graph:
-                    lost = weight.reshape(shape) - quantized.dequantize().reshape(shape)
-                    done_to["corrected"] += correct_bias(site, lost, mean, context)
+            if rounded:
+                quantized = corrections.of(job, piece, quantized)
             codes, branch = quantized.codes.with_rows(shape[0]), quantized.branch
             if quantized.input_scales is not None:
                 inserter.scale_inputs(source, sites, quantized.input_scales)
