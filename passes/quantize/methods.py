@@ -33,7 +33,7 @@ class Method:
             ranges are found, and the columns of a group; None for methods that need no inputs.
         sums: whether that makes sums of two weights, of which the first is binary.  Matmuls alone
             take such; other weights, and other formats, are then rounded by ``gptq``.
-        options: fields of ``Quantize`` that ``informed`` takes too, by their names.
+        options: fields of ``Rounder`` that ``informed`` takes too, by their names.
         in_rows: whether ``informed`` takes an engine that rows are shared out to.
         scaled: whether columns may be scaled before, where the inputs of a matmul take it.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -16,13 +16,12 @@ from bitfold.passes.calibrate.token_weights import Tokens
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context, digest_of
 from bitfold.passes.core.fingerprint import model_digest, software_digest
-from bitfold.passes.core.parallel import ONE_AT_A_TIME, Engine
+from bitfold.passes.core.parallel import ONE_AT_A_TIME
 from bitfold.passes.core.recipe import as_options
 from bitfold.passes.core.report import SiteRecord
 from bitfold.passes.core.spool import let_go
 from bitfold.passes.core.targets import Target
 from bitfold.passes.core.words import counted
-from bitfold.passes.quantize.ada_dim import input_scales
 from bitfold.passes.quantize.conv_scheme import (
     ConvActs,
     conv_scheme,
@@ -34,17 +33,14 @@ from bitfold.passes.quantize.in_order import InOrder
 from bitfold.passes.quantize.insert import SiteInserter
 from bitfold.passes.quantize.jobs import Job, find_jobs, shape_of
 from bitfold.passes.quantize.journal import Journal
-from bitfold.passes.quantize.keep_grid import NO_GRID, Lossless, kept_grid
-from bitfold.passes.quantize.keep_sums import keep_sums
-from bitfold.passes.quantize.low_rank import LowRankStart, quantize_beside
+from bitfold.passes.quantize.keep_grid import NO_GRID, Lossless
+from bitfold.passes.quantize.low_rank import LowRankStart
 from bitfold.passes.quantize.mean_inputs import mean_inputs
-from bitfold.passes.quantize.methods import METHODS, MethodName, method_for, quantized_by
+from bitfold.passes.quantize.methods import METHODS, MethodName
 from bitfold.passes.quantize.packed_size import packed_nbytes
 from bitfold.passes.quantize.piece import Outcome, Piece, piece_of
 from bitfold.passes.quantize.plan import planned
-from bitfold.passes.quantize.quality import output_signal_to_noise, signal_to_noise
-from bitfold.passes.quantize.rounding import QuantizedWeight
-from bitfold.passes.quantize.weight_sum import WeightSum
+from bitfold.passes.quantize.rounder import Rounder
 from bitfold.runtime.errors import CalibrationError, RecipeError
 from bitfold.runtime.formats import format_named
 from bitfold.runtime.formats.scale_types import ScaleType
@@ -272,7 +268,7 @@ class Quantize(Pass):
             inner = context.engine if len(batch) == 1 else ONE_AT_A_TIME
             begun: deque[tuple[Job, Piece]] = deque()
             pieces = _pieces(batch, self.scheme_of, begun)
-            for outcome in context.engine.run(partial(self.outcome, engine=inner), pieces):
+            for outcome in context.engine.run(partial(self._rounder(), engine=inner), pieces):
                 job, piece = begun.popleft()
                 journal.write(numbers[id(job.sites)], outcome)
                 yield job, piece, outcome
@@ -314,51 +310,9 @@ class Quantize(Pass):
         """Whether there are branches, and inputs that are not made up to fit them to."""
         return bool(self.rank and not context.made_up and context.statistics())
 
-    def outcome(self, piece: Piece, engine: Engine = ONE_AT_A_TIME) -> Outcome:
-        """Quantize a weight, of which nothing but these arguments tells.
-
-        Args:
-            engine: shares out the rows of one weight.
-        """
-        kept = kept_grid(piece.rows, piece.scheme, self.lossless, self.target, piece.conv)
-        if not isinstance(kept, str):
-            return Outcome(WeightSum(kept), "", signal_to_noise(piece.rows, WeightSum(kept)))
-        if self.lossless == "only":
-            return Outcome(None, kept)
-        found = self._quantized(piece, engine)
-        output = None
-        if piece.gram is not None:
-            output = output_signal_to_noise(piece.rows, found, piece.gram)
-        return Outcome(found, kept, signal_to_noise(piece.rows, found), output)
-
-    def _quantized(self, piece: Piece, engine: Engine) -> WeightSum:
-        scheme, rows = piece.scheme.weight, piece.rows
-        # At 8 bits clipping buys next to nothing, and the search takes time.
-        ranges = "minmax" if scheme.number.bits == 8 else self.ranges
-        method = method_for(self.method, scheme, piece.matmuls)
-        options = {name: getattr(self, name) for name in METHODS[method].options}
-
-        def codes(rows: np.ndarray, gram: np.ndarray | None = piece.gram) -> QuantizedWeight:
-            found = quantized_by(method, rows, gram, scheme, ranges, engine, **options)
-            if self.target == "ort" and found.plus is not None:
-                # Its operators have no input scale for a row longer than a block.
-                found = replace(found, plus=found.plus.in_groups(found.group_size))
-            return found
-
-        if piece.matmuls and self._has_branch(piece.shape):
-            return WeightSum(*quantize_beside(rows, piece.gram, self.rank, self.low_rank, codes))
-        if METHODS[method].scaled and piece.matmuls:
-            scales = input_scales(rows, piece.gram, scheme, ranges)
-            if scales is not None:
-                gram = None if piece.gram is None else piece.gram * np.outer(scales, scales)
-                return WeightSum(codes(rows / scales, gram), None, scales)
-        quantized = codes(rows)
-        return WeightSum(keep_sums(rows, quantized) if piece.depthwise else quantized)
-
-    def _has_branch(self, shape: tuple[int, int]) -> bool:
-        """Whether a weight [N, K] gets a branch, and one of fewer numbers than it has."""
-        n, k = shape
-        return 0 < self.rank * (n + k) < n * k
+    def _rounder(self) -> Rounder:
+        names = [field.name for field in fields(Rounder)]
+        return Rounder(**{name: getattr(self, name) for name in names})
 
     def scheme_of(self, sites: Sequence[Site]) -> QuantScheme:
         """The scheme of ``sites``, which share a weight: its own, where one is noted on it."""

@@ -19,6 +19,7 @@ from bitfold.passes.core.context import Context
 from bitfold.passes.core.fingerprint import model_digest
 from bitfold.passes.core.store import Store
 from bitfold.passes.quantize.quantize import Quantize
+from bitfold.passes.quantize.rounder import Rounder
 
 GPTQ = Quantize(weights="int3", method="gptq", acts="none")
 CASES = {
@@ -38,15 +39,15 @@ class Counter:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count, self.most = 0, 10**9
-        outcome = Quantize.outcome
+        outcome = Rounder.__call__
 
-        def counted(item: Quantize, *arguments: Any, **named: Any) -> Any:
+        def counted(item: Rounder, *arguments: Any, **named: Any) -> Any:
             if self.count == self.most:
                 raise Stopped
             self.count += 1
             return outcome(item, *arguments, **named)
 
-        monkeypatch.setattr(Quantize, "outcome", counted)
+        monkeypatch.setattr(Rounder, "__call__", counted)
 
     def spent(self) -> int:
         """How many since the last time."""
