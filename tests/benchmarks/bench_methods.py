@@ -217,6 +217,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", nargs="?", default="smollm2-135m")
     parser.add_argument("--method", action="append", help="rows with this in their names")
+    parser.add_argument("--layers", action="store_true", help="measure no whole model")
     parser.add_argument("--samples", type=int, default=16, help="of 512 tokens, for statistics")
     parser.add_argument("--chunks", type=int, default=4, help="of 512 tokens that are scored")
     parser.add_argument("--json", type=Path, help="kept results: read, and written as they come")
@@ -237,7 +238,7 @@ def main() -> None:
             bench.nearest(not zero_points)
         print(HEAD)
         # What takes seconds comes first, and what takes minutes a row after that.
-        for part in ("layers", "model"):
+        for part in ("layers",) if options.layers else ("layers", "model"):
             for row in chosen:
                 if part not in row.parts:
                     continue

@@ -70,7 +70,8 @@ class Row:
     @property
     def zero_points(self) -> bool:
         """Whether its weights have zero points."""
-        return "weights=int" in self.options and "symmetric=true" not in self.options
+        without = ("symmetric=true", "method=pvq")
+        return "weights=int" in self.options and not any(each in self.options for each in without)
 
     @property
     def nearest(self) -> bool:
