@@ -194,7 +194,7 @@ PEAKS = ("peak_anonymous", "peak_resident")
 def markdown(rows: Rows) -> str:
     """All that is known as a table."""
     lines = [
-        "| method | bits | layer error (x) | KL or cosine (x) | s | MB | paper |",
+        "| method | bits | layer error (x) | KL or cosine (x) | s | MB | paper; why no better |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in ROWS:
@@ -202,13 +202,16 @@ def markdown(rows: Rows) -> str:
         if found is None:
             continue
         cells = [row.name, f"{found['bits']:.2f}" if "bits" in found else ""]
+        source = row.paper
         for what, digits in (("layer_error", 5), ("figure", 4)):
             times = against(row, found, rows, what)
+            if row.why and row.why not in source and times is not None and times > 1:
+                source += f"; {row.why}"
             figure = f"{found[what]:.{digits}f}" if what in found else ""
             cells.append(figure + (f" ({times:.2f}x)" if times is not None else ""))
         cells.append(f"{found['seconds']:.0f}" if "seconds" in found else "")
         cells.append("/".join(f"{found[key] / 1e6:.0f}" for key in PEAKS if key in found))
-        lines.append("| " + " | ".join([*cells, row.paper]) + " |")
+        lines.append("| " + " | ".join([*cells, source]) + " |")
     return "\n".join(lines)
 
 
