@@ -18,11 +18,13 @@ from bitfold.runtime.op_library import op_library_path
 
 
 def model_digest(model: ir.Model) -> str:
-    """The SHA-256 of a model's graph and of all its weights' bytes."""
+    """The SHA-256 of a model's graph, of all its weights' bytes, and of what is noted on them."""
     digest, bare = hashlib.sha256(), snapshot(model)
     for graph in bare.graphs():
         for name, value in list(graph.initializers.items()):
             tensor = value.const_value
+            # A weight's own scheme is noted there.
+            digest.update(f"{name} {sorted(value.metadata_props.items())}\n".encode())
             if tensor is None or tensor.dtype == ir.DataType.STRING:
                 continue
             digest.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())

@@ -18,8 +18,10 @@ from bitfold.models.tiny import TINY, sample_feeds
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.fingerprint import model_digest
 from bitfold.passes.core.store import Store
+from bitfold.passes.quantize.plan import plan
 from bitfold.passes.quantize.quantize import Quantize
 from bitfold.passes.quantize.rounder import Rounder
+from bitfold.runtime.formats.scheme import WeightScheme
 
 GPTQ = Quantize(weights="int3", method="gptq", acts="none")
 CASES = {
@@ -127,6 +129,24 @@ def test_what_is_not_the_same_begins_anew(
     assert counter.spent() == 5
     change(tmp_path)
     assert counter.spent() == 5
+
+
+def test_schemes_noted_on_weights_begin_anew(tmp_path: Path, counter: Counter) -> None:
+    """As ``allocate`` leaves them: for another size it notes others on the same weights."""
+
+    def noted(format: str, cache: Path | None) -> str:
+        found, store = model(), None if cache is None else Store(cache)
+        for value in found.graph.initializers.values():
+            plan(value, WeightScheme(format, 16))
+        ids = {"i": np.random.default_rng(1).integers(0, 90, (2, 20))}
+        with Context(calibration=[ids], cache=store) as context:
+            GPTQ.run(found, context)
+            return model_digest(found)
+
+    assert noted("int2", tmp_path) == noted("int2", None)
+    counter.spent()
+    assert noted("int5", tmp_path) == noted("int5", None)
+    assert counter.spent() == 10
 
 
 def test_newer_software_begins_anew(
