@@ -34,6 +34,9 @@ from bitfold.runtime.formats.scheme import Acts, WeightScheme
 PROBE = "int3"
 """What a weight is rounded to, to see what that does: few bits stand out from all other noise."""
 
+JUDGED = 4
+"""Sample inputs that choices are compared on, at most."""
+
 
 @dataclass(frozen=True)
 class Option:
@@ -60,6 +63,8 @@ class Allocate(Pass):
     3. Groups are those of the rounded inputs, too: all inputs are rounded in groups of each size,
        and each weight gets its share of what that does.
     4. An integer program chooses what moves the outputs least in sum, within the budget.
+    5. Where that takes formats of very few bits, all weights are rounded at once to see whether the
+       outputs move less without these, and then without the next.
 
     Attributes:
         bits: budget: mean bits a weight, scales included.
@@ -114,13 +119,62 @@ class Allocate(Pass):
         for done, loss in enumerate(self._alone(model, jobs, samples, known)):
             context.progress(f"probing {jobs[done].sites[0].name}", done / len(jobs))
             options.append(list(self._options(jobs[done].sites, loss, inputs)))
-        chosen = self._chosen(model, jobs, options)
+        chosen = self._best(model, jobs, options, context)
         for job, option in zip(jobs, chosen, strict=True):
             plan(job.source, option.scheme)
             text = f"{option.scheme}: alone it moves the outputs by about {option.loss:.2g}"
             context.entry.changed(job.sites[0].name, text)
         _tell(options, chosen, _weights(jobs), context)
         return False  # notes change no computation
+
+    def _best(
+        self,
+        model: ir.Model,
+        jobs: Sequence[Job],
+        options: Sequence[Sequence[Option]],
+        context: Context,
+    ) -> list[Option]:
+        """The choice that moves the outputs least when all weights are rounded at once."""
+        choices = list(self._choices(model, jobs, options))
+        if len(choices) == 1:
+            return choices[0]
+        item = replace(self._quantizer(self.formats[0], self.groups[0]), lossless="off")
+        samples = context.statistics()[:JUDGED]
+        moved: list[float] = []
+        for chosen in choices:
+            context.progress(f"rounding all weights, choice {len(moved) + 1}", 1.0)
+            for job, option in zip(jobs, chosen, strict=True):
+                plan(job.source, option.scheme)
+            moved.append(moved_by(item, model, samples))
+            if moved[-1] > min(moved):
+                break
+        figures = ", ".join(f"{each:.2g}" for each in moved)
+        text = "all weights together, with ever fewer formats of few bits, move the outputs by"
+        context.entry.note(f"{text} {figures}")
+        return choices[int(np.argmin(moved))]
+
+    def _choices(
+        self, model: ir.Model, jobs: Sequence[Job], options: Sequence[Sequence[Option]]
+    ) -> Iterator[list[Option]]:
+        """Choices among all formats, among those without the fewest bits, and so on.
+
+        That losses add up holds for small ones: what weights of very few bits lose together may be
+        many times what each of them loses alone.
+        """
+        last = None
+        for fewest in sorted({each.scheme.number.bits for offered in options for each in offered}):
+            left = [[e for e in offered if e.scheme.number.bits >= fewest] for offered in options]
+            if not all(left):
+                return
+            try:
+                chosen = self._chosen(model, jobs, left)
+            except RecipeError:
+                if last is None:
+                    raise
+                return  # the budget is too small to do without
+            if chosen != last:
+                yield chosen
+            last = chosen
 
     def _chosen(
         self, model: ir.Model, jobs: Sequence[Job], options: Sequence[Sequence[Option]]

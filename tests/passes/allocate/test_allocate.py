@@ -63,6 +63,22 @@ def test_quantize_does_as_noted() -> None:
     assert KEY not in "".join(str(v.metadata_props) for v in model.graph.initializers.values())
 
 
+@pytest.mark.parametrize(("alone", "fewest"), [(1.0, "int4"), (0.1, "int2")])
+def test_what_all_weights_lose_together_decides(
+    alone: float, fewest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small losses add up; those of 2 bits may do so to more than their sum."""
+
+    def together(item: Any, model: ir.Model, samples: Sequence[Feeds]) -> float:
+        return alone if "int2" in formats(model).values() else 0.5
+
+    monkeypatch.setattr("bitfold.passes.allocate.allocate.moved_by", together)
+    model = unequal()
+    entry = apply(replace(ITEM, bits=5.25, acts="none"), model, [X])
+    assert formats(model)["quiet"] == fewest
+    assert entry.notes[0].endswith(f"move the outputs by {alone:.2g}, 0.5")
+
+
 def test_a_size_of_the_file() -> None:
     model = unequal()
     apply(replace(ITEM, size=0.0870 + 2 * BODY / 1e6), model, [X])
