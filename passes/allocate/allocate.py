@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from operator import itemgetter
 from typing import ClassVar
 
 import numpy as np
@@ -33,6 +34,9 @@ from bitfold.runtime.formats.scheme import Acts, WeightScheme
 
 PROBE = "int3"
 """What a weight is rounded to, to see what that does: few bits stand out from all other noise."""
+
+WASTE = 1e-3
+"""Share of the budget that may be kept for bodies that are not needed: each try takes time."""
 
 JUDGED = 4
 """Sample inputs that choices are compared on, at most."""
@@ -135,23 +139,27 @@ class Allocate(Pass):
         context: Context,
     ) -> list[Option]:
         """The choice that moves the outputs least when all weights are rounded at once."""
-        choices = list(self._choices(model, jobs, options))
-        if len(choices) == 1:
-            return choices[0]
         item = replace(self._quantizer(self.formats[0], self.groups[0]), lossless="off")
         samples = context.statistics()[:JUDGED]
-        moved: list[float] = []
-        for chosen in choices:
-            context.progress(f"rounding all weights, choice {len(moved) + 1}", 1.0)
+
+        def together(chosen: Sequence[Option]) -> float:
+            context.progress("rounding all weights", 1.0)
             for job, option in zip(jobs, chosen, strict=True):
                 plan(job.source, option.scheme)
-            moved.append(moved_by(item, model, samples))
+            return moved_by(item, model, samples)
+
+        choices = self._choices(model, jobs, options)
+        tried, moved = [next(choices)], list[float]()
+        for chosen in choices:
+            moved = moved or [together(tried[0])]
+            tried.append(chosen)
+            moved.append(together(chosen))
             if moved[-1] > min(moved):
                 break
-        figures = ", ".join(f"{each:.2g}" for each in moved)
-        text = "all weights together, with ever fewer formats of few bits, move the outputs by"
-        context.entry.note(f"{text} {figures}")
-        return choices[int(np.argmin(moved))]
+        if moved:
+            text = "all weights together, with ever fewer formats of few bits, move the outputs by"
+            context.entry.note(f"{text} {', '.join(f'{each:.2g}' for each in moved)}")
+        return min(zip(moved, tried, strict=True), key=itemgetter(0))[1] if moved else tried[0]
 
     def _choices(
         self, model: ir.Model, jobs: Sequence[Job], options: Sequence[Sequence[Option]]
@@ -163,6 +171,8 @@ class Allocate(Pass):
         """
         last = None
         for fewest in sorted({each.scheme.number.bits for offered in options for each in offered}):
+            if last and all(each.scheme.number.bits >= fewest for each in last):
+                continue  # the same would be chosen again
             left = [[e for e in offered if e.scheme.number.bits >= fewest] for offered in options]
             if not all(left):
                 return
@@ -172,8 +182,7 @@ class Allocate(Pass):
                 if last is None:
                     raise
                 return  # the budget is too small to do without
-            if chosen != last:
-                yield chosen
+            yield chosen
             last = chosen
 
     def _chosen(
@@ -191,13 +200,14 @@ class Allocate(Pass):
             return within(self.bits / 8 * _weights(jobs))
         budget = self.size * 1e6 - stored_besides(model, [job.source for job in jobs])
         shapes = [job.sites[0].shape for job in jobs]
-        bodies = 0  # operators' bodies take space too: how many there are, the choice tells
+        # Operators' bodies take space too: how many there are, the choice tells.
+        bodies, step = 0, max(1, int(budget * WASTE / BODY))
         while True:
             chosen = within(budget - BODY * bodies)
             kinds = set(zip(shapes, (each.scheme for each in chosen), strict=True))
             if len(kinds) <= bodies:
                 return chosen
-            bodies += 1
+            bodies += step
 
     def _jobs(self, model: ir.Model, context: Context) -> list[Job]:
         """The weights that there is a choice for; why the others have none is ``quantize``'s."""
