@@ -73,7 +73,8 @@ class Allocate(Pass):
     Attributes:
         bits: budget: mean bits a weight, scales included.
         size: budget instead: megabytes (1e6 bytes) of the written model; 0 for as ``bits`` says.
-        formats: number formats to choose from.
+        formats: number formats to choose from; ``gauss5`` loses less than ``int5``, and takes three
+            times as long for one row.
         groups: sizes of groups to choose from.
         scales: type of the scales.
         acts: as in ``quantize``, which refuses formats that do not suit the inputs.
@@ -87,7 +88,7 @@ class Allocate(Pass):
 
     bits: float = 4.0
     size: float = 0.0
-    formats: tuple[str, ...] = ("gauss2", "gauss3", "gauss4", "gauss5", "int6", "int7", "int8")
+    formats: tuple[str, ...] = ("gauss2", "gauss3", "gauss4", "int5", "int6", "int7", "int8")
     groups: tuple[int, ...] = (32, 64, 128)
     scales: ScaleType = "e4m3"
     acts: Acts = "int8"
