@@ -27,8 +27,8 @@ def variance_gain(
     factor of the channel's scales and a shift of its bias.  Here both are told by the inputs'
     second moments H and means m: an output w varies by ``w (H - m m^T) w^T``.
 
-    It may gain where codes were fitted to the outputs, whose variance then shrinks, and was found to
-    lose where they were rounded to nearest.
+    It may gain where codes were fitted to the outputs, whose variance then shrinks, and was found
+    to lose where they were rounded to nearest.
 
     Args:
         gram: H, the mean of ``x x^T`` over the inputs, f64[K, K].
