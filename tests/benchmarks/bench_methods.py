@@ -12,9 +12,9 @@ what rounding moves in a layer's outputs (see ``layer_errors.py``); ``KL`` is th
 over chunks of 512 tokens of a news text, or ``cosine`` that of an encoder's output.  ``x`` is how
 many times that of rounding to nearest it is, at as many stored bits a weight: between two widths
 the logarithm is interpolated.  Methods for inputs and attention have what they are compared with
-beside them.  Seconds are those of the pass alone; memory is that of a process that does nothing but
-quantize the model, behind the exact passes: ``own`` what it allocates, ``with files`` also what it
-reads of mapped weights.
+beside them.  Seconds, of the processor on all cores, and memory are those of a process that does
+nothing but quantize the model, behind the exact passes, and write it: ``own`` is what it allocates,
+``with files`` also what it reads of mapped weights.
 """
 
 from __future__ import annotations
@@ -49,8 +49,6 @@ HEAD = (
     f"{'method':34} {'bits':>5} {'layer error':>11} {'x':>5}  {'measure':7} {'figure':>8} {'x':>5} "
     f"{'seconds':>8} {'own MB':>7} {'with files':>10}"
 )
-PASSES = ("quantize", "static-inputs", "quantize-attention")
-"""Passes whose time counts as the method's."""
 
 
 class Bench:
@@ -111,12 +109,11 @@ class Bench:
             samples = self.samples if row.calibrated else 0
             took = converted(model, source, file, recipe, samples)
             measure, figure = distance(path, file, self.chunks)
-        seconds = sum(took.pass_seconds.get(name, 0.0) for name in PASSES)
         return {
             **({"bits": took.bits} if took.bits else {}),
             "measure": measure,
             "figure": figure,
-            "seconds": seconds,
+            "seconds": took.seconds,
             "peak_anonymous": took.peak_anonymous,
             "peak_resident": took.peak_resident,
         }
@@ -194,7 +191,7 @@ PEAKS = ("peak_anonymous", "peak_resident")
 def markdown(rows: Rows) -> str:
     """All that is known as a table."""
     lines = [
-        "| method | bits | layer error (x) | KL or cosine (x) | s | MB | paper; why no better |",
+        "| method | bits | layer error (x) | KL, cosine (x) | CPU s | MB | paper; why no better |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in ROWS:
