@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from operator import itemgetter
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
 
 from bitfold.passes.allocate.choose import choose
 from bitfold.passes.allocate.known import Known
+from bitfold.passes.allocate.offers import NODES, OFFERS, Offer, stored_nbytes
 from bitfold.passes.allocate.probes import moved_alone, moved_by
 from bitfold.passes.allocate.stored import BODY, stored_besides
 from bitfold.passes.analysis.sites import Site
@@ -23,7 +24,6 @@ from bitfold.passes.core.report import PassEntry
 from bitfold.passes.core.targets import Target
 from bitfold.passes.quantize.conv_scheme import conv_rows
 from bitfold.passes.quantize.jobs import Job, find_jobs
-from bitfold.passes.quantize.packed_size import packed_nbytes
 from bitfold.passes.quantize.plan import forget, plan
 from bitfold.passes.quantize.quantize import Quantize
 from bitfold.passes.quantize.rounding import round_to_nearest
@@ -73,10 +73,9 @@ class Allocate(Pass):
     Attributes:
         bits: budget: mean bits a weight, scales included.
         size: budget instead: megabytes (1e6 bytes) of the written model; 0 for as ``bits`` says.
-        formats: number formats to choose from; ``gauss5`` loses less than ``int5``, and takes three
-            times as long for one row.
+        formats: number formats to choose from; none for those that suit the target.
         groups: sizes of groups to choose from.
-        scales: type of the scales.
+        scales: type of the scales; ``auto`` for the one that suits the target.
         acts: as in ``quantize``, which refuses formats that do not suit the inputs.
         samples: sample inputs to run for each weight.
         target: what the model must run on.
@@ -88,22 +87,32 @@ class Allocate(Pass):
 
     bits: float = 4.0
     size: float = 0.0
-    formats: tuple[str, ...] = ("gauss2", "gauss3", "gauss4", "int5", "int6", "int7", "int8")
+    formats: tuple[str, ...] = ()
     groups: tuple[int, ...] = (32, 64, 128)
-    scales: ScaleType = "e4m3"
+    scales: ScaleType | Literal["auto"] = "auto"
     acts: Acts = "int8"
     samples: int = 1
     target: Target = "native"
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.formats or not self.groups or self.samples < 1:
+        if not self.groups or self.samples < 1:
             raise RecipeError(
-                "allocate: expected formats, groups and samples to choose by, found "
-                f"{len(self.formats)} formats, {len(self.groups)} groups and {self.samples} samples"
+                "allocate: expected groups and samples to choose by, found "
+                f"{len(self.groups)} groups and {self.samples} samples"
             )
-        for name, group in product(self.formats, self.groups):
+        for name, group in product(self._offer.formats, self.groups):
             self._quantizer(name, group)
+
+    @property
+    def _offer(self) -> Offer:
+        """What weights may get."""
+        suited = OFFERS[self.target]
+        return Offer(
+            self.formats or suited.formats,
+            suited.scales if self.scales == "auto" else self.scales,
+            suited.zero_points,
+        )
 
     def run(self, model: ir.Model, context: Context) -> bool:
         jobs = self._jobs(model, context)
@@ -140,7 +149,7 @@ class Allocate(Pass):
         context: Context,
     ) -> list[Option]:
         """The choice that moves the outputs least when all weights are rounded at once."""
-        item = replace(self._quantizer(self.formats[0], self.groups[0]), lossless="off")
+        item = replace(self._quantizer("int8", self.groups[0]), lossless="off")
         samples = context.statistics()[:JUDGED]
 
         def together(chosen: Sequence[Option]) -> float:
@@ -199,8 +208,11 @@ class Allocate(Pass):
 
         if not self.size:
             return within(self.bits / 8 * _weights(jobs))
-        budget = self.size * 1e6 - stored_besides(model, [job.source for job in jobs])
+        besides = stored_besides(model, [job.source for job in jobs])
+        budget = self.size * 1e6 - besides - NODES[self.target] * len(jobs)
         shapes = [job.sites[0].shape for job in jobs]
+        if self.target != "native":
+            return within(budget)
         # Operators' bodies take space too: how many there are, the choice tells.
         bodies, step = 0, max(1, int(budget * WASTE / BODY))
         while True:
@@ -213,18 +225,18 @@ class Allocate(Pass):
     def _jobs(self, model: ir.Model, context: Context) -> list[Job]:
         """The weights that there is a choice for; why the others have none is ``quantize``'s."""
         entry, context.entry = context.entry, PassEntry("(jobs)", {}, "exact")
-        scheme_of = self._quantizer(self.formats[0], self.groups[0]).scheme_of
+        scheme_of = self._quantizer("int8", self.groups[0]).scheme_of
         jobs = list(find_jobs(model, context, self.exclude, scheme_of))
         context.entry = entry
         known = model.graph.initializers.values()
         return [job for job in jobs if any(job.source is value for value in known)]
 
-    def _quantizer(self, name: str, group: int) -> Quantize:
+    def _quantizer(self, name: str, group: int, symmetric: bool = True) -> Quantize:
         return Quantize(
             weights=name,
             group=group,
-            symmetric=True,
-            scales=self.scales,
+            symmetric=symmetric,
+            scales=self._offer.scales,
             acts=self.acts,
             target=self.target,
             exclude=self.exclude,
@@ -275,15 +287,16 @@ class Allocate(Pass):
         rows = some(site.weight())[::2]
         unit = _squared_error(rows, site, self._probe_scheme(site))
         seen = set()
-        for name, group in product(self.formats, self.groups):
-            scheme = self._quantizer(name, group).scheme_of(sites).weight
+        offer = self._offer
+        symmetries = (True, False) if offer.zero_points else (True,)
+        for name, group, symmetric in product(offer.formats, self.groups, symmetries):
+            scheme = self._quantizer(name, group, symmetric).scheme_of(sites).weight
             if scheme in seen:
                 continue
             seen.add(scheme)
             share = _squared_error(rows, site, scheme) / unit if unit else 0.0
-            yield Option(
-                scheme, moved * share + inputs[group], packed_nbytes(site.shape, scheme, site.conv)
-            )
+            nbytes = stored_nbytes(sites, scheme, self.target)
+            yield Option(scheme, moved * share + inputs[group], nbytes)
 
     def _probe_scheme(self, site: Site) -> WeightScheme:
         return self._quantizer(PROBE, self.groups[0]).scheme_of([site]).weight

@@ -12,13 +12,13 @@ from bitfold.passes.analysis.conv_shape import stays_on_pixels
 from bitfold.passes.analysis.sites import Site, input_at, is_vector
 from bitfold.passes.core.context import Context
 from bitfold.passes.core.rewire import shared_initializer
-from bitfold.passes.core.targets import ORT_DOMAIN
+from bitfold.passes.core.targets import ORT_DOMAIN, stock_width
 from bitfold.passes.lower.blocks import blocked
 from bitfold.passes.lower.epilogue import is_op, only_consumer
 from bitfold.passes.lower.neutral import rounding_of, stock_weight_of, weight_of, width_of
 from bitfold.passes.lower.stored_blocks import StoredBlocks
 from bitfold.passes.lower.surgery import Builder, remove_dead
-from bitfold.passes.lower.targets import matmul_block, rounding_block, stored_width
+from bitfold.passes.lower.targets import matmul_block, rounding_block
 
 FLOAT_INPUTS, INT8_INPUTS = 1, 4
 """Values of accuracy_level.  Left out, it stands for float inputs, whatever the peers expect."""
@@ -27,7 +27,7 @@ FLOAT_INPUTS, INT8_INPUTS = 1, 4
 def ort_block(site: Site) -> int | str:
     """The block size in which ORT's operators run a matmul or look-up, or why they do not."""
     weight = weight_of(site)
-    width = stored_width("ort", width_of(weight.bits, weight.table))
+    width = stock_width(width_of(weight.bits, weight.table))
     k = site.shape[1]
     rounding = rounding_of(site)
     if rounding is None:
@@ -54,7 +54,7 @@ class OrtLowering:
         stored: dict[int, StoredBlocks] = {}
         weight = stock_weight_of(sites[0])
         width = width_of(weight.bits, weight.table)
-        bits = stored_width("ort", width)
+        bits = stock_width(width)
         stem = (sites[0].source.name or sites[0].name).removesuffix(".dequantized")
         for site, block in zip(sites, blocks, strict=True):
             if block not in stored:

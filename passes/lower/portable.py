@@ -24,13 +24,13 @@ import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import Site
 from bitfold.passes.core.context import Context
+from bitfold.passes.core.targets import stock_width
 from bitfold.passes.lower.dequantized import DequantizedWeight
 from bitfold.passes.lower.neutral import rounding_of, stock_weight_of, width_of
 from bitfold.passes.lower.opset import require_opset
 from bitfold.passes.lower.round_input import round_input
 from bitfold.passes.lower.stored import IR_VERSIONS, OPSETS, TYPES, runs_int2
 from bitfold.passes.lower.surgery import Builder, remove_dead
-from bitfold.passes.lower.targets import stored_width
 from bitfold.passes.opsets.convert import CANONICAL
 
 
@@ -54,7 +54,7 @@ class PortableLowering:
         weight = stock_weight_of(sites[0])
         width = width_of(weight.bits, weight.table)
         gathered = any(site.kind == "gather" for site in sites)
-        bits = 8 if gathered else stored_width("portable", width)
+        bits = 8 if gathered else stock_width(width)
         version = self.model.graph.opset_imports.get("", 0)
         if bits == 2 and (version < CANONICAL or not runs_int2()):
             bits = 4  # what keeps the graph at an older version may not run in INT2's

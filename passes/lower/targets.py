@@ -1,47 +1,15 @@
-"""What each target can express: the data, and the reasons where it cannot."""
+"""What target ``ort``'s low-bit matmul can express, and the reasons where it cannot."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+BLOCKS = (16, 32, 64, 128, 256)
+"""Inputs that may share a weight scale in com.microsoft MatMulNBits of ORT 1.31."""
 
+ROUNDING_BLOCKS = {2: (32, 64, 128), 4: BLOCKS, 8: BLOCKS}
+"""By width, the blocks at which it rounds its input to int8 on the fly, a scale for each block.
 
-@dataclass(frozen=True)
-class Capability:
-    """What a target has operators for.
-
-    Attributes:
-        widths: bits of the integers that weights are stored as; others take the next wider.
-        blocks: sizes of the blocks of inputs that share a weight scale in a low-bit matmul;
-            None where any will do.
-        rounding_blocks: for each width, the blocks at which the low-bit matmul rounds its input
-            to int8 on the fly, a scale for each block; None where any will do.
-    """
-
-    widths: tuple[int, ...]
-    blocks: tuple[int, ...] | None = None
-    rounding_blocks: dict[int, tuple[int, ...]] | None = None
-
-
-CAPABILITIES: dict[str, Capability] = {
-    # INT2, INT4 and INT8 of DequantizeLinear; rounding is written out.
-    "portable": Capability((2, 4, 8)),
-    # com.microsoft MatMulNBits of ORT 1.31.  At 2 bits it rounds inputs in the middle sizes only,
-    # and leaves them float in the others, whatever accuracy_level says.
-    "ort": Capability(
-        (2, 4, 8),
-        (16, 32, 64, 128, 256),
-        {
-            2: (32, 64, 128),
-            4: (16, 32, 64, 128, 256),
-            8: (16, 32, 64, 128, 256),
-        },
-    ),
-}
-
-
-def stored_width(target: str, width: int) -> int:
-    """Bits that integers of ``width`` bits are stored with."""
-    return min(each for each in CAPABILITIES[target].widths if each >= width)
+At 2 bits it leaves inputs float in the other sizes, whatever accuracy_level says.
+"""
 
 
 def matmul_block(k: int, group_size: int) -> int | str:
@@ -53,13 +21,12 @@ def matmul_block(k: int, group_size: int) -> int | str:
         k: input channels.
         group_size: input channels a weight scale.
     """
-    blocks = CAPABILITIES["ort"].blocks or ()
     if group_size >= k:
-        return next((block for block in blocks if block >= k), blocks[-1])
-    fitting = [block for block in blocks if group_size % block == 0]
+        return next((block for block in BLOCKS if block >= k), BLOCKS[-1])
+    fitting = [block for block in BLOCKS if group_size % block == 0]
     if fitting:
         return fitting[-1]
-    return f"a weight scale for each {group_size} inputs: expected a multiple of {blocks[0]}"
+    return f"a weight scale for each {group_size} inputs: expected a multiple of {BLOCKS[0]}"
 
 
 def rounding_block(width: int, k: int, group_size: int, act_group: int) -> int | str:
@@ -71,7 +38,7 @@ def rounding_block(width: int, k: int, group_size: int, act_group: int) -> int |
         group_size: input channels a weight scale.
         act_group: input channels an input scale.
     """
-    blocks = (CAPABILITIES["ort"].rounding_blocks or {})[width]
+    blocks = ROUNDING_BLOCKS[width]
     if act_group >= k:
         block = next((block for block in blocks if block >= k), None)
     else:
