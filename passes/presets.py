@@ -31,7 +31,7 @@ PRESETS: dict[str, str] = {
     "w4a4": f"{FOLD}, advise{{{W4A4}}}, {FUSE}, quantize{{{W4A4}}}, lower",
     "w4a16": f"{EXACT}, quantize{{weights=int4 embeddings=int8 acts=none}}, lower",
     "w3a8": f"{EXACT}, quantize{{weights=int3 embeddings=int8}}, lower",
-    "w2a8": f"{EXACT}, quantize{{weights=int2 embeddings=int8}}, lower",
+    "w2a8": f"{EXACT}, quantize{{weights=int2 symmetric=true embeddings=int8}}, lower",
     "w8a8-rot": rotating(W8A8),
     "w4a8-rot": rotating(W4A8),
     "w4a4-rot": rotating(W4A4),
