@@ -12,6 +12,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from bitfold.passes.core.spool import let_go
 from bitfold.runtime.errors import OutputError
 
 ALIGNMENT = 64
@@ -177,6 +178,7 @@ def _write_data(
             start = -(-offset // ALIGNMENT) * ALIGNMENT
             file.write(b"\0" * (start - offset))
             file.write(memoryview(tensor.tobytes()))
+            let_go(tensor)
             offset = start + tensor.nbytes
             progress("writing weights", offset / total)
             value.const_value = ir.ExternalTensor(

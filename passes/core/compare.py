@@ -19,7 +19,7 @@ _FILL = 1e3
 _BLOCK = 1 << 20
 """Elements handled at once."""
 
-_ROWS = 64
+_ROWS = 16
 """Rows of logits handled at once: float64 copies stay small."""
 
 

@@ -126,6 +126,8 @@ class Pipeline:
             clock = time.perf_counter()
             stage.close()  # its session would keep buffers while the pass works
             after = self._apply(item, entry, stage.model, report)
+            for each in (stage.model, after):
+                let_go_of_all(each)  # a session reads the files itself
             entry.seconds = time.perf_counter() - clock
             clock = time.perf_counter()
             stage = self._checked(item, entry, stage, after)
@@ -133,7 +135,6 @@ class Pipeline:
             if item.promise is Promise.LOSSY:
                 self.reference = stage
             self.watch(entry, stage.model)
-            let_go_of_all(stage.model)
         report.total = self._total(first, stage)
         report.notes += _blind_spots(first)
         result = snapshot(original) if stage.model is original else stage.model
@@ -289,6 +290,10 @@ def _blind_spots(stage: Stage) -> list[str]:
 
 
 def _divergence(before: Stage, after: Stage, indices: Sequence[int]) -> Divergence:
+    for stage in (after, before):  # one session at a time; ``after`` may have one already
+        for index in indices:
+            stage.outputs(index)
+        stage.close()
     return compare_outputs((before.outputs(i), after.outputs(i)) for i in indices)
 
 
