@@ -10,7 +10,7 @@ from support.isas import isas
 from support.kernel_checks import CHECKS
 
 
-@pytest.mark.parametrize("isa", isas())
+@pytest.mark.parametrize("isa", isas("avx512bitalg"))
 @pytest.mark.parametrize("check", CHECKS)
 def test_kernels(check: str, isa: str) -> None:
     if check == "guard_pages" and sys.platform == "win32":

@@ -7,12 +7,12 @@ from support.check_process import run_check
 from support.isas import isas
 
 
-@pytest.mark.parametrize("isa", isas("avxvnni"))
+@pytest.mark.parametrize("isa", isas("avxvnni", "avx512bitalg"))
 def test_sampled(isa: str) -> None:
     run_check("grid_checks", "sampled", isa)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("isa", isas("avxvnni"))
+@pytest.mark.parametrize("isa", isas("avxvnni", "avx512bitalg"))
 def test_full(isa: str) -> None:
     run_check("grid_checks", "full", isa)

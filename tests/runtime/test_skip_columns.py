@@ -19,7 +19,7 @@ from bitfold.runtime.ops.prologue import Prologue
 from bitfold.runtime.reference.skip_columns import without_skipped
 
 
-@pytest.mark.parametrize("isa", isas())
+@pytest.mark.parametrize("isa", isas("avx512bitalg"))
 @pytest.mark.parametrize("check", CHECKS)
 def test_kernels(check: str, isa: str) -> None:
     if check == "guard_pages" and sys.platform == "win32":

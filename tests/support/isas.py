@@ -7,8 +7,8 @@ from bitfold.runtime.op_library import supported_isas
 
 SMALL_STEPS = {"avxvnni", "avx512bitalg"}
 """Each has one kernel or two of its own, and the rest from the one before it: ``avxvnni`` the
-integer products of matrix multiplications and convolutions, ``avx512bitalg`` those of bit planes
-and masked weights."""
+integer products of matrix multiplications and convolutions, ``avx512bitalg`` how matrix
+multiplications unpack codes, and products of bit planes and masked weights."""
 
 
 def isas(*small_steps: str) -> list[str]:

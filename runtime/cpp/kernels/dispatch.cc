@@ -27,7 +27,7 @@ const Kernels kAvxVnni = {"avxvnni",     &kMatMulAvxVnni, gather_row_avx2, &kCon
 const Kernels kAvx512Vnni = {"avx512vnni",     &kMatMulAvx512Vnni, gather_row_avx512,
                              &kConvAvx512Vnni, hadamard_avx512,    &kPlanesAvx512,
                              &kAttentionAvx512Vnni, &kMaskedAvx2};
-const Kernels kAvx512Bitalg = {"avx512bitalg",   &kMatMulAvx512Vnni, gather_row_avx512,
+const Kernels kAvx512Bitalg = {"avx512bitalg",   &kMatMulAvx512Vbmi, gather_row_avx512,
                                &kConvAvx512Vnni, hadamard_avx512,    &kPlanesBitalg,
                                &kAttentionAvx512Vnni, &kMaskedAvx512Vbmi2};
 
@@ -63,10 +63,12 @@ bool has_avx512vnni() {
   return (b & wanted) == wanted && (c & bit_AVX512VNNI);
 }
 
+// These came together: no CPU that has VNNI has some of them alone.
 bool has_avx512bitalg() {
   unsigned a, b, c, d;
   if (!has_avx512vnni() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-  return (c & bit_AVX512BITALG) && (c & bit_AVX512VBMI2);
+  const unsigned wanted = bit_AVX512BITALG | bit_AVX512VBMI | bit_AVX512VBMI2 | bit_GFNI;
+  return (c & wanted) == wanted;
 }
 #elif defined(BITFOLD_ARM64)
 // Never faster than products of bytes.

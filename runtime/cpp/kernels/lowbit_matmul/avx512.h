@@ -7,67 +7,21 @@
 
 #include "gelu.h"
 #include "masked.h"
-
-// Loops over rows and tiles are unrolled early, so that their arrays live in registers.
-#define BITFOLD_UNROLL _Pragma("GCC unroll 16")
+#include "operands_avx512.h"
 
 namespace bitfold {
+
+// Zero points of one tile that are to be subtracted from its operand bytes, group by group.
+struct Shift {
+  const int8_t* zero_points;  // [G][16], or null
+  int add;                    // what is added to every byte besides
+};
+
+// Decodes chunks of a tile: see `decode`.
+typedef void (*Decode)(const PackedWeight* w, const uint8_t* chunk, int32_t first, int32_t last,
+                       const Shift* shift, uint8_t* out);
+
 namespace {
-
-// The bits of step S in a line of a plane W bits wide, at position LOW of every byte, merged into
-// `below`.
-template <int W, int LOW, int S>
-inline __m512i field(__m512i line, __m512i below) {
-  constexpr int kShift = S % (8 / W) * W - LOW;
-  if (W == 8) return line;
-  const __m512i mask = _mm512_set1_epi8((char)(((1 << W) - 1) << LOW));
-  // 16-bit shifts: bits that cross from the other byte fall outside the mask.
-  if (kShift > 0) line = _mm512_srli_epi16(line, kShift > 0 ? kShift : 0);
-  if (kShift < 0) line = _mm512_slli_epi16(line, kShift < 0 ? -kShift : 0);
-  if (LOW == 0) return _mm512_and_si512(line, mask);
-  return _mm512_ternarylogic_epi32(line, mask, below, 0xEA);  // (line & mask) | below
-}
-
-// The lines of one plane of a code, W bits wide: step S holds input channels 4S to 4S + 3.
-template <int W, int FIRST, int LOW, int S>
-inline __m512i plane(const uint8_t* chunk, __m512i below) {
-  const __m512i line = _mm512_loadu_si512(chunk + (FIRST + S / (8 / W)) * kLine);
-  return field<W, LOW, S>(line, below);
-}
-
-// The 64 codes of step S of a chunk: 16 lanes of four consecutive input channels.
-template <int BITS, int S>
-inline __m512i codes(const uint8_t* chunk) {
-  __m512i c = _mm512_setzero_si512();
-  if (BITS & 8) return plane<8, 0, 0, S>(chunk, c);
-  if (BITS & 4) c = plane<4, 0, 0, S>(chunk, c);
-  if (BITS & 2) c = plane<2, BITS & 4, BITS & 4, S>(chunk, c);
-  if (BITS & 1) c = plane<1, BITS & 6, BITS & 6, S>(chunk, c);
-  return c;
-}
-
-// Look codes up in a table of 2**BITS bytes, 16 entries at a time.
-template <int BITS>
-inline __m512i look_up(__m512i c, const uint8_t* table) {
-  __m512i part = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)table));
-  if (BITS <= 4) return _mm512_shuffle_epi8(part, c);
-  __m512i found = _mm512_setzero_si512();
-  for (int high = 0; high < 1 << (BITS > 4 ? BITS - 4 : 0); high++) {
-    part = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)(table + 16 * high)));
-    // A code of another part gets its top bit set here, for which the shuffle gives zero.
-    __m512i within = _mm512_xor_si512(c, _mm512_set1_epi8((char)(high << 4)));
-    within = _mm512_adds_epu8(within, _mm512_set1_epi8(0x70));
-    found = _mm512_or_si512(found, _mm512_shuffle_epi8(part, within));
-  }
-  return found;
-}
-
-// The unsigned operand bytes (level + offset) of step S.
-template <int BITS, bool TABLE, int S>
-inline __m512i operands(const uint8_t* chunk, const uint8_t* table) {
-  __m512i c = codes<BITS, S>(chunk);
-  return TABLE ? look_up<BITS>(c, table) : c;
-}
 
 // vpdpbusd in place.  Given the intrinsic, GCC moves every sum to another register and back in
 // each round of a loop, runs out of registers and spills.
@@ -211,12 +165,6 @@ inline void write(const MatMul* op, const Block* b, int32_t tile, float* sums,
   }
 }
 
-// Zero points of one tile that are to be subtracted from its operand bytes, group by group.
-struct Shift {
-  const int8_t* zero_points;  // [G][16], or null
-  int add;                    // what is added to every byte besides
-};
-
 // Each lane's lowest byte, four times.
 inline __m512i each_byte(__m512i lanes) {
   return _mm512_shuffle_epi8(
@@ -233,17 +181,20 @@ inline __m512i shift_bytes(const Shift* shift, int32_t group) {
   return each_byte(_mm512_sub_epi32(add, z));
 }
 
+template <int BITS, bool TABLE, int S>
+BITFOLD_INLINE void decode_step(const Lines<BITS>& lines, const Operands<BITS, TABLE>& operands,
+                                __m512i shift, uint8_t* out) {
+  _mm512_store_si512(out + S * kLine, _mm512_add_epi8(operands.template at<S>(lines), shift));
+}
+
 template <int BITS, bool TABLE, int HALF>
-inline void decode_half(const uint8_t* chunk, const uint8_t* table, __m512i shift, uint8_t* out) {
-  out += HALF * 4 * kLine;
-  __m512i u = operands<BITS, TABLE, 4 * HALF>(chunk, table);
-  _mm512_store_si512(out, _mm512_add_epi8(u, shift));
-  u = operands<BITS, TABLE, 4 * HALF + 1>(chunk, table);
-  _mm512_store_si512(out + kLine, _mm512_add_epi8(u, shift));
-  u = operands<BITS, TABLE, 4 * HALF + 2>(chunk, table);
-  _mm512_store_si512(out + 2 * kLine, _mm512_add_epi8(u, shift));
-  u = operands<BITS, TABLE, 4 * HALF + 3>(chunk, table);
-  _mm512_store_si512(out + 3 * kLine, _mm512_add_epi8(u, shift));
+BITFOLD_INLINE void decode_half(const uint8_t* chunk, const Operands<BITS, TABLE>& operands,
+                                __m512i shift, uint8_t* out) {
+  const Lines<BITS> lines = lines_at<BITS>(chunk);
+  decode_step<BITS, TABLE, 4 * HALF>(lines, operands, shift, out);
+  decode_step<BITS, TABLE, 4 * HALF + 1>(lines, operands, shift, out);
+  decode_step<BITS, TABLE, 4 * HALF + 2>(lines, operands, shift, out);
+  decode_step<BITS, TABLE, 4 * HALF + 3>(lines, operands, shift, out);
 }
 
 // Decode the chunks [first, last) of one tile, which begin at `chunk`, into operand bytes in the
@@ -255,16 +206,14 @@ void decode(const PackedWeight* w, const uint8_t* chunk, int32_t first, int32_t 
   int64_t left = group_halves;  // 16-channel halves until the next group
   int32_t group = (int32_t)(2 * first / group_halves);
   __m512i now = shift_bytes(shift, group);
+  const Operands<BITS, TABLE> operands(w->operand);
   for (int32_t c = first; c < last; c++, chunk += BITS * kLine, out += 8 * kLine) {
-    decode_half<BITS, TABLE, 0>(chunk, w->operand, now, out);
+    decode_half<BITS, TABLE, 0>(chunk, operands, now, out);
     if (--left == 0 && group + 1 < w->groups) now = shift_bytes(shift, ++group), left = group_halves;
-    decode_half<BITS, TABLE, 1>(chunk, w->operand, now, out);
+    decode_half<BITS, TABLE, 1>(chunk, operands, now, out);
     if (--left == 0 && group + 1 < w->groups) now = shift_bytes(shift, ++group), left = group_halves;
   }
 }
-
-typedef void (*Decode)(const PackedWeight* w, const uint8_t* chunk, int32_t first, int32_t last,
-                       const Shift* shift, uint8_t* out);
 
 inline Decode decoder(const PackedWeight* w) {
   static const Decode plain[] = {decode<1, false>, decode<2, false>, decode<3, false>,

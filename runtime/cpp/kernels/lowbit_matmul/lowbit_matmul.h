@@ -152,6 +152,7 @@ extern const MatMulKernels kMatMulRef;
 extern const MatMulKernels kMatMulAvx2;
 extern const MatMulKernels kMatMulAvxVnni;
 extern const MatMulKernels kMatMulAvx512Vnni;
+extern const MatMulKernels kMatMulAvx512Vbmi;
 #elif defined(BITFOLD_ARM64)
 extern const MatMulKernels kMatMulNeon;
 #endif

@@ -9,11 +9,13 @@ namespace {
 template <int BITS, bool TABLE, int R, int NT, int S>
 inline __attribute__((always_inline)) void step(__m512 (&acc)[NT][R], const uint8_t* chunk,
                                                 int64_t stride, const float* x,
-                                                const uint8_t* table, __m512i offset) {
+                                                const Operands<BITS, TABLE>& operands,
+                                                __m512i offset) {
   __m512i level[NT];
   BITFOLD_UNROLL
   for (int t = 0; t < NT; t++)
-    level[t] = _mm512_sub_epi8(operands<BITS, TABLE, S>(chunk + t * stride, table), offset);
+    level[t] = _mm512_sub_epi8(
+        operands.template at<S>(lines_at<BITS>(chunk + t * stride)), offset);
   BITFOLD_UNROLL
   for (int j = 0; j < 4; j++) {
     __m512 value[NT];
@@ -34,11 +36,12 @@ inline __attribute__((always_inline)) void step(__m512 (&acc)[NT][R], const uint
 template <int BITS, bool TABLE, int R, int NT, int HALF>
 inline __attribute__((always_inline)) void half_chunk(__m512 (&acc)[NT][R], const uint8_t* chunk,
                                                       int64_t stride, const float* x,
-                                                      const uint8_t* table, __m512i offset) {
-  step<BITS, TABLE, R, NT, 4 * HALF>(acc, chunk, stride, x, table, offset);
-  step<BITS, TABLE, R, NT, 4 * HALF + 1>(acc, chunk, stride, x + 4 * R, table, offset);
-  step<BITS, TABLE, R, NT, 4 * HALF + 2>(acc, chunk, stride, x + 8 * R, table, offset);
-  step<BITS, TABLE, R, NT, 4 * HALF + 3>(acc, chunk, stride, x + 12 * R, table, offset);
+                                                      const Operands<BITS, TABLE>& operands,
+                                                      __m512i offset) {
+  step<BITS, TABLE, R, NT, 4 * HALF>(acc, chunk, stride, x, operands, offset);
+  step<BITS, TABLE, R, NT, 4 * HALF + 1>(acc, chunk, stride, x + 4 * R, operands, offset);
+  step<BITS, TABLE, R, NT, 4 * HALF + 2>(acc, chunk, stride, x + 8 * R, operands, offset);
+  step<BITS, TABLE, R, NT, 4 * HALF + 3>(acc, chunk, stride, x + 12 * R, operands, offset);
 }
 
 // Sums [NT][R][16] of NT tiles, the first of which is `tile` and lies at `bytes`.
@@ -49,6 +52,7 @@ void dot(const MatMul* op, const Block* b, int32_t tile, const uint8_t* bytes,
   const int64_t stride = (int64_t)w->chunks * BITS * kLine;
   const int64_t halves = (w->k + 15) / 16, group_halves = (w->group_size + 15) / 16;
   const __m512i offset = _mm512_set1_epi8((char)op->offset);
+  const Operands<BITS, TABLE> operands(w->operand);
   const float *x = b->x, *sum_x = b->sum;
   __m512 total[NT][R];
   BITFOLD_UNROLL
@@ -66,10 +70,10 @@ void dot(const MatMul* op, const Block* b, int32_t tile, const uint8_t* bytes,
     const int64_t end = half + group_halves < halves ? half + group_halves : halves;
     for (; half < end; half++, x += 16 * R) {
       if (half & 1) {
-        half_chunk<BITS, TABLE, R, NT, 1>(acc, bytes, stride, x, w->operand, offset);
+        half_chunk<BITS, TABLE, R, NT, 1>(acc, bytes, stride, x, operands, offset);
         bytes += BITS * kLine;
       } else {
-        half_chunk<BITS, TABLE, R, NT, 0>(acc, bytes, stride, x, w->operand, offset);
+        half_chunk<BITS, TABLE, R, NT, 0>(acc, bytes, stride, x, operands, offset);
       }
     }
     BITFOLD_UNROLL

@@ -20,12 +20,6 @@ void spread(uint8_t* bytes, const uint8_t* masks, int64_t steps, const uint8_t* 
 // How many bytes ahead lines and masks are fetched.
 constexpr int64_t kLinesAhead = 4 << 10, kMasksAhead = 2 << 10;
 
-// The lines of a chunk, in registers.
-template <int BITS>
-struct Lines {
-  __m512i line[BITS];
-};
-
 // Load the lines of the plane of width W from `at` on, each as long as the longest of its steps.
 // Returns where the next plane's begin.
 template <int W, int FIRST, int BITS>
@@ -60,23 +54,12 @@ inline __attribute__((always_inline)) const uint8_t* load_lines(Lines<BITS>& lin
   return at;
 }
 
-// The codes that step S keeps.
-template <int BITS, int S>
-inline __attribute__((always_inline)) __m512i kept_codes(const Lines<BITS>& lines) {
-  __m512i c = _mm512_setzero_si512();
-  if constexpr (BITS & 8) return lines.line[S];
-  if constexpr (BITS & 4) c = field<4, 0, S>(lines.line[S / 2], c);
-  if constexpr (BITS & 2) c = field<2, (BITS & 4), S>(lines.line[(BITS & 4) + S / 4], c);
-  if constexpr (BITS & 1) c = field<1, (BITS & 6), S>(lines.line[BITS & 6], c);
-  return c;
-}
-
 template <int BITS, bool TABLE, int S>
 inline __attribute__((always_inline)) void step(__m512i (&acc)[4], const Lines<BITS>& lines,
                                                 const uint8_t* masks, __m512i zero,
-                                                const int32_t* q, const uint8_t* table) {
-  __m512i u = kept_codes<BITS, S>(lines);
-  if (TABLE) u = look_up<BITS>(u, table);
+                                                const int32_t* q,
+                                                const Operands<BITS, TABLE>& operands) {
+  __m512i u = operands.template at<S>(lines);
   u = _mm512_mask_expand_epi8(zero, mask_at(masks, S), u);
   add_products(acc[S % 4], u, _mm512_set1_epi32(q[S]));
 }
@@ -84,11 +67,12 @@ inline __attribute__((always_inline)) void step(__m512i (&acc)[4], const Lines<B
 template <int BITS, bool TABLE, int HALF>
 inline __attribute__((always_inline)) void half_chunk(__m512i (&acc)[4], const Lines<BITS>& lines,
                                                       const uint8_t* masks, __m512i zero,
-                                                      const int32_t* q, const uint8_t* table) {
-  step<BITS, TABLE, 4 * HALF>(acc, lines, masks, zero, q, table);
-  step<BITS, TABLE, 4 * HALF + 1>(acc, lines, masks, zero, q, table);
-  step<BITS, TABLE, 4 * HALF + 2>(acc, lines, masks, zero, q, table);
-  step<BITS, TABLE, 4 * HALF + 3>(acc, lines, masks, zero, q, table);
+                                                      const int32_t* q,
+                                                      const Operands<BITS, TABLE>& operands) {
+  step<BITS, TABLE, 4 * HALF>(acc, lines, masks, zero, q, operands);
+  step<BITS, TABLE, 4 * HALF + 1>(acc, lines, masks, zero, q, operands);
+  step<BITS, TABLE, 4 * HALF + 2>(acc, lines, masks, zero, q, operands);
+  step<BITS, TABLE, 4 * HALF + 3>(acc, lines, masks, zero, q, operands);
 }
 
 // The bytes of weights that are not kept, of one group.
@@ -110,6 +94,7 @@ void dot(const MatMul* op, const Block* b, int32_t tile, float* sums) {
   int64_t left = (w->k + 15) / 16, half = 0;  // 16-channel halves of chunks
   __m512 total = _mm512_setzero_ps();
   Lines<BITS> lines;
+  const Operands<BITS, TABLE> operands(w->operand);
   for (int32_t g = 0; g < w->groups; g++) {
     const int64_t scale_at = (int64_t)tile * w->groups + g;
     const __m512i zero = zero_line(w, scale_at);
@@ -117,7 +102,7 @@ void dot(const MatMul* op, const Block* b, int32_t tile, float* sums) {
     int64_t now = left < group_halves ? left : group_halves;
     left -= now;
     if (half) {  // the group begins in the middle of a chunk
-      half_chunk<BITS, TABLE, 1>(acc, lines, masks, zero, q, w->operand);
+      half_chunk<BITS, TABLE, 1>(acc, lines, masks, zero, q, operands);
       masks += kLine, q += 8, now--, half = 0;
     }
     for (; now >= 2; now -= 2) {
@@ -126,13 +111,13 @@ void dot(const MatMul* op, const Block* b, int32_t tile, float* sums) {
       for (int line = 0; line < (BITS + 1) / 2; line++)
         _mm_prefetch((const char*)(at + kLinesAhead + line * kLine), _MM_HINT_T0);
       at = load_lines<BITS>(lines, masks, at);
-      half_chunk<BITS, TABLE, 0>(acc, lines, masks, zero, q, w->operand);
-      half_chunk<BITS, TABLE, 1>(acc, lines, masks, zero, q, w->operand);
+      half_chunk<BITS, TABLE, 0>(acc, lines, masks, zero, q, operands);
+      half_chunk<BITS, TABLE, 1>(acc, lines, masks, zero, q, operands);
       masks += kLine, q += 8;
     }
     if (now) {
       at = load_lines<BITS>(lines, masks, at);
-      half_chunk<BITS, TABLE, 0>(acc, lines, masks, zero, q, w->operand);
+      half_chunk<BITS, TABLE, 0>(acc, lines, masks, zero, q, operands);
       half = 1;
     }
     const __m512i sum = _mm512_add_epi32(_mm512_add_epi32(acc[0], acc[1]),

@@ -16,12 +16,9 @@ void quantize_avx512(const MatMul* op, int32_t block, const float* x);
 // To two to four bits, as planes [C][act_bits][rows]: see planes.h.
 void quantize_planes_avx512(const MatMul* op, int32_t block, const float* x);
 void interleave_avx512(const MatMul* op, int32_t block, const float* x);
-// Y for a single row, of int8 activations.
-void multiply_row_avx512(const MatMul* op, int32_t tile0, int32_t tile1, uint8_t* scratch);
-int64_t row_scratch_avx512(const MatMul* op);
 // Y for more rows than are multiplied while they are decoded: see panel_avx512vnni.cc.
 void multiply_panels_avx512(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0,
-                            int32_t block1, uint8_t* scratch);
+                            int32_t block1, Decode decode, uint8_t* scratch);
 int64_t panel_scratch_avx512(const MatMul* op);
 void multiply_float_avx512(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0,
                            int32_t block1, uint8_t* scratch);

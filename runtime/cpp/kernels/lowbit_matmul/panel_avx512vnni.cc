@@ -150,10 +150,10 @@ int64_t segment_groups(const PackedWeight* w) {
 // All segments of one or two tiles, for the blocks [block0, block1).
 class Walk {
  public:
-  Walk(const MatMul* op, uint8_t* scratch)
+  Walk(const MatMul* op, Decode decode, uint8_t* scratch)
       : op_(op),
         w_(op->weight),
-        decode_(decoder(w_)),
+        decode_(decode),
         chunks_(segment_chunks(w_)),
         bytes_(scratch),
         scales_((float*)(scratch + kTiles * chunks_ * kChunk * kTile)),
@@ -310,8 +310,8 @@ class Walk {
 }  // namespace
 
 void multiply_panels_avx512(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0,
-                            int32_t block1, uint8_t* scratch) {
-  Walk walk(op, scratch);
+                            int32_t block1, Decode decode, uint8_t* scratch) {
+  Walk walk(op, decode, scratch);
   // Blocks before this one have a row more than the others.
   const auto more = (int32_t)(op->rows % op->blocks);
   for (int32_t first = block0, last; first < block1; first = last) {

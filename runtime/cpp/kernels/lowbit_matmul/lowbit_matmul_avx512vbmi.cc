@@ -1,0 +1,9 @@
+// Matrix multiplication on AVX-512 with VBMI and GFNI, which unpack codes in fewer steps and look up any table.
+
+#include "few_rows_avx512.h"
+
+namespace bitfold {
+
+const MatMulKernels kMatMulAvx512Vbmi = matmul_kernels("avx512vbmi");
+
+}  // namespace bitfold
