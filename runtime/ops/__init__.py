@@ -84,8 +84,8 @@ With ``act_scale`` s, which takes ``acts=int8``: ``inv = 1 / s``; ``s_a = s``; `
 round_half_to_even(min(max(x * inv, -127), 127))``; ``act_group_size`` is K then, and s is from
 1e-30 to 1e30.
 
-With ``acts=none``, q is X and s_a is 1.  A NaN or infinity in a row makes that row's whole
-output NaN.
+With ``acts=none``, q is X and s_a is 1; kernels may round X to 2**-23 of the largest ``|X|`` in its
+row and group.  A NaN or infinity in a row makes that row's whole output NaN.
 
 Where q and the codes have few bits between them, kernels multiply planes of bits (and, popcount):
 they read the planes out of the same packed bytes, and give the same sums.

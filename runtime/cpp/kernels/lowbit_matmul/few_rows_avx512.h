@@ -140,12 +140,12 @@ const Dot* fused(const PackedWeight* w) {
 
 void multiply(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0, int32_t block1,
               uint8_t* scratch) {
-  if (!op->int8) return multiply_float_avx512(op, tile0, tile1, block0, block1, scratch);
-  if (op->weight->masks && op->rows == 1 && op->masked->multiply_row)
+  if (!op->int8) return multiply_values_avx512(op, tile0, tile1, block0, block1, scratch);
+  if (op->weight->masks && int8_rows(op) == 1 && op->masked->multiply_row)
     return op->masked->multiply_row(op, tile0, tile1);
   const Dot* const dots = fused(op->weight);
-  if (dots && op->rows == 1) return multiply_row(op, tile0, tile1, scratch);
-  if (dots && op->rows <= kFusedRows)
+  if (dots && int8_rows(op) == 1) return multiply_row(op, tile0, tile1, scratch);
+  if (dots && int8_rows(op) <= kFusedRows)
     tile0 = multiply_packed(op, tile0, tile1, block0, block1, dots);
   multiply_panels_avx512(op, tile0, tile1, block0, block1, decoder(op->weight), scratch);
 }
@@ -154,15 +154,21 @@ int32_t offset(const MatMul* op) { return folds(op) ? 128 : op->weight->offset; 
 
 int64_t scratch(const MatMul* op) {
   if (op->weight->has_values) return values_scratch(op);
-  const int64_t panel = panel_scratch_avx512(op);
-  const int64_t whole = 2 * padded_k(op->weight) * kTile + lines_scratch(op->weight);
-  const int64_t most = op->int8 || panel > whole ? panel : whole, row = row_scratch(op);
-  return most > row ? most : row;
+  const int64_t panel = panel_scratch_avx512(op), row = row_scratch(op);
+  return panel > row ? panel : row;
 }
 
 inline constexpr MatMulKernels matmul_kernels(const char* isa) {
-  return {isa,      kBlockRows, offset, prepare_row_avx512, project_avx512, quantize_avx512,
-          interleave_avx512, scratch, multiply};
+  return {isa,
+          kBlockRows,
+          offset,
+          prepare_row_avx512,
+          project_avx512,
+          quantize_avx512,
+          interleave_avx512,
+          scratch,
+          multiply,
+          kFloatDigits};
 }
 
 }  // namespace

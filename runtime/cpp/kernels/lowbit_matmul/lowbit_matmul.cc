@@ -35,7 +35,7 @@ int64_t pairs_of(Span tiles) { return (tiles.last - tiles.first + 1) / 2; }
 // How much work tiles are, in byte-sized steps.
 int64_t work_of(const MatMul* op, int64_t tiles) {
   const PackedWeight* w = op->weight;
-  return std::max<int64_t>(tile_bytes(w), op->rows * padded_k(w) * kTile / 8) * tiles;
+  return std::max<int64_t>(tile_bytes(w), int8_rows(op) * padded_k(w) * kTile / 8) * tiles;
 }
 
 int64_t split(int64_t total, int64_t parts, int64_t index) { return total * index / parts; }
@@ -71,7 +71,7 @@ void prepare(void* data, size_t index) {
   for (int32_t block = first; block < last; block++) {
     const Block b = block_at(op, block);
     const float* x = op->x + b.first * k;
-    for (int32_t r = 0; rows && r < b.rows; r++) {
+    for (int32_t r = 0; rows && r < b.rows / op->digits; r++) {
       if (far) fetch(x + (r + 1) * k, k);
       if (!prepare_whole_row(call->kernels->prepare_row, &op->prologue, x + r * k, rows + r * k, k,
                              scratch))
@@ -104,9 +104,13 @@ void multiply(void* data, size_t index) {
 bool run_tiles(const MatMulKernels* kernels, MatMul op, Span tiles, ParallelFor parallel,
                void* context) {
   const PackedWeight* w = op.weight;
+  const bool fixed = !op.int8 && kernels->float_digits && !w->has_values;
+  op.digits = fixed ? kernels->float_digits : 1;
+  op.int8 |= fixed;
   op.offset = kernels->offset(&op);
-  op.blocks = static_cast<int32_t>((op.rows + kernels->block_rows - 1) / kernels->block_rows);
-  int64_t largest = (op.rows + op.blocks - 1) / op.blocks;
+  const int32_t block_rows = kernels->block_rows / op.digits;
+  op.blocks = static_cast<int32_t>((op.rows + block_rows - 1) / block_rows);
+  int64_t largest = (op.rows + op.blocks - 1) / op.blocks * op.digits;
   op.block_stride = block_bytes(w, op.int8, largest);
   op.acts = thread_scratch(Scratch::kActivations, op.block_stride * op.blocks);
   if (op.acts == nullptr) return false;

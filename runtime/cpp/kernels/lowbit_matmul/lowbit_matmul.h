@@ -7,7 +7,11 @@
 //               scale float [groups][rows]    s_a, NaN for a row that holds a NaN or infinity
 //               start int32 [groups][rows]    -op->offset * sum of q over the group
 //               sum   float [groups][rows]    sum of q over the group
-//   acts=none:  x     float [Kpad][rows]
+//
+// A row of floats (acts=none) is `digits` such rows, of fixed point, whose sums are added up; or,
+// where an ISA does not write it so, or levels are floats:
+//
+//               x     float [Kpad][rows]
 //               scale float [1][rows]         1, or NaN for such a row
 //               sum   float [groups][rows]    sum of x over the group
 #pragma once
@@ -55,6 +59,7 @@ struct MatMul {
   const float* input_scales;  // [J][k], of X behind the prologue; or null
   int32_t scaled_tiles;       // that each of them is for
   int64_t rows;            // M
+  int32_t digits;          // int8 rows that each is written as: 1, or those of fixed point
   const float* x;          // [rows][k]
   const Part* parts;       // of Y, from left to right: no tile belongs to two
   int32_t part_count;
@@ -70,7 +75,7 @@ struct MatMul {
 constexpr int64_t kFarInputs = 256 << 10;
 
 struct Block {
-  int32_t rows;
+  int32_t rows;   // of q or x: `digits` for each of X
   int64_t first;  // row of X
   int32_t* q;
   float* x;
@@ -89,6 +94,8 @@ static inline int64_t block_bytes(const PackedWeight* w, bool int8, int64_t rows
   return round_up(data, 64) + 3 * round_up((int64_t)w->groups * rows * 4, 64);
 }
 
+static inline int64_t int8_rows(const MatMul* op) { return op->rows * op->digits; }
+
 // The largest level of activations of two bits or more.
 static inline float act_top(const MatMul* op) { return (float)((1 << (op->act_bits - 1)) - 1); }
 
@@ -104,7 +111,7 @@ static inline const Part* part_of(const MatMul* op, int64_t n) {
 static inline Block block_at(const MatMul* op, int32_t index) {
   Block b;
   int64_t each = op->rows / op->blocks, more = op->rows % op->blocks;
-  b.rows = (int32_t)(each + (index < more));
+  b.rows = (int32_t)(each + (index < more)) * op->digits;
   b.first = index * each + (index < more ? index : more);
   uint8_t* at = op->acts + index * op->block_stride;
   int64_t data = padded_k(op->weight) * b.rows * (op->int8 ? 1 : 4);
@@ -145,6 +152,8 @@ struct MatMulKernels {
   // Y for the tiles [tile0, tile1) (an even range with kSwiGlu) and blocks [block0, block1).
   void (*multiply)(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0,
                    int32_t block1, uint8_t* scratch);
+  // The int8 rows that `quantize` makes of a row of floats; 0 where it goes through `interleave`.
+  int32_t float_digits = 0;
 };
 
 extern const MatMulKernels kMatMulRef;

@@ -5,24 +5,27 @@
 // kFusedRows rows two tiles are decoded into a panel of operand bytes that many rows share.
 #pragma once
 
+#include <math.h>
+
 #include "avx512.h"
 
 namespace bitfold {
 
 constexpr int kBlockRows = 6;
 constexpr int kFusedRows = 12;
+constexpr int kFloatDigits = 3;
 
 void quantize_avx512(const MatMul* op, int32_t block, const float* x);
 // To two to four bits, as planes [C][act_bits][rows]: see planes.h.
 void quantize_planes_avx512(const MatMul* op, int32_t block, const float* x);
+// Floats as fixed point.
+void write_fixed_rows_avx512(const MatMul* op, int32_t block, const float* x);
 void interleave_avx512(const MatMul* op, int32_t block, const float* x);
 // Y for more rows than are multiplied while they are decoded: see panel_avx512vnni.cc.
 void multiply_panels_avx512(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0,
                             int32_t block1, Decode decode, uint8_t* scratch);
 int64_t panel_scratch_avx512(const MatMul* op);
-void multiply_float_avx512(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0,
-                           int32_t block1, uint8_t* scratch);
-// The same for float levels.
+// Y of float inputs for float levels.
 void multiply_values_avx512(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0,
                             int32_t block1, uint8_t* scratch);
 
@@ -37,7 +40,7 @@ typedef void (*Dot)(const MatMul* op, const Block* b, int32_t tile, const uint8_
 // decoded before they are in their lanes.
 inline bool folds(const MatMul* op) {
   const PackedWeight* w = op->weight;
-  return op->rows > kFusedRows && w->zero_points && !is_decoded(w) && !w->masks;
+  return int8_rows(op) > kFusedRows && w->zero_points && !is_decoded(w) && !w->masks;
 }
 
 inline void write_all(const MatMul* op, const Block* b, int32_t tile, int32_t tiles,
@@ -47,27 +50,29 @@ inline void write_all(const MatMul* op, const Block* b, int32_t tile, int32_t ti
     write(op, b, tile + t, sums + t * each, sums + (t + by - 1) * each);
 }
 
+// Mark row r of a block as broken: it holds a NaN or an infinity.
+inline void poison(const PackedWeight* w, const Block* b, int32_t r) {
+  for (int64_t i = 0; i < padded_k(w) / 4; i++) b->q[i * b->rows + r] = 0;
+  for (int32_t g = 0; g < w->groups; g++) {
+    b->scale[g * b->rows + r] = NAN;
+    b->start[g * b->rows + r] = 0;
+    b->sum[g * b->rows + r] = 0;
+  }
+}
+
 // Multiply a few rows with codes that are decoded on their way.  Returns the first tile left: the
-// last one of an odd number goes by way of a panel, unless there is a single row.
+// last one of an odd number goes by way of a panel.
 inline int32_t multiply_packed(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0,
                                int32_t block1, const Dot* dots) {
   const PackedWeight* w = op->weight;
   alignas(64) float sums[2 * kBlockRows * kTile];
-  const bool single = op->rows == 1;
   int32_t tile = tile0;
-  for (int32_t tiles = 2; tile < tile1; tile += tiles) {
-    if (tile + 1 == tile1) {
-      if (!single) break;
-      tiles = 1;
-    }
+  for (; tile + 2 <= tile1; tile += 2)
     for (int32_t index = block0; index < block1; index++) {
       const Block b = block_at(op, index);
-      for (int32_t t = 0; t < (single ? tiles : 1); t++)
-        dots[b.rows - 1](op, &b, tile + t, w->packed + (tile + t) * tile_bytes(w), w->zero_points,
-                         sums + t * kTile);
-      write_all(op, &b, tile, tiles, sums);
+      dots[b.rows - 1](op, &b, tile, w->packed + tile * tile_bytes(w), w->zero_points, sums);
+      write_all(op, &b, tile, 2, sums);
     }
-  }
   return tile;
 }
 

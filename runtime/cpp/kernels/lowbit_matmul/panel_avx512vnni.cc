@@ -194,7 +194,8 @@ class Walk {
  private:
   // Whether sums go to Y as they are: whole tiles without an activation.
   bool is_direct(int32_t tile, int32_t tiles) const {
-    return op_->activation == kIdentity && (int64_t)(tile + tiles) * kTile <= op_->columns;
+    return op_->activation == kIdentity && op_->digits == 1 &&
+           (int64_t)(tile + tiles) * kTile <= op_->columns;
   }
 
   Panel panel_of(int32_t tile, int32_t tiles, int32_t first, int32_t last) {

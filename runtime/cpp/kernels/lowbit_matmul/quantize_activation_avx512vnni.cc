@@ -30,16 +30,6 @@ inline bool holds_infinite(const float* reach, int64_t count) {
   return found;
 }
 
-// Mark row r of a block as broken: it holds a NaN or an infinity.
-void poison(const PackedWeight* w, Block* b, int32_t r) {
-  for (int64_t i = 0; i < padded_k(w) / 4; i++) b->q[i * b->rows + r] = 0;
-  for (int32_t g = 0; g < w->groups; g++) {
-    b->scale[g * b->rows + r] = NAN;
-    b->start[g * b->rows + r] = 0;
-    b->sum[g * b->rows + r] = 0;
-  }
-}
-
 inline __m512i rounded(__m512 x, __m512 inverse) {
   // Only a given scale lets values go beyond int8.
   const __m512 top = _mm512_set1_ps(127), bottom = _mm512_set1_ps(-127);
@@ -376,6 +366,7 @@ uint32_t find_scales(const MatMul* op, Block* b, const float* x) {
 }  // namespace
 
 void quantize_avx512(const MatMul* op, int32_t index, const float* x) {
+  if (op->digits > 1) return write_fixed_rows_avx512(op, index, x);
   const PackedWeight* w = op->weight;
   Block b = block_at(op, index);
   const uint32_t broken_rows = find_scales(op, &b, x);
