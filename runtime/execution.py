@@ -20,7 +20,7 @@ from bitfold.runtime.errors import BitfoldError, ModelError, UnsupportedError
 from bitfold.runtime.ort_errors import explained
 from bitfold.runtime.weight_lending import detach_weights
 
-_NUMPY_LACKS = {
+NUMPY_LACKS = {
     ir.DataType.BFLOAT16,
     ir.DataType.FLOAT8E4M3FN,
     ir.DataType.FLOAT8E4M3FNUZ,
@@ -244,7 +244,7 @@ def _cast_for_numpy(graph: ir.Graph) -> dict[str, str]:
     """Add a Cast to float32 after each output that NumPy cannot hold; return the new names."""
     renamed = {}
     for index, value in enumerate(list(graph.outputs)):
-        if value.dtype not in _NUMPY_LACKS:
+        if value.dtype not in NUMPY_LACKS:
             continue
         cast = ir.node("Cast", [value], {"to": int(ir.DataType.FLOAT)})
         cast.outputs[0].name = f"{value.name}/float32"

@@ -7,14 +7,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from bitfold.passes.allocate.tail import Tail, array_of
 from bitfold.passes.core.base import Pass
-from bitfold.passes.core.compare import compare_outputs
+from bitfold.passes.core.compare import compare_outputs, flat_outputs
 from bitfold.passes.core.context import Context, Feeds
-from bitfold.passes.core.spool import let_go_of_all
+from bitfold.passes.core.own_coordinates import to_original, to_own
+from bitfold.passes.core.spool import Spool, let_go, let_go_of_all
 from bitfold.passes.core.stage import Stage, snapshot
+from bitfold.runtime.execution import open_session
 
 ROWS = 128
 """Rows of an output that are compared: more would cost more than running the model."""
+
+TOGETHER = 16
+"""Weights that share a session: fewer would run less of the model each, and open more sessions."""
 
 Rounded = Callable[[], np.ndarray]
 """Makes a rounded weight, in the order in which it is stored."""
@@ -25,27 +31,50 @@ def moved_alone(
 ) -> Iterator[float]:
     """Yield the distance of the outputs with one weight rounded, for each of ``weights``.
 
-    One session serves all: the weights are inputs of it, and all but one are fed as they are.
+    Some that follow each other share a session, which runs what they can change, and no more: they
+    are inputs of it, and all but one are fed as they are.
 
     Args:
         weights: initializers of the main graph, each with what rounds it.
         samples: to run, in the original coordinates.
     """
     weights = list(weights)
-    opened = snapshot(model)
-    own = {}
-    for source, _ in weights:
-        assert source.const_value is not None, "an initializer has a value"
-        own[str(source.name)] = source.const_value.numpy()
-        value = opened.graph.initializers.pop(str(source.name))
-        value.const_value = None
-        opened.graph.inputs.append(value)
-    stage = Stage(opened, samples)
-    reference = [thinned(stage.run({**each, **own})) for each in samples]
-    for source, rounded in weights:
-        changed = {**own, str(source.name): rounded()}
-        runs = (thinned(stage.run({**each, **changed})) for each in samples)
-        yield compare_outputs(zip(reference, runs, strict=True)).distance
+    parts = [weights[start : start + TOGETHER] for start in range(0, len(weights), TOGETHER)]
+    tails = [Tail.of(model.graph, [str(source.name) for source, _ in part]) for part in parts]
+    reference, given = _run_whole(model, tails, samples)
+    for part, tail in zip(parts, tails, strict=True):
+        session = tail.session(model, given[0])
+        own = {str(source.name): array_of(source) for source, _ in part}
+        for source, rounded in part:
+            changed = {**own, str(source.name): rounded()}
+            runs = []
+            for sample, known, before in zip(samples, given, reference, strict=True):
+                feeds = {**to_own(model.graph.inputs, sample), **tail.feeds(known), **changed}
+                found = to_original(model.graph.outputs, flat_outputs(session.run(feeds)))
+                runs.append({**before, **thinned(found)})
+            yield compare_outputs(zip(reference, runs, strict=True)).distance
+        for source, _ in part:
+            let_go(source.const_value)
+
+
+def _run_whole(
+    model: ir.Model, tails: Sequence[Tail], samples: Sequence[Feeds]
+) -> tuple[list[dict[str, np.ndarray]], list[Feeds]]:
+    """For each sample, the outputs, thinned, and what the tails read from before."""
+    outputs = [str(value.name) for value in model.graph.outputs]
+    kept = sorted({name for tail in tails for name in tail.given} - set(outputs))
+    session, spool = open_session(model, outputs=[*outputs, *kept], optimize=False), Spool()
+    reference: list[dict[str, np.ndarray]] = []
+    given: list[Feeds] = []
+    for sample in samples:
+        found = session.run(to_own(model.graph.inputs, sample))
+        # What is no tensor, as a sequence, is computed again.
+        known = {name: each for name, each in found.items() if isinstance(each, np.ndarray)}
+        wanted = {name for tail in tails for name in tail.given}
+        given.append({n: spool.hold(each, n) for n, each in known.items() if n in wanted})
+        flat = flat_outputs({name: found[name] for name in outputs})
+        reference.append(thinned(to_original(model.graph.outputs, flat)))
+    return reference, given
 
 
 def moved_by(item: Pass, model: ir.Model, samples: Sequence[Feeds]) -> float:

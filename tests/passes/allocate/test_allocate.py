@@ -16,9 +16,11 @@ from bitfold.models.tiny import TINY, sample_feeds
 from bitfold.passes.allocate.allocate import Allocate
 from bitfold.passes.allocate.probes import moved_alone, moved_by
 from bitfold.passes.allocate.stored import BODY
+from bitfold.passes.allocate.tail import array_of
 from bitfold.passes.canonicalize.canonicalize import Canonicalize
 from bitfold.passes.core.compare import compare_outputs
 from bitfold.passes.core.context import Context, Feeds
+from bitfold.passes.core.stage import snapshot
 from bitfold.passes.core.store import Store
 from bitfold.passes.quantize.plan import KEY, plan, planned
 from bitfold.passes.quantize.quantize import Quantize
@@ -98,6 +100,31 @@ def test_probes_round_one_weight_alone() -> None:
         other.graph.initializers[name].const_value = ir.tensor(rounded[name], name=name)
         expected = compare_outputs([(run(model, X), run(other, X))]).distance
         assert distance == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("together", [1, 3])
+@pytest.mark.parametrize("name", ["decoder", "cnn"])
+def test_probes_run_what_a_weight_can_change(
+    name: str, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole models, tied tables and convolutions among their weights: as if all of it were run."""
+    model, feeds = TINY[name](1), [sample_feeds(name, seed) for seed in (0, 1)]
+    apply(Canonicalize(), model)
+    jobs = ITEM._jobs(model, Context(feeds))
+    rounded = [np.round(8 * array_of(job.source)) / 8 for job in jobs]
+    weights = [
+        (job.source, lambda array=array: array) for job, array in zip(jobs, rounded, strict=True)
+    ]
+    expected = [run(model, each) for each in feeds]
+    monkeypatch.setattr("bitfold.passes.allocate.probes.TOGETHER", together)
+    measured = list(moved_alone(model, weights, feeds))
+    assert len(measured) > together
+    for job, array, distance in zip(jobs, rounded, measured, strict=True):
+        other = snapshot(model)
+        other.graph.initializers[str(job.source.name)].const_value = ir.tensor(array)
+        pairs = [(before, run(other, each)) for before, each in zip(expected, feeds, strict=True)]
+        assert distance == pytest.approx(compare_outputs(pairs).distance, rel=1e-3, abs=1e-9)
+    assert max(measured) > 1e-6
 
 
 @pytest.mark.parametrize("name", ["decoder", "cnn"])
