@@ -126,6 +126,14 @@ ROWS: tuple[Row, ...] = (
         "weights=int3 method=gptq tokens=attention",
         "RSQ, 2503.01820",
     ),
+    _weights(
+        "rsq: gptq int3, first tokens", "weights=int3 method=gptq tokens=first", "RSQ, 2503.01820"
+    ),
+    _weights(
+        "gptq int3, by inverse norm",
+        "weights=int3 method=gptq tokens=inverse-norm",
+        f"{GPTQ}; what a norm divides the error by",
+    ),
     _weights("ada-dim int3", "weights=int3 method=ada-dim", "AdaDim, 2309.15531"),
     _weights("learned3, gptq", "weights=learned3 method=gptq", f"{SQUEEZE}; {GPTQ}"),
     _weights("gptq int3, e4m3 scales", "weights=int3 symmetric=true scales=e4m3 method=gptq", GPTQ),
