@@ -125,7 +125,7 @@ def _by_outputs(recipe: Recipe) -> Recipe:
     """The recipe that rounds weights by GPTQ, where 8 bits do not make that needless."""
     return Recipe(
         tuple(
-            replace(item, method="gptq")
+            replace(item, method="gptq", tokens="uses")
             if isinstance(item, Quantize) and format_named(item.weights).bits < 8
             else item
             for item in recipe

@@ -63,6 +63,6 @@ def sized(size: float, calibrated: bool, acts: str = "int8") -> str:
         calibrated: whether there are inputs to round by (GPTQ), or weights go to nearest.
         acts: what inputs are rounded to.
     """
-    method = "gptq" if calibrated else "rtn"
-    quantize = f"quantize{{{MIXED} method={method} acts={acts}}}"
+    method = "method=gptq tokens=uses" if calibrated else "method=rtn"
+    quantize = f"quantize{{{MIXED} {method} acts={acts}}}"
     return f"{EXACT}, allocate{{size={size:g} acts={acts}}}, {quantize}, lower"

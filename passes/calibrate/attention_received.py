@@ -16,6 +16,9 @@ from bitfold.runtime.ops.fused_attention import INPUTS, FusedAttention
 LEAST = 0.005
 """What the token of the least attention counts, where the one of the most counts 1."""
 
+SINK = 0.25
+"""Share of all attention that makes a token a sink."""
+
 PROBABILITIES = 3
 """Attention's `qk_matmul_output_mode` that gives the probabilities."""
 
@@ -39,7 +42,7 @@ class AttentionReceived:
 
     @property
     def key(self) -> str:
-        return f"attention {self.attention.outputs[0].name}"
+        return f"{type(self).__name__} {self.attention.outputs[0].name}"
 
     @property
     def reads(self) -> list[str]:
@@ -51,13 +54,36 @@ class AttentionReceived:
         ]
         fused = self.attention.domain == DOMAIN
         got = (_fused_received if fused else _received)(build, self.attention, inputs)
+        return build.node("Reshape", [self.weights(build, got), build.ints(-1)])
+
+    def weights(self, build: Appender, got: ir.Value) -> ir.Value:
+        """Weights [batch, sequence] from the sums over queries and heads."""
         low = build.node("ReduceMin", [got, build.ints(1)])
         span = build.node("Sub", [build.node("ReduceMax", [got, build.ints(1)]), low])
         span = build.node("Max", [span, build.floats(1e-30)])
         share = build.node("Div", [build.node("Sub", [got, low]), span])
         scaled = build.node("Mul", [share, build.floats(1 - LEAST)])
-        weights = build.node("Add", [scaled, build.floats(LEAST)])
-        return build.node("Reshape", [weights, build.ints(-1)])
+        return build.node("Add", [scaled, build.floats(LEAST)])
+
+
+@dataclass(frozen=True)
+class Uses(AttentionReceived):
+    """Weights by uses, where an attention has a sink: a token that much of it goes to.
+
+    A token's error counts once for itself, and for the tokens that look at it: each has one look,
+    which its heads share out in the mean as their attention says.  In sequences without a sink
+    tokens count alike, for unequal weights leave fewer of them to tell what inputs are like.
+    """
+
+    def weights(self, build: Appender, got: ir.Value) -> ir.Value:
+        mean = build.node("ReduceMean", [got, build.ints(1)])
+        looks = build.node("Div", [got, build.node("Max", [mean, build.floats(1e-30)])])
+        most = build.node("ReduceMax", [looks, build.ints(1)])
+        count = build.node("ReduceSum", [looks, build.ints(1)])
+        least = build.node("Mul", [count, build.floats(SINK)])
+        sink = build.node("Greater", [most, least], None, ir.DataType.BOOL)
+        one = build.floats(1.0)
+        return build.node("Add", [build.node("Where", [sink, looks, one]), one])
 
 
 def _received(build: Appender, attention: ir.Node, inputs: list[ir.Value | None]) -> ir.Value:

@@ -10,10 +10,10 @@ import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import Site
 from bitfold.passes.calibrate.append import Appender
-from bitfold.passes.calibrate.attention_received import AttentionReceived, attention_of_sites
+from bitfold.passes.calibrate.attention_received import AttentionReceived, Uses, attention_of_sites
 from bitfold.passes.calibrate.inverse_norm import InverseNorm, norm_behind
 
-Tokens = Literal["even", "attention", "first", "inverse-norm"]
+Tokens = Literal["even", "uses", "attention", "first", "inverse-norm"]
 
 
 class TokenWeights(Protocol):
@@ -71,15 +71,17 @@ def token_weights(
     Args:
         model: its graph is sorted.
         sites: of the main graph.
-        tokens: ``attention`` by how much attention a token gets (:mod:`.attention_received`),
-            ``first`` for the first half alone, ``inverse-norm`` by what the norm behind the site
-            divides its error by (:mod:`.inverse_norm`), ``even`` for none.
+        tokens: ``attention`` by how much attention a token gets, ``uses`` by that beside its own
+            use, where attention has sinks (:mod:`.attention_received`), ``first`` for the first
+            half alone, ``inverse-norm`` by what the norm behind the site divides its error by
+            (:mod:`.inverse_norm`), ``even`` for none.
     """
     products = [site for site in sites if site.conv is None]
     found: dict[ir.Node, TokenWeights] = {}
-    if tokens == "attention":
+    if tokens in ("attention", "uses"):
+        kind = Uses if tokens == "uses" else AttentionReceived
         for node, attention in attention_of_sites(model.graph, products).items():
-            found[node] = AttentionReceived(attention)
+            found[node] = kind(attention)
     elif tokens == "inverse-norm":
         for site in products:
             norm = norm_behind(site)

@@ -35,11 +35,13 @@ class InOrder:
     ) -> None:
         self.model = model
         self.samples = samples
-        self.tokens = tokens
         self.walked = model if sequential else snapshot(model)
         # The snapshot has the same sites in the same order.
         pairs = zip(find_sites(model), find_sites(self.walked), strict=True)
         self.own = {site.node: own for site, own in pairs}
+        # Settled before anything is quantized: a run that goes on finds some of it done.
+        told = [own for own in self.own.values() if _is_told(own, self.walked)]
+        self.counted = token_weights(self.walked, told, tokens)
 
     def batches(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
         """Yield jobs that need nothing of each other, in lists; then those that need these.
@@ -61,8 +63,7 @@ class InOrder:
         job_of = {self.own[site.node].node: index for index in waiting for site in told[index]}
         sites = [self.own[site.node] for index in waiting for site in told[index]]
         sums: dict[int, np.ndarray] = {}
-        counted = token_weights(self.walked, sites, self.tokens)
-        for step in walk(self.walked, sites, self.samples, counted):
+        for step in walk(self.walked, sites, self.samples, self.counted):
             ready = []
             for site in step.sites:
                 index = job_of[site.node]
@@ -73,7 +74,7 @@ class InOrder:
                     gram = sums.pop(index)
                     if any(each.kind == "gather" for each in job.sites):
                         gram = gram + np.eye(len(gram)) * np.diag(gram).mean()
-                    weighted = any(self.own[each.node].node in counted for each in told[index])
+                    weighted = any(self.own[each.node].node in self.counted for each in told[index])
                     ready.append(Job(job.source, job.sites, gram, weighted))
             if ready:
                 yield ready

@@ -92,10 +92,11 @@ class Quantize(Pass):
         salient: with ``pb``, the share of values that get 8 bits.
         sequential: with methods but ``rtn``, each weight meets what the quantized part before it
             gives, not what the float model gave.
-        tokens: how much each token of the inputs counts there: ``even`` for alike; ``attention``
-            for by how much attention it gets (RSQ), or ``first`` for the first half of a text
-            alone; ``inverse-norm``, for weights that add to a residual stream, by what the norm
-            behind them divides by.  Others, and convolutions, count them alike.
+        tokens: how much each token of the inputs counts there: ``even`` for alike; ``uses`` for
+            also by the tokens that look at it, where attention has sinks; ``attention`` for by how
+            much attention it gets (RSQ), or ``first`` for the first half of a text alone;
+            ``inverse-norm``, for weights that add to a residual stream, by what the norm behind
+            them divides by.  Others, and convolutions, count them alike.
         ranges: ``mse`` for the least squared error, ``minmax`` to cover every value, ``percentile``
             to cover all but a thousandth at each end, ``entropy`` to keep their distribution (both
             for group=0), ``gauss`` for what normally distributed values want.
@@ -294,13 +295,9 @@ class Quantize(Pass):
         return looks or self._fits_branches(context)
 
     def _journal(self, model: ir.Model, context: Context) -> Journal:
-        """What is kept of long work; how much tokens count may depend on weights done before.
-
-        Nor are Gram matrices kept, which variances are corrected by.
-        """
+        """What is kept of long work; Gram matrices, which variances are corrected by, are not."""
         store = context.cache
-        lasting = self.tokens == "even" and not self.correct_variance
-        if store is None or not lasting or not self._is_informed(context):
+        if store is None or self.correct_variance or not self._is_informed(context):
             return Journal(None, "", context.entry.note)
         samples = digest_of(context.statistics())
         parts = [software_digest(), model_digest(model), samples, context.real, context.seed]

@@ -66,7 +66,9 @@ def test_presets_of_few_bits_round_by_calibration(preset: str) -> None:
     for before, after in zip(plain, by_outputs, strict=True):
         if isinstance(before, Quantize):
             assert before.method == "rtn"
-            assert after == replace(before, method="rtn" if preset.startswith("w8") else "gptq")
+            if not preset.startswith("w8"):
+                before = replace(before, method="gptq", tokens="uses")
+            assert after == before
         else:
             assert after == before
     text = str(plain)

@@ -74,12 +74,17 @@ def weighted(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return flat.T @ (each * flat) / each.sum()
 
 
-def received(x: np.ndarray) -> np.ndarray:
-    """Weights [b, t] of the tokens x of :func:`block`."""
+def attention_got(x: np.ndarray) -> np.ndarray:
+    """Attention [b, t] that the tokens x of :func:`block` get, in sum."""
     b, t, _ = x.shape
     q, k = ((x @ W[name]).reshape(b, t, HEADS, HEAD).swapaxes(1, 2) for name in ("wq", "wk"))
     scores = q @ k.swapaxes(2, 3) / np.sqrt(HEAD) + np.triu(np.full((t, t), -np.inf), 1)
-    got = softmax(scores, -1).sum((1, 2))
+    return softmax(scores, -1).sum((1, 2))
+
+
+def received(x: np.ndarray) -> np.ndarray:
+    """Weights [b, t] of the tokens x of :func:`block`."""
+    got = attention_got(x)
     low, high = got.min(1, keepdims=True), got.max(1, keepdims=True)
     return LEAST + (1 - LEAST) * (got - low) / (high - low)
 
@@ -91,6 +96,19 @@ def test_attention_received() -> None:
     for output, rows in {"q": x, "k": x, "v": x, "o": a, "m": n}.items():
         expected = weighted(rows, received(x))
         np.testing.assert_allclose(found[output], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_uses_count_where_there_is_a_sink() -> None:
+    """One sequence has a token that all look at; in the other all count alike, as much in sum."""
+    x = f(2, 64, K)
+    wq, wk = W["wq"][:, :HEAD], W["wk"][:, :HEAD]
+    x[1] *= 0.01
+    x[0, 0] = 100 * np.linalg.lstsq(wk.T, wq.T @ x[0].mean(0), rcond=None)[0]
+    looks = attention_got(x) / HEADS
+    assert looks[0].max() > 16 > looks[1].max()
+    found = grams(block(), [{"x": x}], "uses")
+    weights = 1 + np.stack([looks[0], np.ones(64)])
+    np.testing.assert_allclose(found["q"], weighted(x, weights), rtol=1e-4, atol=1e-4)
 
 
 def test_what_a_norm_divides_by() -> None:

@@ -28,6 +28,7 @@ CASES = {
     "sequential": GPTQ,
     "parallel": replace(GPTQ, sequential=False, symmetric=True, scales="e4m3"),
     "learned and beside": replace(GPTQ, weights="learned3", rank=2),
+    "weighted": replace(GPTQ, tokens="attention"),
     "sums": replace(GPTQ, weights="binary", method="pb", acts="int8"),
 }
 
@@ -63,7 +64,7 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
 
 
 def model(seed: int = 0) -> ir.Model:
-    """An embedding tied to the head, and between them weights side by side and convolutions."""
+    """An embedding tied to the head, and between them attention, a convolution and a product."""
     rng = np.random.default_rng(seed)
     shapes = {"t": (90, 32), "a": (32, 48), "b": (32, 48), "k": (48, 48, 3), "c": (48, 32)}
     weights = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
@@ -72,7 +73,7 @@ def model(seed: int = 0) -> ir.Model:
             x = Gather(t, i)
             p = MatMul(x, a)
             q = MatMul(x, b)
-            m = Mul(p, q)
+            m = Attention <q_num_heads = 4, kv_num_heads = 4, is_causal = 1> (p, q, p)
             turned = Transpose <perm = [0, 2, 1]> (m)
             r = Conv <pads = [1, 1]> (turned, k)
             back = Transpose <perm = [0, 2, 1]> (r)
