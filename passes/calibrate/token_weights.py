@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import numpy as np
 import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import Site
@@ -29,6 +30,16 @@ class TokenWeights(Protocol):
 
     def add(self, build: Appender, values: dict[str, ir.Value]) -> ir.Value:
         """Append nodes that give them, [rows], none negative, from the values of these names."""
+
+
+class KeptWeights(Protocol):
+    """Weights that an earlier run, which was stopped, has computed."""
+
+    def recall(self, key: str) -> list[np.ndarray] | None:
+        """The weights of that key, f32 [rows] for each sample, or None."""
+
+    def keep(self, key: str, weights: list[np.ndarray]) -> None:
+        """Keep them for later runs."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from bitfold.passes.calibrate.gram import reading_of
 from bitfold.passes.calibrate.levels import Levels
 from bitfold.passes.calibrate.part import Part
 from bitfold.passes.calibrate.shrinkage import MeanOfGrams
-from bitfold.passes.calibrate.token_weights import TokenWeights
+from bitfold.passes.calibrate.token_weights import KeptWeights, TokenWeights
 from bitfold.passes.core.context import Feeds
 from bitfold.passes.core.own_coordinates import to_own
 from bitfold.runtime.errors import CalibrationError
@@ -53,6 +53,7 @@ def walk(
     sites: Sequence[Site],
     samples: Sequence[Feeds],
     tokens: Mapping[ir.Node, TokenWeights] = {},
+    known: KeptWeights | None = None,
 ) -> Iterator[Step]:
     """Yield the sites in steps; between two steps, those of the first run on all samples.
 
@@ -67,6 +68,8 @@ def walk(
         samples: in the original coordinates.
         tokens: how much the rows count that a site reads, by its node; all alike by default.
             Weights that need what the site gives are taken from what it gives before it is changed.
+        known: holds those of an earlier run, in which some sites were changed that are not walked
+            over now; new ones go there.
 
     Raises:
         CalibrationError: what a site reads is not finite on a sample, or no row counts.
@@ -88,9 +91,18 @@ def walk(
     weights: list[Feeds] = [{} for _ in samples]
     for cut, step in enumerate(steps):
         wanted = {reading(site, tokens): site for site in step}
-        new = [counted for first, counted in due.values() if first == cut]
+        new = []
+        for counted in (each for first, each in due.values() if first == cut):
+            found = None if known is None else known.recall(counted.key)
+            if found is None:
+                new.append(counted)
+            for counts, array in zip(weights, found or (), strict=False):
+                counts[counted.key] = array
         part = Part(model, wanted, levels.born(cut), tokens, new)
         grams = part.run(feeds, alive, weights)
+        if known is not None:
+            for counted in new:
+                known.keep(counted.key, [counts[counted.key] for counts in weights])
         bad = [name for name, gram in grams.items() if not np.isfinite(gram.mean).all()]
         if bad:
             raise CalibrationError(

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import Site, find_sites
-from bitfold.passes.calibrate.token_weights import Tokens, token_weights
+from bitfold.passes.calibrate.token_weights import KeptWeights, Tokens, token_weights
 from bitfold.passes.calibrate.walk import walk
 from bitfold.passes.core.context import Feeds
 from bitfold.passes.core.stage import snapshot
@@ -24,6 +24,7 @@ class InOrder:
         sequential: inputs of a weight are what a model gives whose earlier sites are quantized
             already; otherwise, what it gives before anything is.
         tokens: how much each counts.
+        known: holds what an earlier run found of that.
     """
 
     def __init__(
@@ -32,9 +33,11 @@ class InOrder:
         samples: Sequence[Feeds],
         sequential: bool,
         tokens: Tokens = "even",
+        known: KeptWeights | None = None,
     ) -> None:
         self.model = model
         self.samples = samples
+        self.known = known
         self.walked = model if sequential else snapshot(model)
         # The snapshot has the same sites in the same order.
         pairs = zip(find_sites(model), find_sites(self.walked), strict=True)
@@ -63,7 +66,7 @@ class InOrder:
         job_of = {self.own[site.node].node: index for index in waiting for site in told[index]}
         sites = [self.own[site.node] for index in waiting for site in told[index]]
         sums: dict[int, np.ndarray] = {}
-        for step in walk(self.walked, sites, self.samples, self.counted):
+        for step in walk(self.walked, sites, self.samples, self.counted, self.known):
             ready = []
             for site in step.sites:
                 index = job_of[site.node]

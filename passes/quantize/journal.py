@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import count
 
+import numpy as np
+
 from bitfold.passes.core.store import Note, Store
 from bitfold.passes.quantize.low_rank import Branch
 from bitfold.passes.quantize.piece import Outcome
@@ -48,5 +50,20 @@ class Journal:
             self.store.put(self._key(self.length), (job, outcome), self.note)
             self.length += 1
 
+    def recall(self, key: str) -> list[np.ndarray] | None:
+        """How much tokens count, as :class:`~bitfold.passes.calibrate.token_weights.KeptWeights`.
+
+        It may depend on weights that were not rounded yet, and are now.
+        """
+        return None if self.store is None else self.store.get(self._tokens(key), (), self.note)
+
+    def keep(self, key: str, weights: list[np.ndarray]) -> None:
+        """Note how much tokens count."""
+        if self.store is not None:
+            self.store.put(self._tokens(key), weights, self.note)
+
     def _key(self, place: int) -> str:
         return f"{self.run} weight {place}"
+
+    def _tokens(self, key: str) -> str:
+        return f"{self.run} tokens {key}"

@@ -255,7 +255,8 @@ class Quantize(Pass):
         self, model: ir.Model, jobs: list[Job], context: Context
     ) -> Iterator[tuple[Job, Piece, Outcome]]:
         """Each job when it is done; the next ones wait until it is in the graph."""
-        order, journal = self._order(model, context), self._journal(model, context)
+        journal = self._journal(model, context)
+        order = self._order(model, context, journal)
         left = dict(enumerate(jobs))
         for number, outcome in journal.read():
             job = left.pop(number)
@@ -275,7 +276,7 @@ class Quantize(Pass):
                 yield job, piece, outcome
 
     def _order(
-        self, model: ir.Model, context: Context
+        self, model: ir.Model, context: Context, journal: Journal
     ) -> Callable[[list[Job]], Iterator[list[Job]]]:
         """What puts jobs in order, in lists of those that need nothing of each other."""
         if not self._is_informed(context):
@@ -288,7 +289,7 @@ class Quantize(Pass):
                 f"{what} needs inputs to see what the weights meet, and has none",
                 "give some with --calibration, or use method=rtn",
             )
-        return InOrder(model, samples, self.sequential, self.tokens).batches
+        return InOrder(model, samples, self.sequential, self.tokens, journal).batches
 
     def _is_informed(self, context: Context) -> bool:
         looks = METHODS[self.method].informed is not None or self.correct_variance
