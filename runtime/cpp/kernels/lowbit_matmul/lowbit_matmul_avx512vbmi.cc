@@ -1,4 +1,5 @@
-// Matrix multiplication on AVX-512 with VBMI and GFNI, which unpack codes in fewer steps and look up any table.
+// Matrix multiplication on AVX-512 with VBMI and GFNI, which unpack codes in fewer steps and look
+// any table up at once.
 
 #include "few_rows_avx512.h"
 

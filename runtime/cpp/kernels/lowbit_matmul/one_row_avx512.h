@@ -32,15 +32,15 @@ struct Sums {
 constexpr int64_t kAhead = 8 << 10, kNear = 1 << 10;
 
 template <int BITS, bool TABLE, int NT, int STEP>
-BITFOLD_INLINE void step(__m512i (&acc)[Sums<BITS, TABLE, NT>::kCount], const Half<BITS>& half, __m512i a,
-                         const RaisedOperands<BITS, TABLE>& operands) {
+BITFOLD_INLINE void step(__m512i (&acc)[Sums<BITS, TABLE, NT>::kCount], const Half<BITS>& half,
+                         __m512i a, const RaisedOperands<BITS, TABLE>& operands) {
   constexpr int kSum = Sums<BITS, TABLE, NT>::of(STEP);
   add_products(acc[kSum], operands.template at<STEP>(half), a);
 }
 
 template <int BITS, bool TABLE, int NT, int HALF>
-BITFOLD_INLINE void half_chunk(__m512i (&acc)[NT][Sums<BITS, TABLE, NT>::kCount], const uint8_t* chunk,
-                               int64_t stride, const int32_t* q,
+BITFOLD_INLINE void half_chunk(__m512i (&acc)[NT][Sums<BITS, TABLE, NT>::kCount],
+                               const uint8_t* chunk, int64_t stride, const int32_t* q,
                                const RaisedOperands<BITS, TABLE>& operands) {
   __m512i a[4];
   BITFOLD_UNROLL

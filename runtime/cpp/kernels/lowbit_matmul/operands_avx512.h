@@ -37,7 +37,7 @@ BITFOLD_INLINE Lines<BITS> lines_at(const uint8_t* chunk) {
   return lines;
 }
 
-// A line's bits moved from position FROM to position TO of every byte, beside others: 16-bit shifts.
+// A line's bits moved from position FROM to TO of every byte, beside others: by 16-bit shifts.
 template <int FROM, int TO>
 BITFOLD_INLINE __m512i shifted(__m512i line) {
   if constexpr (FROM > TO) return _mm512_srli_epi16(line, FROM - TO);
@@ -51,8 +51,9 @@ template <int W, int LOW, int S, bool ALONE>
 BITFOLD_INLINE __m512i field(__m512i line, __m512i above) {
   constexpr int kFrom = S % (8 / W) * W;
   const __m512i mask = _mm512_set1_epi8((char)(((1 << W) - 1) << LOW));
-  if constexpr (ALONE) return _mm512_and_si512(shifted<kFrom, LOW>(line), mask);
-  return _mm512_ternarylogic_epi32(shifted<kFrom, LOW>(line), mask, above, 0xEA);  // l & m | a
+  const __m512i moved = shifted<kFrom, LOW>(line);
+  if (ALONE) return _mm512_and_si512(moved, mask);
+  return _mm512_ternarylogic_epi32(moved, mask, above, 0xEA);  // (moved & mask) | above
 }
 
 // The 64 codes of step S of a chunk: 16 lanes of four consecutive input channels.

@@ -1,8 +1,8 @@
 // Half a chunk of codes where they are cheapest to take: anywhere in their bytes.
 //
-// A product of codes that lie RAISE bits up is 2**RAISE too large, which sums of their own make good
-// at a group's end.  Shifts and masks, which cost as much as products, are thus saved.  So it is
-// with tables: one for each place that an index may lie at.
+// A product of codes that lie RAISE bits up is 2**RAISE too large, which sums of their own make
+// good at a group's end.  Shifts and masks, which cost as much as products, are thus saved.  So it
+// is with tables: one for each place that an index may lie at.
 //
 // Internal linkage throughout: only translation units built for AVX-512 include this.
 #pragma once
@@ -13,9 +13,10 @@ namespace bitfold {
 namespace {
 
 // How far up the codes of a half's four steps lie, for each width.  Lines of two bits have them at
-// 0, 2, 4 and 6, of four bits at 0 and 4, and those of one bit at 4 to 7: see `half_at`.
-constexpr int kRaises[9][4] = {{},           {4, 5, 6, 7}, {0, 2, 4, 6}, {0, 2, 4, 5}, {0, 4, 0, 4},
-                               {0, 1, 0, 3}, {0, 2, 0, 2}, {0, 1, 0, 1}, {0, 0, 0, 0}};
+// 0, 2, 4 and 6, of four bits at 0 and 4, and those of one bit at 4 to 7: see `half_at`.  More
+// raises save shifts, but take more sums that small groups bring back every eight steps.
+constexpr int kRaises[9][4] = {{},           {4, 5, 6, 7}, {0, 2, 4, 6}, {0, 2, 0, 2}, {0, 4, 0, 4},
+                               {0, 1, 0, 1}, {0, 2, 0, 2}, {0, 1, 0, 1}, {0, 0, 0, 0}};
 // The same of indices for tables of 64 entries.
 constexpr int kTableRaises[9][4] = {{},           {4, 5, 4, 5}, {0, 2, 4, 4},
                                     {2, 3, 2, 3}, {0, 0, 0, 0}, {0, 1, 0, 1}};
@@ -84,7 +85,8 @@ template <int W, int FROM, int TO, bool LOOSE>
 BITFOLD_INLINE __m512i moved_below(__m512i line, __m512i above) {
   const __m512i mask = _mm512_set1_epi8((char)(((1 << W) - 1) << TO));
   // above | (line & mask), or above with the line's bits in place of its own where the mask is
-  return _mm512_ternarylogic_epi32(above, shifted<FROM, TO>(line), mask, LOOSE ? 0xD8 : 0xF8);
+  const __m512i moved = shifted<FROM, TO>(line);
+  return _mm512_ternarylogic_epi32(above, moved, mask, LOOSE ? 0xD8 : 0xF8);
 }
 
 // The codes of a half's step RAISE bits up, LOOSE with any bits around them.
@@ -131,7 +133,8 @@ template <int BITS>
 class RaisedOperands<BITS, true> {
  public:
   BITFOLD_INLINE explicit RaisedOperands(const uint8_t* table)
-      : tables_{Table<BITS>(table, kTableRaises[BITS][0]), Table<BITS>(table, kTableRaises[BITS][1]),
+      : tables_{Table<BITS>(table, kTableRaises[BITS][0]),
+                Table<BITS>(table, kTableRaises[BITS][1]),
                 Table<BITS>(table, kTableRaises[BITS][2])} {}
 
   static constexpr const int (&raises())[4] { return kNoRaises; }
