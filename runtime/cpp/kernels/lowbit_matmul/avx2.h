@@ -12,6 +12,8 @@
 namespace bitfold {
 
 void quantize_avx2(const MatMul* op, int32_t block, const float* x);
+// Floats as fixed point.
+void write_fixed_rows_avx2(const MatMul* op, int32_t block, const float* x);
 void interleave_avx2(const MatMul* op, int32_t block, const float* x);
 // Float levels.
 void multiply_values_avx2(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0,
@@ -226,8 +228,9 @@ void write_as(const MatMul* op, const Block* b, int32_t tile, const float* sums,
   }
 }
 
-inline void write(const MatMul* op, const Block* b, int32_t tile, float* sums,
+inline void write(const MatMul* op, const Block* block, int32_t tile, float* sums,
                   float* up_sums) {
+  const Block of_x = whole_rows(op, block, sums, up_sums), *const b = &of_x;
   if (op->low_rank.rank) {
     float* const both[] = {sums, up_sums};
     add_low_rank_avx2(&op->low_rank, b->first, b->rows, tile, is_paired(op) ? 2 : 1, both);

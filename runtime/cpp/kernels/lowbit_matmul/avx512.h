@@ -145,26 +145,9 @@ void write_as(const MatMul* op, const Block* b, int32_t tile, const float* sums,
   }
 }
 
-// The sums [rows][16] of X's rows from those of their digits, in place.
-inline void add_digits(const MatMul* op, int32_t rows, float* sums) {
-  for (int32_t r = 0; r < rows; r++) {
-    const float* digit = sums + (r + 1) * op->digits * kTile;
-    __m512 sum = _mm512_setzero_ps();
-    for (int32_t d = 0; d < op->digits; d++)  // the lowest one first
-      sum = _mm512_add_ps(sum, _mm512_loadu_ps(digit -= kTile));
-    _mm512_storeu_ps(sums + r * kTile, sum);
-  }
-}
-
 inline void write(const MatMul* op, const Block* block, int32_t tile, float* sums,
                   float* up_sums) {
-  Block of_x = *block;
-  const Block* const b = &of_x;
-  if (op->digits > 1) {
-    of_x.rows /= op->digits;
-    add_digits(op, of_x.rows, sums);
-    if (is_paired(op)) add_digits(op, of_x.rows, up_sums);
-  }
+  const Block of_x = whole_rows(op, block, sums, up_sums), *const b = &of_x;
   if (op->low_rank.rank) {
     float* const both[] = {sums, up_sums};
     add_low_rank_avx512(&op->low_rank, b->first, b->rows, tile, is_paired(op) ? 2 : 1, both);

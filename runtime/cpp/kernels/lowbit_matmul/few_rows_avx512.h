@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "avx512.h"
+#include "fixed_rows_simd.h"
 #include "matmul_avx512.h"
 #include "one_row_avx512.h"
 
@@ -152,6 +153,9 @@ void multiply(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0, in
 
 int32_t offset(const MatMul* op) { return folds(op) ? 128 : op->weight->offset; }
 
+// Always: fixed point is faster for any number of rows.
+int32_t float_digits(const MatMul* op) { return op->weight->has_values ? 0 : kFloatDigits; }
+
 int64_t scratch(const MatMul* op) {
   if (op->weight->has_values) return values_scratch(op);
   const int64_t panel = panel_scratch_avx512(op), row = row_scratch(op);
@@ -168,7 +172,7 @@ inline constexpr MatMulKernels matmul_kernels(const char* isa) {
           interleave_avx512,
           scratch,
           multiply,
-          kFloatDigits};
+          float_digits};
 }
 
 }  // namespace

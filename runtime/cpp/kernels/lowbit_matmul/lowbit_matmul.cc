@@ -104,9 +104,9 @@ void multiply(void* data, size_t index) {
 bool run_tiles(const MatMulKernels* kernels, MatMul op, Span tiles, ParallelFor parallel,
                void* context) {
   const PackedWeight* w = op.weight;
-  const bool fixed = !op.int8 && kernels->float_digits && !w->has_values;
-  op.digits = fixed ? kernels->float_digits : 1;
-  op.int8 |= fixed;
+  const int32_t digits = op.int8 || !kernels->float_digits ? 0 : kernels->float_digits(&op);
+  op.digits = digits ? digits : 1;
+  op.int8 |= digits > 0;
   op.offset = kernels->offset(&op);
   const int32_t block_rows = kernels->block_rows / op.digits;
   op.blocks = static_cast<int32_t>((op.rows + block_rows - 1) / block_rows);

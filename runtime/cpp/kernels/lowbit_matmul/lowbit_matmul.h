@@ -125,6 +125,28 @@ static inline Block block_at(const MatMul* op, int32_t index) {
   return b;
 }
 
+// The sums [rows][16] of X's rows from those of their digits, in place.
+static inline void add_digits(const MatMul* op, int32_t rows, float* sums) {
+  const int32_t digits = op->digits;
+  for (int32_t r = 0; r < rows; r++)
+    for (int lane = 0; lane < kTile; lane++) {
+      float sum = 0;
+      for (int32_t d = digits - 1; d >= 0; d--)  // the lowest one first
+        sum += sums[(r * digits + d) * kTile + lane];
+      sums[r * kTile + lane] = sum;
+    }
+}
+
+// A block of rows of X, after the sums of their digits, of one tile or two, are added up.
+static inline Block whole_rows(const MatMul* op, const Block* b, float* sums, float* up_sums) {
+  Block whole = *b;
+  if (op->digits == 1) return whole;
+  whole.rows /= op->digits;
+  add_digits(op, whole.rows, sums);
+  if (is_paired(op)) add_digits(op, whole.rows, up_sums);
+  return whole;
+}
+
 // Scratch bytes for weights of float levels: the levels of one tile, or two, the codes of one and
 // the lines of a masked one.
 static inline int64_t values_scratch(const MatMul* op) {
@@ -152,8 +174,9 @@ struct MatMulKernels {
   // Y for the tiles [tile0, tile1) (an even range with kSwiGlu) and blocks [block0, block1).
   void (*multiply)(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0,
                    int32_t block1, uint8_t* scratch);
-  // The int8 rows that `quantize` makes of a row of floats; 0 where it goes through `interleave`.
-  int32_t float_digits = 0;
+  // The int8 rows that `quantize` makes of a row of floats; 0, or null, where that goes through
+  // `interleave`.
+  int32_t (*float_digits)(const MatMul* op) = nullptr;
 };
 
 extern const MatMulKernels kMatMulRef;

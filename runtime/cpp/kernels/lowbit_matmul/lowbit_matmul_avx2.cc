@@ -6,6 +6,6 @@ namespace bitfold {
 
 const MatMulKernels kMatMulAvx2 = {
     "avx2", kBlockRows, offset, prepare_row_avx2, project_avx2,
-    quantize_avx2, interleave_avx2, scratch, multiply};
+    quantize_avx2, interleave_avx2, scratch, multiply, float_digits};
 
 }  // namespace bitfold

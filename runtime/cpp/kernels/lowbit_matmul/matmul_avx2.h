@@ -7,6 +7,7 @@
 
 #include "avx2.h"
 #include "dot_avx2.h"
+#include "fixed_rows_simd.h"
 
 namespace bitfold {
 namespace {
@@ -151,6 +152,18 @@ void multiply(const MatMul* op, int32_t tile0, int32_t tile1, int32_t block0, in
 }
 
 int32_t offset(const MatMul* op) { return op->weight->offset; }
+
+// For rows of one block (beyond, floats are as fast), and operand bytes whose products with -128
+// fit.
+int32_t float_digits(const MatMul* op) {
+  const PackedWeight* w = op->weight;
+#if defined(__AVXVNNI__)
+  const bool fits = true;
+#else
+  const bool fits = range_of(w) != kSigned;
+#endif
+  return fits && !w->has_values && op->rows * kFloatDigits <= kBlockRows ? kFloatDigits : 0;
+}
 
 int64_t scratch(const MatMul* op) {
   if (op->weight->has_values) return values_scratch(op);

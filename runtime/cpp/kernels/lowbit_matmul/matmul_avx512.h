@@ -5,15 +5,12 @@
 // kFusedRows rows two tiles are decoded into a panel of operand bytes that many rows share.
 #pragma once
 
-#include <math.h>
-
 #include "avx512.h"
 
 namespace bitfold {
 
 constexpr int kBlockRows = 6;
 constexpr int kFusedRows = 12;
-constexpr int kFloatDigits = 3;
 
 void quantize_avx512(const MatMul* op, int32_t block, const float* x);
 // To two to four bits, as planes [C][act_bits][rows]: see planes.h.
@@ -48,16 +45,6 @@ inline void write_all(const MatMul* op, const Block* b, int32_t tile, int32_t ti
   const int32_t each = b->rows * kTile, by = is_paired(op) ? 2 : 1;
   for (int32_t t = 0; t < tiles; t += by)
     write(op, b, tile + t, sums + t * each, sums + (t + by - 1) * each);
-}
-
-// Mark row r of a block as broken: it holds a NaN or an infinity.
-inline void poison(const PackedWeight* w, const Block* b, int32_t r) {
-  for (int64_t i = 0; i < padded_k(w) / 4; i++) b->q[i * b->rows + r] = 0;
-  for (int32_t g = 0; g < w->groups; g++) {
-    b->scale[g * b->rows + r] = NAN;
-    b->start[g * b->rows + r] = 0;
-    b->sum[g * b->rows + r] = 0;
-  }
 }
 
 // Multiply a few rows with codes that are decoded on their way.  Returns the first tile left: the

@@ -1,6 +1,7 @@
 // Prepare blocks of X on AVX2; see quantize_activation_avx512vnni.cc.
 
 #include "avx2.h"
+#include "broken_row.h"
 
 #include <math.h>
 #include <string.h>
@@ -42,15 +43,6 @@ inline int32_t reach_bits(const float* x, int64_t count) {
   return _mm_cvtsi128_si32(m);
 }
 
-void poison(const PackedWeight* w, Block* b, int32_t r) {
-  for (int64_t i = 0; i < padded_k(w) / 4; i++) b->q[i * b->rows + r] = 0;
-  for (int32_t g = 0; g < w->groups; g++) {
-    b->scale[g * b->rows + r] = NAN;
-    b->start[g * b->rows + r] = 0;
-    b->sum[g * b->rows + r] = 0;
-  }
-}
-
 // Round up to 8 inputs, write them as two interleaved int32, return them for the sum.
 inline __m256i round_8(const float* x, int64_t count, __m256 inverse, int32_t* q, int32_t rows) {
   const __m256 value =
@@ -71,6 +63,7 @@ inline __m256i round_8(const float* x, int64_t count, __m256 inverse, int32_t* q
 }  // namespace
 
 void quantize_avx2(const MatMul* op, int32_t index, const float* rows_x) {
+  if (op->digits > 1) return write_fixed_rows_avx2(op, index, rows_x);
   const PackedWeight* w = op->weight;
   Block block = block_at(op, index);
   const int32_t rows = block.rows;

@@ -4,8 +4,8 @@
 // Plain multiplications and divisions in f32, in the specification's order: the codes are the
 // same as those of a stock-ONNX function body.
 
+#include "broken_row.h"
 #include "matmul_avx512.h"
-
 #include "planes.h"
 
 #include <math.h>

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "broken_row.h"
 #include "neon.h"
 
 namespace bitfold {
@@ -23,15 +24,6 @@ inline uint32_t reach_bits(const float* x, int64_t count) {
   for (int64_t i = 0; i < count; i += 4)
     most = vmaxq_u32(most, vreinterpretq_u32_f32(vabsq_f32(load_part(x + i, count - i))));
   return vmaxvq_u32(most);
-}
-
-void poison(const PackedWeight* w, Block* b, int32_t r) {
-  for (int64_t i = 0; i < padded_k(w) / 4; i++) b->q[i * b->rows + r] = 0;
-  for (int32_t g = 0; g < w->groups; g++) {
-    b->scale[g * b->rows + r] = NAN;
-    b->start[g * b->rows + r] = 0;
-    b->sum[g * b->rows + r] = 0;
-  }
 }
 
 // Integers within reach of an int8; only a given scale lets values go beyond.
