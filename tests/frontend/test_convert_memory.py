@@ -45,6 +45,7 @@ def convert_and_tell(source: Path, target: Path) -> None:
     print(resident("VmHWM") - before)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux how much memory a process takes")
 def test_memory_is_little_more_than_the_weights_twice(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
