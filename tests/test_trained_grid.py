@@ -65,7 +65,7 @@ def test_compiles_with_no_error(
     after = tmp_path / "low.onnx"
     result = bitfold.convert(before, after, passes=LOSSLESS, target=target)
     expected, found = logits(before, images), logits(after, images)
-    assert (expected.argmax(1) == classes).mean() > 0.9  # it has learned, and has much to lose
+    assert (expected.argmax(1) == classes).mean() > 0.85  # it has learned, and has much to lose
     assert np.array_equal(found.argmax(1), expected.argmax(1))
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
     sites = result.report.passes[1].sites
