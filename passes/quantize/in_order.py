@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -25,7 +25,6 @@ class InOrder:
             already; otherwise, what it gives before anything is.
         tokens: how much each counts.
         known: holds what an earlier run found of that.
-        alike: whether all tokens count alike to a site whatever ``tokens`` says.
     """
 
     def __init__(
@@ -35,7 +34,6 @@ class InOrder:
         sequential: bool,
         tokens: Tokens = "even",
         known: KeptWeights | None = None,
-        alike: Callable[[Site], bool] = lambda site: False,
     ) -> None:
         self.model = model
         self.samples = samples
@@ -46,8 +44,7 @@ class InOrder:
         self.own = {site.node: own for site, own in pairs}
         # Settled before anything is quantized: a run that goes on finds some of it done.
         told = [own for own in self.own.values() if _is_told(own, self.walked)]
-        counted = token_weights(self.walked, told, tokens)
-        self.counted = {s.node: counted[s.node] for s in told if s.node in counted and not alike(s)}
+        self.counted = token_weights(self.walked, told, tokens)
 
     def batches(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
         """Yield jobs that need nothing of each other, in lists; then those that need these.

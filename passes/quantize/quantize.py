@@ -47,9 +47,6 @@ from bitfold.runtime.formats.scale_types import ScaleType
 from bitfold.runtime.formats.scheme import Acts, QuantScheme, WeightScheme, takes_zero_points
 from bitfold.runtime.ops.lowbit_matmul import MOST_RANK
 
-FEW_BITS = 2
-"""With so few, what serves the tokens that are looked at costs the others more than it gains."""
-
 
 @dataclass(frozen=True)
 class Quantize(Pass):
@@ -96,10 +93,10 @@ class Quantize(Pass):
         sequential: with methods but ``rtn``, each weight meets what the quantized part before it
             gives, not what the float model gave.
         tokens: how much each token of the inputs counts there: ``even`` for alike; ``uses`` for
-            also by the tokens that look at it, where attention has sinks and the weight more than
-            two bits; ``attention`` for by how much attention it gets (RSQ), or ``first`` for the
-            first half of a text alone; ``inverse-norm``, for weights that add to a residual stream,
-            by what the norm behind them divides by.  Others, and convolutions, count them alike.
+            also by the tokens that look at it, where attention has sinks; ``attention`` for by how
+            much attention it gets (RSQ), or ``first`` for the first half of a text alone;
+            ``inverse-norm``, for weights that add to a residual stream, by what the norm behind
+            them divides by.  Others, and convolutions, count them alike.
         ranges: ``mse`` for the least squared error, ``minmax`` to cover every value, ``percentile``
             to cover all but a thousandth at each end, ``entropy`` to keep their distribution (both
             for group=0), ``gauss`` for what normally distributed values want.
@@ -292,12 +289,7 @@ class Quantize(Pass):
                 f"{what} needs inputs to see what the weights meet, and has none",
                 "give some with --calibration, or use method=rtn",
             )
-
-        def alike(site: Site) -> bool:
-            few = self.scheme_of([site]).weight.number.bits <= FEW_BITS
-            return self.tokens == "uses" and few
-
-        return InOrder(model, samples, self.sequential, self.tokens, journal, alike).batches
+        return InOrder(model, samples, self.sequential, self.tokens, journal).batches
 
     def _is_informed(self, context: Context) -> bool:
         looks = METHODS[self.method].informed is not None or self.correct_variance

@@ -111,22 +111,6 @@ def test_uses_count_where_there_is_a_sink() -> None:
     np.testing.assert_allclose(found["q"], weighted(x, weights), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("number", "count"), [("int2", 0), ("int3", 2)])
-def test_weights_of_two_bits_serve_all_tokens_alike(number: str, count: int) -> None:
-    model = parse(
-        """g (float[b, t, 48] x) => (float[b, t, 48] y) {
-            q = MatMul(x, wq)
-            a = Attention <q_num_heads = 3, kv_num_heads = 3, is_causal = 1> (q, q, q)
-            y = MatMul(a, wo)
-        }""",
-        wq=f(48, 48),
-        wo=f(48, 48),
-    )
-    quantize = Quantize(weights=number, group=0, method="gptq", acts="none", tokens="uses")
-    entry = apply(quantize, model, [{"x": f(2, 7, 48)}])
-    assert f"tokens count by uses for {count} of 2 weights, alike for the others" in entry.notes
-
-
 def test_what_a_norm_divides_by() -> None:
     model, x = block(), f(2, 7, K) * np.exp(f(2, 7, 1))
     found = grams(model, [{"x": x}], "inverse-norm")
