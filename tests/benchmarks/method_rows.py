@@ -129,7 +129,7 @@ ROWS: tuple[Row, ...] = (
     _weights(
         "rsq: gptq int3, first tokens", "weights=int3 method=gptq tokens=first", "RSQ, 2503.01820"
     ),
-    _weights("gptq int3, by uses", "weights=int3 method=gptq tokens=uses", "RSQ, 2503.01820"),
+    _weights("gptq int3, by uses", "weights=int3 method=gptq tokens=uses", "after RSQ, 2503.01820"),
     _weights(
         "gptq int3, by inverse norm",
         "weights=int3 method=gptq tokens=inverse-norm",
