@@ -210,9 +210,9 @@ class Allocate(Pass):
             return within(self.bits / 8 * _weights(jobs))
         besides = stored_besides(model, [job.source for job in jobs])
         budget = self.size * 1e6 - besides - NODES[self.target] * len(jobs)
-        shapes = [job.sites[0].shape for job in jobs]
         if self.target != "native":
             return within(budget)
+        shapes = [job.sites[0].shape for job in jobs]
         # Operators' bodies take space too: how many there are, the choice tells.
         bodies, step = 0, max(1, int(budget * WASTE / BODY))
         while True:

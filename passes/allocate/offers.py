@@ -41,8 +41,9 @@ OFFERS: dict[Target, Offer] = {
 }
 """What serves best on each target.
 
-``gauss5`` loses less than ``int5``, and takes three times as long for one row.  Where weights are
-stored as plain integers and scales in 16 or 32 bits, other formats and scales save nothing.
+``gauss5`` loses less than ``int5``, but takes three times as long for one row without AVX-512 VBMI.
+Where weights are stored as plain integers and scales in 16 or 32 bits, other formats and scales
+save nothing.
 """
 
 

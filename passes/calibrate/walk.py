@@ -96,7 +96,8 @@ def walk(
             found = None if known is None else known.recall(counted.key)
             if found is None:
                 new.append(counted)
-            for counts, array in zip(weights, found or (), strict=False):
+                continue
+            for counts, array in zip(weights, found, strict=True):
                 counts[counted.key] = array
         part = Part(model, wanted, levels.born(cut), tokens, new)
         grams = part.run(feeds, alive, weights)
