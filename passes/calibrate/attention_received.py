@@ -72,7 +72,9 @@ class Uses(AttentionReceived):
 
     A token's error counts once for itself, and for the tokens that look at it: each has one look,
     which its heads share out in the mean as their attention says.  In sequences without a sink
-    tokens count alike, for unequal weights leave fewer of them to tell what inputs are like.
+    tokens count alike, for unequal weights leave fewer of them to tell what inputs are like.  So they
+    do at sites that no attention is behind, as a language model's head: nobody looks at their
+    outputs.
     """
 
     def weights(self, build: Appender, got: ir.Value) -> ir.Value:
@@ -149,6 +151,16 @@ def attention_of_sites(graph: ir.Graph, sites: Sequence[Site]) -> dict[ir.Node, 
         attention = ahead.get(site.node) or last.get(site.data)
         if attention is not None and _tokens(attention) == _rows(site.data):
             found[site.node] = attention
+    return found
+
+
+def looked_at_behind(graph: ir.Graph) -> set[ir.Node]:
+    """The nodes that lead to a self-attention, or are one."""
+    found: set[ir.Node] = set()
+    for node in reversed(graph):
+        readers = (use.node for output in node.outputs for use in output.uses())
+        if _to_itself(node) or any(reader in found for reader in readers):
+            found.add(node)
     return found
 
 

@@ -11,7 +11,12 @@ import onnx_ir as ir
 
 from bitfold.passes.analysis.sites import Site
 from bitfold.passes.calibrate.append import Appender
-from bitfold.passes.calibrate.attention_received import AttentionReceived, Uses, attention_of_sites
+from bitfold.passes.calibrate.attention_received import (
+    AttentionReceived,
+    Uses,
+    attention_of_sites,
+    looked_at_behind,
+)
 from bitfold.passes.calibrate.inverse_norm import InverseNorm, norm_behind
 
 Tokens = Literal["even", "uses", "attention", "first", "inverse-norm"]
@@ -89,10 +94,14 @@ def token_weights(
     """
     products = [site for site in sites if site.conv is None]
     found: dict[ir.Node, TokenWeights] = {}
-    if tokens in ("attention", "uses"):
-        kind = Uses if tokens == "uses" else AttentionReceived
+    if tokens == "attention":
         for node, attention in attention_of_sites(model.graph, products).items():
-            found[node] = kind(attention)
+            found[node] = AttentionReceived(attention)
+    elif tokens == "uses":
+        looked_at = looked_at_behind(model.graph)
+        for node, attention in attention_of_sites(model.graph, products).items():
+            if node in looked_at:
+                found[node] = Uses(attention)
     elif tokens == "inverse-norm":
         for site in products:
             norm = norm_behind(site)

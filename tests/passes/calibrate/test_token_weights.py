@@ -106,9 +106,14 @@ def test_uses_count_where_there_is_a_sink() -> None:
     x[0, 0] = 100 * np.linalg.lstsq(wk.T, wq.T @ x[0].mean(0), rcond=None)[0]
     looks = attention_got(x) / HEADS
     assert looks[0].max() > 16 > looks[1].max()
-    found = grams(block(), [{"x": x}], "uses")
+    model = block()
+    found = grams(model, [{"x": x}], "uses")
     weights = 1 + np.stack([looks[0], np.ones(64)])
     np.testing.assert_allclose(found["q"], weighted(x, weights), rtol=1e-4, atol=1e-4)
+    n, m = values_of(model, {"x": x}, "n", "m")
+    for output, rows in {"m": n, "y": m}.items():  # no attention is behind them
+        expected = weighted(rows, np.ones(x.shape[:2]))
+        np.testing.assert_allclose(found[output], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_what_a_norm_divides_by() -> None:
