@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from operator import itemgetter
 from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
 
-from bitfold.passes.allocate.choose import choose
+from bitfold.passes.allocate.budget import Budget, Option, numbers_in
 from bitfold.passes.allocate.known import Known
-from bitfold.passes.allocate.offers import NODES, OFFERS, Offer, stored_nbytes
+from bitfold.passes.allocate.offers import OFFERS, Offer, stored_nbytes
 from bitfold.passes.allocate.probes import moved_alone, moved_by
-from bitfold.passes.allocate.stored import BODY, stored_besides
+from bitfold.passes.allocate.together import best_together
 from bitfold.passes.analysis.sites import Site
 from bitfold.passes.core.base import Pass, Promise
 from bitfold.passes.core.context import Context, Feeds
@@ -34,26 +33,6 @@ from bitfold.runtime.formats.scheme import Acts, WeightScheme
 
 PROBE = "int3"
 """What a weight is rounded to, to see what that does: few bits stand out from all other noise."""
-
-WASTE = 1e-3
-"""Share of the budget that may be kept for bodies that are not needed: each try takes time."""
-
-JUDGED = 4
-"""Sample inputs that choices are compared on, at most."""
-
-
-@dataclass(frozen=True)
-class Option:
-    """A scheme that a weight may get.
-
-    Attributes:
-        loss: distance of the outputs that it makes, alone.
-        nbytes: bytes of codes and scales.
-    """
-
-    scheme: WeightScheme
-    loss: float
-    nbytes: int
 
 
 @dataclass(frozen=True)
@@ -133,94 +112,15 @@ class Allocate(Pass):
         for done, loss in enumerate(self._alone(model, jobs, samples, known)):
             context.progress(f"probing {jobs[done].sites[0].name}", done / len(jobs))
             options.append(list(self._options(jobs[done].sites, loss, inputs)))
-        chosen = self._best(model, jobs, options, context)
+        budget = Budget(self.bits, self.size, self.target)
+        item = replace(self._quantizer("int8", self.groups[0]), lossless="off")
+        chosen = best_together(model, jobs, options, budget, item, context)
         for job, option in zip(jobs, chosen, strict=True):
             plan(job.source, option.scheme)
             text = f"{option.scheme}: alone it moves the outputs by about {option.loss:.2g}"
             context.entry.changed(job.sites[0].name, text)
-        _tell(options, chosen, _weights(jobs), context)
+        _tell(options, chosen, numbers_in(jobs), context)
         return False  # notes change no computation
-
-    def _best(
-        self,
-        model: ir.Model,
-        jobs: Sequence[Job],
-        options: Sequence[Sequence[Option]],
-        context: Context,
-    ) -> list[Option]:
-        """The choice that moves the outputs least when all weights are rounded at once."""
-        item = replace(self._quantizer("int8", self.groups[0]), lossless="off")
-        samples = context.statistics()[:JUDGED]
-
-        def together(chosen: Sequence[Option]) -> float:
-            context.progress("rounding all weights", 1.0)
-            for job, option in zip(jobs, chosen, strict=True):
-                plan(job.source, option.scheme)
-            return moved_by(item, model, samples)
-
-        choices = self._choices(model, jobs, options)
-        tried, moved = [next(choices)], list[float]()
-        for chosen in choices:
-            moved = moved or [together(tried[0])]
-            tried.append(chosen)
-            moved.append(together(chosen))
-            if moved[-1] > min(moved):
-                break
-        if moved:
-            text = "all weights together, with ever fewer formats of few bits, move the outputs by"
-            context.entry.note(f"{text} {', '.join(f'{each:.2g}' for each in moved)}")
-        return min(zip(moved, tried, strict=True), key=itemgetter(0))[1] if moved else tried[0]
-
-    def _choices(
-        self, model: ir.Model, jobs: Sequence[Job], options: Sequence[Sequence[Option]]
-    ) -> Iterator[list[Option]]:
-        """Choices among all formats, among those without the fewest bits, and so on.
-
-        That losses add up holds for small ones: what weights of very few bits lose together may be
-        many times what each of them loses alone.
-        """
-        last = None
-        for fewest in sorted({each.scheme.number.bits for offered in options for each in offered}):
-            if last and all(each.scheme.number.bits >= fewest for each in last):
-                continue  # the same would be chosen again
-            left = [[e for e in offered if e.scheme.number.bits >= fewest] for offered in options]
-            if not all(left):
-                return
-            try:
-                chosen = self._chosen(model, jobs, left)
-            except RecipeError:
-                if last is None:
-                    raise
-                return  # the budget is too small to do without
-            yield chosen
-            last = chosen
-
-    def _chosen(
-        self, model: ir.Model, jobs: Sequence[Job], options: Sequence[Sequence[Option]]
-    ) -> list[Option]:
-        """The option of each weight."""
-        losses = [[each.loss for each in offered] for offered in options]
-        sizes = [[each.nbytes for each in offered] for offered in options]
-
-        def within(budget: float) -> list[Option]:
-            places = choose(losses, sizes, budget)
-            return [offered[place] for offered, place in zip(options, places, strict=True)]
-
-        if not self.size:
-            return within(self.bits / 8 * _weights(jobs))
-        besides = stored_besides(model, [job.source for job in jobs])
-        budget = self.size * 1e6 - besides - NODES[self.target] * len(jobs)
-        if self.target != "native":
-            return within(budget)
-        shapes = [job.sites[0].shape for job in jobs]
-        # Operators' bodies take space too: how many there are, the choice tells.
-        bodies, step = 0, max(1, int(budget * WASTE / BODY))
-        while True:
-            chosen = within(budget - BODY * bodies)
-            kinds = set(zip(shapes, (each.scheme for each in chosen), strict=True))
-            if len(kinds) <= bodies:
-                return chosen
-            bodies += step
 
     def _jobs(self, model: ir.Model, context: Context) -> list[Job]:
         """The weights that there is a choice for; why the others have none is ``quantize``'s."""
@@ -321,20 +221,15 @@ def _squared_error(rows: np.ndarray, site: Site, scheme: WeightScheme) -> float:
     return float(np.square(lost, dtype=np.float64).sum())
 
 
-def _weights(jobs: Sequence[Job]) -> int:
-    """How many numbers the weights have."""
-    return sum(int(np.prod(job.sites[0].shape)) for job in jobs)
-
-
 def _tell(
     options: Sequence[Sequence[Option]],
     chosen: Sequence[Option],
-    weights: int,
+    numbers: int,
     context: Context,
 ) -> None:
     nbytes = sum(each.nbytes for each in chosen)
     loss = sum(each.loss for each in chosen)
-    size = f"{8 * nbytes / weights:.2f} bits a weight, {nbytes / 1e6:.1f} MB"
+    size = f"{8 * nbytes / numbers:.2f} bits a weight, {nbytes / 1e6:.1f} MB"
     context.entry.note(f"{size}; distances of the outputs add up to about {loss:.2g}")
     by_scheme = [{each.scheme: each for each in offered} for offered in options]
     everywhere = set(by_scheme[0]).intersection(*by_scheme[1:])

@@ -72,9 +72,10 @@ class Uses(AttentionReceived):
 
     A token's error counts once for itself, and for the tokens that look at it: each has one look,
     which its heads share out in the mean as their attention says.  In sequences without a sink
-    tokens count alike, for unequal weights leave fewer of them to tell what inputs are like.  So they
-    do at sites that no attention is behind, as a language model's head: nobody looks at their
-    outputs.
+    tokens count alike, for unequal weights leave fewer of them to tell what inputs are like.
+
+    Sites that no attention is behind, as a language model's head, have no such weights: nobody
+    looks at what they make.
     """
 
     def weights(self, build: Appender, got: ir.Value) -> ir.Value:

@@ -74,7 +74,7 @@ def test_what_all_weights_lose_together_decides(
     def together(item: Any, model: ir.Model, samples: Sequence[Feeds]) -> float:
         return alone if "int2" in formats(model).values() else 0.5
 
-    monkeypatch.setattr("bitfold.passes.allocate.allocate.moved_by", together)
+    monkeypatch.setattr("bitfold.passes.allocate.together.moved_by", together)
     model = unequal()
     entry = apply(replace(ITEM, bits=5.25, acts="none"), model, [X])
     assert formats(model)["quiet"] == fewest
