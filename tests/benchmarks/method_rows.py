@@ -117,6 +117,7 @@ EVEN_WEIGHTS = "the weights come from a file of evenly spaced 4-bit levels"
 ROWS: tuple[Row, ...] = (
     _weights("rtn int4", "weights=int4", SURVEY),
     _weights("rtn int3", "weights=int3", SURVEY),
+    _weights("rtn int2", "weights=int2", SURVEY),
     _weights("rtn int4, no zero points", "weights=int4 symmetric=true", SURVEY),
     _weights("rtn int3, no zero points", "weights=int3 symmetric=true", SURVEY),
     _weights("rtn int2, no zero points", "weights=int2 symmetric=true", SURVEY),
@@ -183,6 +184,7 @@ ROWS: tuple[Row, ...] = (
     ),
     _weights("gauss2, gptq", "weights=gauss2 method=gptq", f"{MAX}; {GPTQ}"),
     _weights("gptq int2", "weights=int2 method=gptq", GPTQ),
+    _weights("gptq int2, by uses", "weights=int2 method=gptq tokens=uses", "after RSQ, 2503.01820"),
     _weights("dual-binary", "weights=binary group=64 method=dual-binary", "DB-LLM, 2402.11960"),
     _weights("pb, 5% salient", "weights=binary group=128 method=pb", "PB-LLM, 2310.00034"),
     _weights(
