@@ -34,7 +34,7 @@ def add_gram(graph: ir.Graph, site: Site, stem: str, weights: ir.Value | None = 
         weights: of the graph, [rows]: how much each row counts; all alike by default.
 
     Returns:
-        The name of a new value, [K, K].
+        The name of a new value, [K, K]; zeros where there are no rows, or none that counts.
     """
     build = Appender(graph, stem)
     data = ir.convenience.create_value_mapping(graph, include_subgraphs=False)[str(site.data.name)]
@@ -48,7 +48,8 @@ def add_gram(graph: ir.Graph, site: Site, stem: str, weights: ir.Value | None = 
     else:
         turned = build.node("Mul", [turned, weights])
         divisor = build.node("ReduceSum", [weights], {"keepdims": 0})
-    return str(build.node("Div", [build.node("MatMul", [turned, rows]), divisor]).name)
+    some = build.node("Max", [divisor, build.floats(1e-30)])
+    return str(build.node("Div", [build.node("MatMul", [turned, rows]), some]).name)
 
 
 def _patches(build: Appender, data: ir.Value, site: Site) -> tuple[ir.Value, ir.Value]:

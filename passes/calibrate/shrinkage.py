@@ -14,15 +14,17 @@ class MeanOfGrams:
         self.squares = 0.0
 
     def add(self, gram: np.ndarray) -> None:
-        """Take in another sample's."""
-        self.count += 1
+        """Take in another sample's; zeros tell nothing: nothing was read there."""
         self.total = self.total + gram
+        if not gram.any():
+            return
+        self.count += 1
         self.squares += float(np.square(gram).sum())
 
     @property
     def mean(self) -> np.ndarray:
-        """The plain mean."""
-        return np.asarray(self.total / self.count)
+        """The plain mean; zeros where no sample tells anything."""
+        return np.asarray(self.total / max(self.count, 1))
 
     @property
     def shrunk(self) -> np.ndarray:

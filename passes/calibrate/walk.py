@@ -72,7 +72,7 @@ def walk(
             over now; new ones go there.
 
     Raises:
-        CalibrationError: what a site reads is not finite on a sample, or no row counts.
+        CalibrationError: what a site reads is not finite on a sample.
     """
     levels = Levels(model.graph, [site.node for site in sites])
     steps: list[list[Site]] = [[] for _ in range(levels.count)]

@@ -43,7 +43,7 @@ class InOrder:
         pairs = zip(find_sites(model), find_sites(self.walked), strict=True)
         self.own = {site.node: own for site, own in pairs}
         # Settled before anything is quantized: a run that goes on finds some of it done.
-        told = [own for own in self.own.values() if _is_told(own, self.walked)]
+        told = [own for own in self.own.values() if is_told(own, self.walked)]
         self.counted = token_weights(self.walked, told, tokens)
 
     def batches(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
@@ -52,13 +52,14 @@ class InOrder:
         Those whose inputs tell nothing come first, without a Gram matrix: embedding tables,
         convolutions with groups, and sites in subgraphs.  A table that is looked up as well as
         multiplied (an embedding tied to the head) has rows that go out as they are: to them all
-        channels matter alike, and as much in sum as to the product.
+        channels matter alike, and as much in sum as to the product.  A site that reads nothing on
+        the samples, or nothing but zeros, has no Gram matrix either.
 
         Args:
             jobs: those that are left to do.  Whoever asks for the next ones has changed the sites
                 of the ones before.
         """
-        told = [[site for site in job.sites if _is_told(site, self.model)] for job in jobs]
+        told = [[site for site in job.sites if is_told(site, self.model)] for job in jobs]
         blind = [job for job, known in zip(jobs, told, strict=True) if not known]
         if blind:
             yield blind
@@ -75,6 +76,9 @@ class InOrder:
                 waiting[index] -= 1
                 if not waiting[index]:
                     gram = sums.pop(index)
+                    if not gram.any():
+                        ready.append(job)
+                        continue
                     if any(each.kind == "gather" for each in job.sites):
                         gram = gram + np.eye(len(gram)) * np.diag(gram).mean()
                     weighted = any(self.own[each.node].node in self.counted for each in told[index])
@@ -83,7 +87,7 @@ class InOrder:
                 yield ready
 
 
-def _is_told(site: Site, model: ir.Model) -> bool:
+def is_told(site: Site, model: ir.Model) -> bool:
     """Whether the Gram matrix of its inputs says what an error of its weight costs."""
     if site.node.graph is not model.graph or site.kind == "gather":
         return False

@@ -29,7 +29,7 @@ from bitfold.passes.quantize.conv_scheme import (
 )
 from bitfold.passes.quantize.corrections import Corrections
 from bitfold.passes.quantize.finders import RangeName
-from bitfold.passes.quantize.in_order import InOrder
+from bitfold.passes.quantize.in_order import InOrder, is_told
 from bitfold.passes.quantize.insert import SiteInserter
 from bitfold.passes.quantize.jobs import Job, find_jobs, shape_of
 from bitfold.passes.quantize.journal import Journal
@@ -215,6 +215,8 @@ class Quantize(Pass):
                 text += f"; {outcome.grid}"
             elif outcome.output is not None:
                 text += f", output {outcome.output:.1f} dB"
+            elif METHODS[self.method].informed and any(is_told(site, model) for site in sites):
+                done_to["blind"] += 1
             for site in sites:
                 context.entry.changed(site.name, text)
                 context.entry.sites.append(
@@ -236,6 +238,11 @@ class Quantize(Pass):
             context.entry.note(
                 f"{done_to['scaled']} of {every} lose less with a scale for each input; the others "
                 "do not, or are read by more than matmuls, which alone take such"
+            )
+        if done_to["blind"]:
+            context.entry.note(
+                f"{done_to['blind']} of {every} met nothing but zeros, or no rows at all, on the "
+                f"sample inputs: rounded as without method={self.method}"
             )
         if self.tokens != "even":
             weights = f"{done_to['weighted']} of {every}"
