@@ -66,7 +66,7 @@ def test_convert(options: str, scheme: str, bound: float, model: Path, tmp_path:
 
 def test_fewer_bits_cost_more(model: Path, tmp_path: Path) -> None:
     ids, reference, losses = tokens(256), bitfold.Session(model).ort, []
-    for acts in ("int8", "int4", "int3", "int2"):
+    for acts in ("int8", "int4", "int2"):
         out = tmp_path / f"{acts}.onnx"
         run_json("convert", model, "-o", out, "--passes", LOWER % f"weights=int8 acts={acts}")
         losses.append(score_text(bitfold.Session(out).ort, ids, 128, reference=reference).kl)

@@ -16,6 +16,7 @@ LIBRARIES = Path("/usr/aarch64-linux-gnu")
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.skipif(SHORT, reason="in the full form: compilers and emulators take minutes"),
     *(
         pytest.mark.skipif(shutil.which(tool) is None, reason=f"{tool} is not installed")
         for tool in (COMPILER, EMULATOR, "cmake", "ninja")
@@ -54,7 +55,6 @@ def test_kernels_match_the_reference(build: Path) -> None:
     assert done.stdout.splitlines()[-1].endswith(" 0 failures")
 
 
-@pytest.mark.skipif(SHORT, reason="in the full form: the emulator is slow")
 def test_the_reference_runs_where_sdot_is_missing(build: Path) -> None:
     """A CPU of Armv8.0 has NEON but no dot products: nothing of them may run there."""
     done = check(build, "cortex-a53", "ref")

@@ -126,8 +126,8 @@ def threads() -> Iterator[str]:
         Case(1024, 320, 2, 64, "int2", activation="swiglu", bias=True),
         Case(1000, 320, 4, 64, "int3", 64),
     ):
-        runs = [matmul_session(case, count) for count in (1, 2, 3)]
-        for m in (1, 7, 100, 300):
+        runs = [matmul_session(case, count) for count in (1, 3)]
+        for m in (1, 7, 300):
             outputs = {joined(run.run(None, {"X": case.rows(m)})) for run in runs}
             if len(outputs) > 1:
                 yield f"{case} M={m}: bits depend on the number of threads"
