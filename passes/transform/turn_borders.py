@@ -89,7 +89,8 @@ def turn_borders(
         value, producer = entry.value, entry.value.producer()
         name = f"{value.name}/rotated"
         nodes = []
-        if not entry.unchanged and producer is not None and _has_gain(producer, rotation):
+        alone = not entry.unchanged and not entry.output
+        if alone and producer is not None and _has_gain(producer, rotation):
             flipped[producer] += 1
         else:
             nodes.append(_signed(model, value, rotation, f"{name}/signed", context))

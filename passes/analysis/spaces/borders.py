@@ -39,10 +39,12 @@ class Entry:
 
     Attributes:
         unchanged: its readers that want it so.
+        output: whether it is an output of the model, too, which stays as it is.
     """
 
     value: ir.Value
     unchanged: tuple[tuple[ir.Node, int], ...]
+    output: bool
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def inside(
     for value in (*reading, *giving):
         if not _is_whole(trace, space, value):
             return f"{value.name} has its channels in another order, or on another axis"
-    entering = [Entry(value, tuple(reading.pop(value, ()))) for value in giving]
+    entering = [Entry(each, tuple(reading.pop(each, ())), each in outputs) for each in giving]
     entries = tuple(each for each in entering if len(each.unchanged) < len(each.value.uses()))
     exits = tuple(Exit(value, tuple(uses), value in outputs) for value, uses in reading.items())
     left = set(nodes)

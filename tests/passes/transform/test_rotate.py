@@ -220,6 +220,18 @@ def test_a_border_at_the_beginning():
     assert "48 channels: 2 writers, 3 readers, 1 border" in [each.text for each in entry.changes]
 
 
+@pytest.mark.parametrize("output", [False, True])
+def test_a_border_that_is_an_output_stays_as_it_is(output):
+    """A norm's gain takes the signs only where nobody else reads what it gives."""
+    writer = "t = Gather(table, ids)\nu = Gelu(t)\ne = RMSNormalization<axis = -1>(u, gain)"
+    model = bordered("y = MatMul(i, head)", writer, head=f(48, 8), gain=f(48))
+    if output:
+        model.graph.outputs.extend(v for n in model.graph for v in n.outputs if v.name == "e")
+    entry = check(model, IDS)
+    assert (census(model)["Hadamard"], census(model)["Mul"]) == (1, int(output))
+    assert "48 channels: 2 writers, 3 readers, 1 border" in [each.text for each in entry.changes]
+
+
 TIED_BEHIND_A_GAIN = """o = RMSNormalization<axis = -1>(i, gain)
     turned = Transpose<perm = [1, 0]>(table)
     y = MatMul(o, turned)"""
