@@ -67,7 +67,8 @@ bool has_avx512vnni() {
 bool has_avx512bitalg() {
   unsigned a, b, c, d;
   if (!has_avx512vnni() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-  const unsigned wanted = bit_AVX512BITALG | bit_AVX512VBMI | bit_AVX512VBMI2 | bit_GFNI;
+  const unsigned wanted = bit_AVX512BITALG | bit_AVX512VPOPCNTDQ | bit_AVX512VBMI |
+                          bit_AVX512VBMI2 | bit_GFNI;
   return (c & wanted) == wanted;
 }
 #elif defined(BITFOLD_ARM64)

@@ -1,4 +1,5 @@
-// Activations of one bit as planes on AVX-512.
+// Activations of one bit as planes on AVX-512, as +-1 / step of scales that are as many times larger:
+// where the first plane of a weight differs from them, one is taken off the sum.
 //
 // Internal linkage throughout: only translation units built for AVX-512 include this.
 #pragma once
@@ -14,25 +15,29 @@ namespace {
 constexpr int kAhead = 512;  // floats of X that are fetched ahead of their use
 
 // Turns what binarize_avx512 left of a block, sums of |x| in `scale` and the numbers of ones in
-// `start`, into scales, sums and starts.  Whole vectors: the arrays are padded to 64 bytes.
+// `start`, into scales, sums and starts.  Counts are even: base times a sum is a multiple of the
+// step.  Whole vectors: the arrays are padded to 64 bytes.
 inline void finish_signs(const MatMul* op, Block* b) {
   const PackedWeight* w = op->weight;
   const int32_t all = w->groups * b->rows, last = (w->groups - 1) * b->rows;
-  const __m512i base = _mm512_set1_epi32(base_of(w));
-  const __m512i reach = _mm512_set1_epi32(step_of(w) * ((1 << w->bits) - 1));
+  const int32_t step = step_of(w);
+  const __m512i base = _mm512_set1_epi32(2 * base_of(w) / step);
+  const __m512i reach = _mm512_set1_epi32((1 << w->bits) - 1);
+  const __m512 unit = _mm512_set1_ps((float)step);
   for (int32_t i = 0; i < all; i += kTile) {
     // Groups before the last are of equal size.
     const __mmask16 of_last = i + kTile <= last ? 0 : i < last ? 0xFFFF << (last - i) : 0xFFFF;
     const __m512i count = _mm512_mask_set1_epi32(_mm512_set1_epi32((int)group_count(w, 0)), of_last,
                                                  (int)group_count(w, w->groups - 1));
     const __m512i ones = _mm512_loadu_si512(b->start + i);
-    const __m512i sum = _mm512_sub_epi32(_mm512_add_epi32(ones, ones), count);
-    _mm512_storeu_si512(b->start + i, _mm512_add_epi32(_mm512_mullo_epi32(base, sum),
+    const __m512i half = _mm512_sub_epi32(ones, _mm512_srli_epi32(count, 1));  // of the sum
+    _mm512_storeu_si512(b->start + i, _mm512_add_epi32(_mm512_mullo_epi32(base, half),
                                                        _mm512_mullo_epi32(reach, ones)));
-    _mm512_storeu_ps(b->sum + i, _mm512_cvtepi32_ps(sum));
+    _mm512_storeu_ps(b->sum + i,
+                     _mm512_div_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(half, half)), unit));
     const __m512 mean = _mm512_div_ps(_mm512_loadu_ps(b->scale + i), _mm512_cvtepi32_ps(count));
     const __mmask16 alive = _mm512_cmp_ps_mask(mean, _mm512_set1_ps(1e-30f), _CMP_GE_OQ);
-    _mm512_storeu_ps(b->scale + i, _mm512_maskz_mov_ps(alive, mean));
+    _mm512_storeu_ps(b->scale + i, _mm512_maskz_mul_ps(alive, mean, unit));
   }
 }
 
@@ -82,7 +87,7 @@ inline void binarize_avx512(const MatMul* op, int32_t index, const float* rows_x
     const float mean = magnitude[r] / (float)w->k;
     const bool broken = !(magnitude[r] <= 3.4028234e38f);
     for (int32_t g = 0; g < w->groups && (whole || broken); g++)
-      b.scale[g * rows + r] = broken ? NAN : mean < 1e-30f ? 0 : mean;
+      b.scale[g * rows + r] = broken ? NAN : mean < 1e-30f ? 0 : mean * (float)step_of(w);
   }
 }
 

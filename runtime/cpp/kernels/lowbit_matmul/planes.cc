@@ -18,7 +18,9 @@ MatMulKernels kernels_for(const MatMulKernels* bytes, const PlaneKernels* planes
   if (few && whole_chunks && !padded && !w->masks) {
     const int32_t step = step_of(w);
     const int32_t largest = (step < 0 ? -step : step) << (w->bits + op->act_bits - 2);
-    if (step != 0 && largest <= 127) return planes->matmul;
+    // Kernels may count in steps.
+    const bool whole_steps = step != 0 && (op->act_bits > 1 || 2 * base_of(w) % step == 0);
+    if (whole_steps && largest <= 127) return planes->matmul;
   }
   MatMulKernels chosen = *bytes;
   if (op->int8 && op->act_bits == 1) chosen.quantize = binarize;

@@ -1,5 +1,6 @@
-// Bit-plane products on AVX-512, whatever counts the bits of each byte: 512 products of bits in
-// three instructions, and, popcount, and vpdpbusd, which weighs the counts and adds them up.
+// Bit-plane products on AVX-512, whatever counts bits: 512 products of bits in three instructions,
+// and, popcount, and vpdpbusd, which weighs the counts of bytes and adds them up.  Counts that have
+// no weight are those of words, where there are such: vpdpbusd may wait for the units that count.
 //
 // Internal linkage throughout: only translation units built for AVX-512 include this.
 #pragma once
@@ -74,6 +75,17 @@ void make_planes(const PackedWeight* w, int32_t tile, uint8_t* out) {
   }
 }
 
+// What the popcount of weight plane i and activation plane j is multiplied by: activations of one
+// bit are counted in steps.
+inline int32_t weight_of(const MatMul* op, int i, int j) {
+  return op->act_bits == 1 ? -(1 << i) : factor_of(op, i, j);
+}
+
+// vpsubd in place.  Given the intrinsic, GCC adds counts up beside the sums and runs out of registers.
+inline __attribute__((always_inline)) void take_off(__m512i& sum, __m512i count) {
+  asm("vpsubd %1, %0, %0" : "+v"(sum) : "v"(count));
+}
+
 // Add the products of one chunk; a points at its planes [ACTS][R].
 template <class Count, int BITS, int ACTS, int R, int NT>
 inline __attribute__((always_inline)) void add_chunk(__m512i (&acc)[NT][R], const uint8_t* chunk,
@@ -101,6 +113,12 @@ inline __attribute__((always_inline)) void add_chunk(__m512i (&acc)[NT][R], cons
         for (int i = 0; i < BITS; i++) {
           const __m512i both = ACTS == 1 ? _mm512_xor_si512(plane[t][i], act)
                                          : _mm512_and_si512(plane[t][i], act);
+          if constexpr (Count::kWords && ACTS == 1) {
+            if (i == 0) {
+              take_off(acc[t][r], Count::of_words(both));
+              continue;
+            }
+          }
           add_products(acc[t][r], Count::of_bytes(both), factor[i][j]);
         }
       }
@@ -113,7 +131,7 @@ inline void factors_of(const MatMul* op, __m512i (&factor)[BITS][ACTS]) {
   BITFOLD_UNROLL
   for (int i = 0; i < BITS; i++)
     BITFOLD_UNROLL
-    for (int j = 0; j < ACTS; j++) factor[i][j] = _mm512_set1_epi8((char)factor_of(op, i, j));
+    for (int j = 0; j < ACTS; j++) factor[i][j] = _mm512_set1_epi8((char)weight_of(op, i, j));
 }
 
 // Chunks of a whole group.

@@ -1,4 +1,5 @@
-// Bit-plane products on AVX-512 with BITALG, which counts the bits of 64 bytes at once.
+// Bit-plane products on AVX-512 with BITALG and VPOPCNTDQ, which count the bits of 64 bytes, or of
+// 16 words, at once.
 
 #include "planes_kernels_avx512.h"
 
@@ -6,7 +7,9 @@ namespace bitfold {
 namespace {
 
 struct Bitalg {
+  static constexpr bool kWords = true;
   static inline __m512i of_bytes(__m512i x) { return _mm512_popcnt_epi8(x); }
+  static inline __m512i of_words(__m512i x) { return _mm512_popcnt_epi32(x); }
 };
 
 }  // namespace

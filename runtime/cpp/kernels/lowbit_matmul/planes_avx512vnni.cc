@@ -6,6 +6,7 @@ namespace bitfold {
 namespace {
 
 struct LookUp {
+  static constexpr bool kWords = false;
   static inline __m512i of_bytes(__m512i x) {
     const __m512i counts = _mm512_broadcast_i32x4(
         _mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
