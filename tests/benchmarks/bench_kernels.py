@@ -9,9 +9,9 @@ tighter of two limits it reaches, both measured beside it, by as many threads: t
 the weight's bytes can be read from the level of memory that they live in, and the rate of int8
 multiplications.  The peers are ORT's f32 MatMul and its MatMulNBits of as many bits, and of 4
 bits in blocks of 32, each at its faster ``accuracy_level``; those of activations of one to four
-bits (``planes``) are our own kernels of int8 ones, and those of low-rank branches (``low_rank``)
-the same branch of stock nodes, and none.  A C++ compiler builds the probe that measures the
-limits.
+bits (``planes``) are our own kernels of int8 ones, those of low-rank branches (``low_rank``) the
+same branch of stock nodes, and none, and those of transformed activations (``hadamard``) plain
+ones.  A C++ compiler builds the probe that measures the limits.
 """
 
 import runpy

@@ -35,7 +35,7 @@ def results(folder: Path, *options: str) -> list[dict[str, Any]]:
     for row in rows:
         if row["section"] == "planes":
             assert row["x int8 kernel"] > 0
-        elif row["section"] == "low_rank":
+        elif row["section"] in ("low_rank", "hadamard"):
             continue
         elif "bits" in row:
             assert "x 4b g32" in row
@@ -94,6 +94,15 @@ def test_low_rank(tmp_path: Path) -> None:
         (rank, m) for rank in (16, 32, 64) for m in (1, 8, 128)
     }
     assert all(row["x apart"] > 0 and row["x none"] > 0 for row in rows)
+
+
+@pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "c++")) is None, reason="no C++ compiler for the probe"
+)
+def test_hadamard(tmp_path: Path) -> None:
+    rows = results(tmp_path, "--only", "hadamard", "--rows", "8", "--groups", "32")
+    assert [row["kernel"] for row in rows] == ["int4 g32 H576"]
+    assert all(row["x none"] > 0 and row["preparation"] > 0 for row in rows)
 
 
 def test_a_wrong_result_is_not_timed() -> None:

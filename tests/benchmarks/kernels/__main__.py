@@ -14,6 +14,7 @@ import onnxruntime as ort
 from bitfold.runtime.formats import FORMATS
 from bitfold.runtime.op_library import isa
 
+from .hadamard import hadamard
 from .low_rank import low_rank
 from .machine import Machine, cache_sizes
 from .matmul import Options, gemm, gemv
@@ -25,6 +26,7 @@ SECTIONS: dict[str, Callable[[Machine, Options], Iterator[dict[str, Any]]]] = {
     "gemm": gemm,
     "planes": planes,
     "low_rank": low_rank,
+    "hadamard": hadamard,
 }
 
 SHAPES = "576x576,576x192,576x3072,1536x576,576x49152,4096x4096,4096x11008"

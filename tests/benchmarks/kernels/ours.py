@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
+from support.hadamard_nodes import base_of
 from support.lowbit_nodes import Case, matmul_model
 
 from bitfold.runtime.formats import Format
@@ -16,6 +17,8 @@ from .subject import Subject
 
 TOLERANCE = 3e-6
 TOLERANCE_OF_BRANCHES = 1e-5
+TOLERANCE_OF_TRANSFORMS = 1e-3
+"""Sums in another order round a few activations to the next code."""
 
 
 def lowbit_matmul(
@@ -27,6 +30,7 @@ def lowbit_matmul(
     acts: str = "int8",
     rank: int = 0,
     apart: bool = False,
+    hadamard: int = 0,
 ) -> Subject:
     """Activations with a scale for each group of the weight's, f16 scales, no zero points.
 
@@ -38,6 +42,7 @@ def lowbit_matmul(
         checked: all rows of X whose outputs will be asked for: the oracle is slow to start.
         rank: of a low-rank branch of halves; 0 for none.
         apart: the branch is floats and nodes of its own: two MatMuls and an Add.
+        hadamard: size of the transform of activations; 0 for none.
     """
     rng = np.random.default_rng(0)
     levels = np.asarray(number.levels, np.float32)
@@ -48,7 +53,18 @@ def lowbit_matmul(
     if table is not None:
         inputs["table"] = table
     acts = acts if number.integral else "none"
-    case = Case(n, k, number.bits, group, acts, act_group=group, table=table is not None)
+    case = Case(
+        n,
+        k,
+        number.bits,
+        group,
+        acts,
+        act_group=group,
+        table=table is not None,
+        hadamard=hadamard,
+    )
+    if hadamard and (base := base_of(hadamard)) is not None:
+        inputs["hadamard"] = base
 
     @cache
     def answers() -> dict[bytes, np.ndarray]:
@@ -73,7 +89,9 @@ def lowbit_matmul(
     inputs |= branch
     name = number.name if acts in ("int8", "none") else f"{number.name} x {acts}"
     label = ("row" if group == k else f"g{group}") + (f" R{rank}" if rank else "")
+    label += f" H{hadamard}" if hadamard else ""
     tolerance = TOLERANCE_OF_BRANCHES if rank else TOLERANCE
+    tolerance = TOLERANCE_OF_TRANSFORMS if hadamard else tolerance
     return Subject(f"{name} {label}", model, n * k, size, expected, tolerance)
 
 

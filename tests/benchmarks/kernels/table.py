@@ -9,7 +9,7 @@ Row = dict[str, Any]
 HEADER = (
     f"{'K x N':>12} {'M':>4} {'thr':>3} {'memory':6} {'kernel':18} {'us':>10} {'GB/s':>6} "
     f"{'GOPS':>6}  {'of limit':>13}  {'4b g32':>6} {'same':>6} {'1 thr':>5} {'int8':>6} "
-    f"{'apart':>6} {'none':>6}"
+    f"{'apart':>6} {'none':>6} {'prep':>5}"
 )
 
 
@@ -20,11 +20,12 @@ def line(row: Row) -> str:
         return f"{row[name]:{width - 1}.2f}x" if name in row else " " * width
 
     limit = f"{row['percent']:3.0f}% of {row['limit']}"
+    prepared = f"{row['preparation']:5.1%}" if "preparation" in row else ""
     return (
         f"{row['K']:>6}x{row['N']:<5} {row['M']:>4} {row['threads']:>3} {row['memory']:6} "
         f"{row['kernel']:18} {row['us']:10.1f} {row['GB/s']:6.1f} {row['GOPS']:6.0f}  "
         f"{limit:>13}  {ratio('x 4b g32', 6)} {ratio('x same', 6)} {ratio('x 1 thread', 5)} "
-        f"{ratio('x int8 kernel', 6)} {ratio('x apart', 6)} {ratio('x none', 6)}"
+        f"{ratio('x int8 kernel', 6)} {ratio('x apart', 6)} {ratio('x none', 6)} {prepared}"
     ).rstrip()
 
 

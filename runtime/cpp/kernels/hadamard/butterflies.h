@@ -4,9 +4,8 @@
 // fit in registers together.  Internal linkage throughout.
 #pragma once
 
-#include <string.h>
-
 #include "hadamard.h"
+#include "order_12.h"
 
 namespace bitfold {
 namespace {
@@ -22,8 +21,8 @@ inline __attribute__((always_inline)) Vec::T within(Vec::T v) {
 }
 
 // Butterflies of 2^R vectors `stride` floats apart, after those within the vectors if LANES, and
-// times `scale` if LAST.
-template <int R, bool LANES, bool LAST>
+// times `scale` if SCALED.
+template <int R, bool LANES, bool SCALED>
 inline __attribute__((always_inline)) void butterfly(const float* x, float* y, int64_t stride,
                                                      Vec::T scale) {
   Vec::T v[1 << R];
@@ -44,30 +43,30 @@ inline __attribute__((always_inline)) void butterfly(const float* x, float* y, i
   }
 #pragma GCC unroll 16
   for (int i = 0; i < 1 << R; i++)
-    Vec::store(y + i * stride, LAST ? Vec::mul(v[i], scale) : v[i]);
+    Vec::store(y + i * stride, SCALED ? Vec::mul(v[i], scale) : v[i]);
 }
 
 // One pass over `count` floats, a multiple of stride * 2^R: the bits from that of `stride` on.
-template <int R, bool LANES, bool LAST>
+template <int R, bool LANES, bool SCALED>
 void pass(const float* x, float* y, int64_t count, int64_t stride, float factor) {
   const Vec::T scale = Vec::all(factor);
   for (int64_t run = 0; run < count; run += stride << R)
     for (int64_t i = run; i < run + stride; i += Vec::kLanes)
-      butterfly<R, LANES, LAST>(x + i, y + i, stride, scale);
+      butterfly<R, LANES, SCALED>(x + i, y + i, stride, scale);
 }
 
 typedef void (*Pass)(const float* x, float* y, int64_t count, int64_t stride, float factor);
 
-// [R][LAST]; R up to kRadix.
+// [R][SCALED]; R up to kRadix.
 template <bool LANES>
-inline Pass pass_of(int r, bool last) {
+inline Pass pass_of(int r, bool scaled) {
   static const Pass kPasses[5][2] = {
       {pass<0, LANES, false>, pass<0, LANES, true>},
       {pass<1, LANES, false>, pass<1, LANES, true>},
       {pass<2, LANES, false>, pass<2, LANES, true>},
       {pass<3, LANES, false>, pass<3, LANES, true>},
       {pass<Vec::kRadix, LANES, false>, pass<Vec::kRadix, LANES, true>}};
-  return kPasses[r][last];
+  return kPasses[r][scaled];
 }
 
 // Runs shorter than a vector: several of them lie in each.
@@ -90,11 +89,12 @@ inline void sylvester(const float* x, float* y, int64_t count, int bits, float f
     if (bits == 2) return short_runs<2>(x, y, count, factor);
     return short_runs<3>(x, y, count, factor);
   }
+  const bool scaled = factor != 1;
   int done = Vec::kLog, r = bits - done < Vec::kRadix ? bits - done : Vec::kRadix;
-  pass_of<true>(r, done + r == bits)(x, y, count, Vec::kLanes, factor);
+  pass_of<true>(r, scaled && done + r == bits)(x, y, count, Vec::kLanes, factor);
   for (done += r; done < bits; done += r) {
     r = bits - done < Vec::kRadix ? bits - done : Vec::kRadix;
-    pass_of<false>(r, done + r == bits)(y, y, count, (int64_t)1 << done, factor);
+    pass_of<false>(r, scaled && done + r == bits)(y, y, count, (int64_t)1 << done, factor);
   }
 }
 
@@ -146,94 +146,15 @@ void times_base(const Hadamard* h, float* y, int64_t left, int64_t run, float* s
   }
 }
 
-// Whether entry (i, j) of Paley's first matrix of order q + 1, q a prime, is -1.
-template <int Q>
-constexpr bool paley_minus(int i, int j) {
-  if (i == 0 || i == j) return false;
-  if (j == 0) return true;
-  for (int root = 1; root < Q; root++)
-    if (root * root % Q == (i - j + Q) % Q) return false;
-  return true;
-}
-
-// The entries of `signs` for that matrix.
-template <int Q>
-struct Paley {
-  enum { kOrder = Q + 1 };
-  uint16_t signs[kOrder * kOrder / 4];
-  constexpr Paley() : signs() {
-    for (int i = 0; i < kOrder; i++)
-      for (int j = 0; j < kOrder; j++) {
-        const int at = j * (kOrder / 4) + i / 4;
-        const int bit = paley_minus<Q>(i, j) ? 1 << i % 4 : 0;
-        signs[at] = (uint16_t)((signs[at] & 15) | bit | i / 4 * 16);
-      }
-  }
-};
-
-template <int Q>
-constexpr Paley<Q> kPaley{};
-
-template <int Q>
-inline bool is_paley(const Hadamard* h) {
-  return h->base == Q + 1 && !memcmp(h->signs, kPaley<Q>.signs, sizeof kPaley<Q>.signs);
-}
-
-// Output J from the sums and differences of pairs, from pair P on.
-template <int Q, int J, int P>
-inline __attribute__((always_inline)) Vec::T paley_sum(const Vec::T* sums,
-                                                       const Vec::T* differences,
-                                                       Vec::T so_far) {
-  if constexpr (2 * P > Q) {
-    return so_far;
-  } else {
-    constexpr bool kMinus = paley_minus<Q>(2 * P, J);
-    constexpr bool kUnlike = kMinus != paley_minus<Q>(2 * P + 1, J);
-    const Vec::T pair = kUnlike ? differences[P] : sums[P];
-    return paley_sum<Q, J, P + 1>(sums, differences,
-                                  kMinus ? Vec::sub(so_far, pair) : Vec::add(so_far, pair));
-  }
-}
-
-// The same as times_base for a known matrix, in registers: every output from J on.
-template <int Q, int J>
-inline __attribute__((always_inline)) void paley_outputs(const Vec::T* sums,
-                                                         const Vec::T* differences, float* y,
-                                                         int64_t run, Vec::T scale) {
-  if constexpr (J <= Q) {
-    // Row 0 of the matrix has no minus.
-    const Vec::T first = paley_minus<Q>(1, J) ? differences[0] : sums[0];
-    const Vec::T sum = paley_sum<Q, J, 1>(sums, differences, first);
-    Vec::store(y + J * run, Vec::mul(sum, scale));
-    paley_outputs<Q, J + 1>(sums, differences, y, run, scale);
-  }
-}
-
-template <int Q>
-void times_paley(const Hadamard* h, float* y, int64_t run) {
-  const Vec::T scale = Vec::all(h->scale);
-  for (int64_t column = 0; column < run; column += Vec::kLanes) {
-    Vec::T sums[(Q + 1) / 2], differences[(Q + 1) / 2];
-#pragma GCC unroll 32
-    for (int p = 0; p < (Q + 1) / 2; p++) {
-      const Vec::T even = Vec::load(y + column + 2 * p * run);
-      const Vec::T odd = Vec::load(y + column + (2 * p + 1) * run);
-      sums[p] = Vec::add(even, odd);
-      differences[p] = Vec::sub(even, odd);
-    }
-    paley_outputs<Q, 0>(sums, differences, y + column, run, scale);
-  }
-}
-
 inline void hadamard_blocks(const Hadamard* h, const float* x, float* y, int64_t blocks,
                             float* scratch) {
   const int64_t run = (int64_t)1 << h->bits;
   sylvester(x, y, blocks * h->size, h->bits, h->base == 1 ? h->scale : 1);
   if (h->base == 1) return;
-  const bool twelve = run >= Vec::kLanes && is_paley<11>(h);
+  const bool twelve = run >= Vec::kLanes && is_twelve(h);
   for (int64_t b = 0; b < blocks; b++, y += h->size) {
     if (twelve) {
-      times_paley<11>(h, y, run);
+      times_twelve(y, run, h->scale);
       continue;
     }
     int64_t column = 0;
