@@ -24,8 +24,8 @@
 namespace bitfold {
 namespace {
 
-// Input i of Paley's matrix is input kInput[i] of the array, and output j its output kOutput[j], less
-// where kMinusIn[i], or kMinusOut[j], says so.
+// Input i of Paley's matrix is input kInput[i] of the array, and output j its output kOutput[j],
+// with minus where kMinusIn[i], or kMinusOut[j], says so.
 constexpr int kInput[12] = {3, 0, 4, 7, 6, 8, 9, 2, 5, 10, 1, 11};
 constexpr int kOutput[12] = {0, 11, 8, 10, 5, 7, 6, 1, 3, 2, 4, 9};
 constexpr bool kMinusIn[12] = {0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0};

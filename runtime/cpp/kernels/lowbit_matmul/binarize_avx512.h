@@ -1,5 +1,5 @@
-// Activations of one bit as planes on AVX-512, as +-1 / step of scales that are as many times larger:
-// where the first plane of a weight differs from them, one is taken off the sum.
+// Activations of one bit as planes on AVX-512.  They are +-1 / step, and their scales as many times
+// larger: where the first plane of a weight differs from them, one is taken off the sum.
 //
 // Internal linkage throughout: only translation units built for AVX-512 include this.
 #pragma once

@@ -81,7 +81,7 @@ inline int32_t weight_of(const MatMul* op, int i, int j) {
   return op->act_bits == 1 ? -(1 << i) : factor_of(op, i, j);
 }
 
-// vpsubd in place.  Given the intrinsic, GCC adds counts up beside the sums and runs out of registers.
+// vpsubd in place.  Given the intrinsic, GCC adds counts up apart and runs out of registers.
 inline __attribute__((always_inline)) void take_off(__m512i& sum, __m512i count) {
   asm("vpsubd %1, %0, %0" : "+v"(sum) : "v"(count));
 }
