@@ -47,7 +47,7 @@ def summary(rows: list[Row]) -> list[str]:
         lines += _least(members, "x 1 thread", "x one thread", 2)
         lines += _least(members, "x int8 kernel", "x int8 activations and weights", 2)
         lines += _least(members, "x apart", "x a branch of stock nodes", 2)
-        lines += _least(members, "x none", "x no branch", 2)
+        lines += _least(members, "x none", "x the same without", 2)
     return lines
 
 
