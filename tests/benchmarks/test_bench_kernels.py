@@ -100,8 +100,10 @@ def test_low_rank(tmp_path: Path) -> None:
     shutil.which(os.environ.get("CXX", "c++")) is None, reason="no C++ compiler for the probe"
 )
 def test_hadamard(tmp_path: Path) -> None:
-    rows = results(tmp_path, "--only", "hadamard", "--rows", "8", "--groups", "32")
-    assert [row["kernel"] for row in rows] == ["int4 g32 H576"]
+    rows = results(tmp_path, "--only", "hadamard")
+    assert {(row["kernel"], row["M"]) for row in rows} == {
+        (f"int4 g{group} H576", rows) for group in (32, 128) for rows in (8, 128)
+    }
     assert all(row["x none"] > 0 and row["preparation"] > 0 for row in rows)
 
 
