@@ -60,6 +60,9 @@ def options() -> Iterator[str]:
             yield from disagreements(case)
             yield from disagreements(replace(case, f16=False, group=0, act_group=0))
             yield from disagreements(replace(case, table=True))
+            yield from disagreements(case, SPACED.get(bits))
+            if bits == 2:  # steps that the first level is no multiple of
+                yield from disagreements(case, (-4, -1, 2, 5))
             yield from disagreements(replace(case, activation="swiglu", act_group=0))
             residual = replace(case, activation="gelu", residual=True)
             feeds = residual.feeds(9)
