@@ -58,13 +58,14 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--states", default="cold,warm", help="of gemv's weights")
     parser.add_argument("--formats", default=",".join(f for f in WANTED if f in FORMATS))
     parser.add_argument("--groups", default="32,128")
+    parser.add_argument("--per", default="group", help="activation scales: group, token")
     parser.add_argument("--seconds", type=float, default=0.02, help="for each slice")
     parser.add_argument("--rounds", type=int, default=5, help="slices of each")
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--quick", action="store_true", help="run everything once, small")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    for name, known in (("only", SECTIONS), ("formats", FORMATS)):
+    for name, known in (("only", SECTIONS), ("formats", FORMATS), ("per", ("group", "token"))):
         for item in getattr(options, name).split(","):
             if item not in known:
                 parser.error(f"--{name}: expected some of {', '.join(known)}, found {item}")
@@ -89,6 +90,7 @@ def main() -> None:
         states=tuple(given.states.split(",")),
         formats=tuple(given.formats.split(",")),
         groups=numbers(given.groups),
+        per=tuple(given.per.split(",")),
         seconds=given.seconds,
         rounds=given.rounds,
         peers=not given.no_peers,

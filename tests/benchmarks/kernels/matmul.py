@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ class Options:
         shapes: K and N of each site.
         rows: numbers of rows M of the section ``gemm``.
         states: ``cold`` weights, more of them than the caches hold, or ``warm``, one over and over.
+        per: what has an activation scale: a ``group``, a ``token``.
         seconds: for each slice.
         rounds: turns that each takes.
     """
@@ -45,6 +47,7 @@ class Options:
     states: tuple[str, ...]
     formats: tuple[str, ...]
     groups: tuple[int, ...]
+    per: tuple[str, ...]
     seconds: float
     rounds: int
     peers: bool
@@ -68,8 +71,8 @@ def _sections(
     for k, n in options.shapes:
         site = Site(machine, options, k, n)
         for name in options.formats:
-            for group in options.groups:
-                subject = lowbit_matmul(FORMATS[name], group, k, n, site.checked)
+            for group, per in product(options.groups, options.per):
+                subject = lowbit_matmul(FORMATS[name], group, k, n, site.checked, per=per)
                 for m, working_set in states:
                     for threads in options.threads:
                         bits = FORMATS[name].bits

@@ -31,8 +31,9 @@ def lowbit_matmul(
     rank: int = 0,
     apart: bool = False,
     hadamard: int = 0,
+    per: str = "group",
 ) -> Subject:
-    """Activations with a scale for each group of the weight's, f16 scales, no zero points.
+    """Activations rounded on the way, f16 scales, no zero points.
 
     Formats whose levels are no integers have float activations.
 
@@ -43,6 +44,7 @@ def lowbit_matmul(
         rank: of a low-rank branch of halves; 0 for none.
         apart: the branch is floats and nodes of its own: two MatMuls and an Add.
         hadamard: size of the transform of activations; 0 for none.
+        per: what has an activation scale of its own, a ``group`` of the weight's or a ``token``.
     """
     rng = np.random.default_rng(0)
     levels = np.asarray(number.levels, np.float32)
@@ -59,7 +61,7 @@ def lowbit_matmul(
         number.bits,
         group,
         acts,
-        act_group=group,
+        act_group=k if per == "token" else group,
         table=table is not None,
         hadamard=hadamard,
     )
@@ -90,6 +92,7 @@ def lowbit_matmul(
     name = number.name if acts in ("int8", "none") else f"{number.name} x {acts}"
     label = ("row" if group == k else f"g{group}") + (f" R{rank}" if rank else "")
     label += f" H{hadamard}" if hadamard else ""
+    label += " token" if per == "token" and group < k else ""
     tolerance = TOLERANCE_OF_BRANCHES if rank else TOLERANCE
     tolerance = TOLERANCE_OF_TRANSFORMS if hadamard else tolerance
     return Subject(f"{name} {label}", model, n * k, size, expected, tolerance)

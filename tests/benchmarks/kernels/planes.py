@@ -9,6 +9,7 @@ percentage says how many times over it is reached.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 from bitfold.runtime.formats import FORMATS
 
@@ -33,11 +34,12 @@ def planes(machine: Machine, options: Options) -> Iterator[Row]:
     """Every pair of widths, for each group size and for one scale a row."""
     for k, n in options.shapes:
         site = Site(machine, options, k, n)
-        for group in (*(size for size in options.groups if size < k), k):
-            rival = lowbit_matmul(FORMATS["int8"], group, k, n, site.checked)
+        groups = [size for size in options.groups if size < k]
+        for group, per in (*product(groups, options.per), (k, "token")):
+            rival = lowbit_matmul(FORMATS["int8"], group, k, n, site.checked, per=per)
             rivals: dict[tuple[int, int], Run] = {}
             for name, acts in WIDTHS:
-                subject = lowbit_matmul(FORMATS[name], group, k, n, site.checked, acts)
+                subject = lowbit_matmul(FORMATS[name], group, k, n, site.checked, acts, per=per)
                 for m in options.rows:
                     for threads in options.threads:
                         key = (m, threads)

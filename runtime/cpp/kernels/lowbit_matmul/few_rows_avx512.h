@@ -57,6 +57,7 @@ void rows_dot(const MatMul* op, const Block* b, int32_t tile, const uint8_t* byt
   const int64_t ahead = NT * stride <= kMostAhead ? NT * stride : kFarAhead;
   const float *scale_a = b->scale, *sum_a = b->sum;
   const int32_t* start = b->start;
+  const bool row_scales = has_row_scales(op);
   __m512 total[NT][R];
   BITFOLD_UNROLL
   for (int t = 0; t < NT; t++)
@@ -102,15 +103,15 @@ void rows_dot(const MatMul* op, const Block* b, int32_t tile, const uint8_t* byt
       for (int r = 0; r < R; r++) {
         __m512 part = _mm512_cvtepi32_ps(acc[t][r]);
         if (zero_points) part = _mm512_fnmadd_ps(zero, _mm512_set1_ps(sum_a[r]), part);
-        total[t][r] = _mm512_fmadd_ps(_mm512_mul_ps(part, scale), _mm512_set1_ps(scale_a[r]),
-                                      total[t][r]);
+        total[t][r] = add_group(total[t][r], part, scale, scale_a[r], row_scales);
       }
     }
   }
   BITFOLD_UNROLL
   for (int t = 0; t < NT; t++)
     BITFOLD_UNROLL
-    for (int r = 0; r < R; r++) _mm512_storeu_ps(sums + (t * R + r) * kTile, total[t][r]);
+    for (int r = 0; r < R; r++)
+      _mm512_storeu_ps(sums + (t * R + r) * kTile, scaled(total[t][r], b->scale[r], row_scales));
 }
 
 template <int BITS, bool TABLE>

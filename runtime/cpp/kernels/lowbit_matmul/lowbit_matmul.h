@@ -99,6 +99,11 @@ static inline int64_t int8_rows(const MatMul* op) { return op->rows * op->digits
 // The largest level of activations of two bits or more.
 static inline float act_top(const MatMul* op) { return (float)((1 << (op->act_bits - 1)) - 1); }
 
+// Whether a row has one scale, which its sums may be multiplied by in the end.
+static inline bool has_row_scales(const MatMul* op) {
+  return op->digits == 1 && op->act_group_size >= op->weight->k;
+}
+
 static inline bool is_paired(const MatMul* op) { return op->activation == kSwiGlu; }
 
 // The part that column n belongs to.

@@ -92,6 +92,7 @@ void dot(const MatMul* op, const Block* b, int32_t tile, float* sums) {
   const int32_t* q = b->q;
   const int64_t group_halves = (w->group_size + 15) / 16;
   int64_t left = (w->k + 15) / 16, half = 0;  // 16-channel halves of chunks
+  const bool row_scales = has_row_scales(op);
   __m512 total = _mm512_setzero_ps();
   Lines<BITS> lines;
   const Operands<BITS, TABLE> operands(w->operand);
@@ -125,10 +126,9 @@ void dot(const MatMul* op, const Block* b, int32_t tile, float* sums) {
     __m512 part = _mm512_cvtepi32_ps(sum);
     if (w->zero_points)
       part = _mm512_fnmadd_ps(zeros_at(w->zero_points, scale_at), _mm512_set1_ps(b->sum[g]), part);
-    total = _mm512_fmadd_ps(_mm512_mul_ps(part, scales_at(w, scale_at)),
-                            _mm512_set1_ps(b->scale[g]), total);
+    total = add_group(total, part, scales_at(w, scale_at), b->scale[g], row_scales);
   }
-  _mm512_storeu_ps(sums, total);
+  _mm512_storeu_ps(sums, scaled(total, b->scale[0], row_scales));
 }
 
 typedef void (*RowDot)(const MatMul* op, const Block* b, int32_t tile, float* sums);

@@ -40,6 +40,18 @@ inline bool folds(const MatMul* op) {
   return int8_rows(op) > kFusedRows && w->zero_points && !is_decoded(w) && !w->masks;
 }
 
+// A group's products added to a total, times the weight's scales and, unless a row has a single one
+// that `scaled` takes in the end, the activations'.
+BITFOLD_INLINE __m512 add_group(__m512 total, __m512 part, __m512 scale, float scale_a,
+                                bool row_scales) {
+  if (row_scales) return _mm512_fmadd_ps(part, scale, total);
+  return _mm512_fmadd_ps(_mm512_mul_ps(part, scale), _mm512_set1_ps(scale_a), total);
+}
+
+BITFOLD_INLINE __m512 scaled(__m512 total, float scale_a, bool row_scales) {
+  return row_scales ? _mm512_mul_ps(total, _mm512_set1_ps(scale_a)) : total;
+}
+
 inline void write_all(const MatMul* op, const Block* b, int32_t tile, int32_t tiles,
                       float* sums) {
   const int32_t each = b->rows * kTile, by = is_paired(op) ? 2 : 1;

@@ -91,6 +91,7 @@ void dot(const MatMul* op, const Block* b, int32_t tile, float* sums) {
   const RaisedOperands<BITS, TABLE> operands(w->operand);
   int64_t left = (w->k + 15) / 16, half = 0;  // 16-channel halves of chunks
   const int64_t group_halves = (w->group_size + 15) / 16;
+  const bool row_scales = has_row_scales(op);
   __m512 total[NT];
   BITFOLD_UNROLL
   for (int t = 0; t < NT; t++) total[t] = _mm512_setzero_ps();
@@ -137,13 +138,13 @@ void dot(const MatMul* op, const Block* b, int32_t tile, float* sums) {
       __m512 part = _mm512_cvtepi32_ps(gathered<BITS, TABLE, NT>(acc[t]));
       if (zero_points)
         part = _mm512_fnmadd_ps(zeros_at(zero_points, at), _mm512_set1_ps(b->sum[g]), part);
-      total[t] =
-          _mm512_fmadd_ps(_mm512_mul_ps(part, scale), _mm512_set1_ps(b->scale[g]), total[t]);
+      total[t] = add_group(total[t], part, scale, b->scale[g], row_scales);
     }
     scales++;
   }
   BITFOLD_UNROLL
-  for (int t = 0; t < NT; t++) _mm512_storeu_ps(sums + t * kTile, total[t]);
+  for (int t = 0; t < NT; t++)
+    _mm512_storeu_ps(sums + t * kTile, scaled(total[t], b->scale[0], row_scales));
 }
 
 // The runs of 16 inputs of a row whose activations are not all zero: those of group g are run
@@ -177,6 +178,7 @@ void live_dot(const MatMul* op, const Block* b, int32_t tile, Live live, float* 
   const uint8_t* const bytes = w->packed + tile * stride;
   const int32_t all = live.first[w->groups], ahead = all < kRunsAhead ? all : kRunsAhead;
   const RaisedOperands<BITS, TABLE> operands(w->operand);
+  const bool row_scales = has_row_scales(op);
   __m512 total = _mm512_setzero_ps();
   for (int32_t g = 0; g < w->groups; g++) {
     if (live.first[g] == live.first[g + 1]) continue;
@@ -198,11 +200,10 @@ void live_dot(const MatMul* op, const Block* b, int32_t tile, Live live, float* 
     __m512 part = _mm512_cvtepi32_ps(gathered<BITS, TABLE, 1>(acc[0]));
     if (w->zero_points)
       part = _mm512_fnmadd_ps(zeros_at(w->zero_points, at), _mm512_set1_ps(b->sum[g]), part);
-    total = _mm512_fmadd_ps(_mm512_mul_ps(part, scales_at(w, at)), _mm512_set1_ps(b->scale[g]),
-                            total);
+    total = add_group(total, part, scales_at(w, at), b->scale[g], row_scales);
   }
   // A row that is not finite has scales that are NaN, and no live runs.
-  _mm512_storeu_ps(sums, all ? total : _mm512_mul_ps(total, _mm512_set1_ps(b->scale[0])));
+  _mm512_storeu_ps(sums, scaled(total, b->scale[0], row_scales || all == 0));
 }
 
 typedef void (*LiveDot)(const MatMul* op, const Block* b, int32_t tile, Live live, float* sums);

@@ -29,8 +29,9 @@ struct Panel {
   const float* zeros;    // the same, or null
   int64_t groups;        // in the segment
   int64_t halves, group_halves;  // runs of 16 input channels
-  const uint8_t* ahead;          // packed bytes that are needed next
-  int64_t ahead_lines;           // of them, to be fetched beside each block
+  const uint8_t *ahead, *ahead_end;  // packed bytes that are needed next
+  int64_t lines_ahead;               // of them, to be fetched beside each group of each block
+  int64_t rows_ahead;                // of sums, likewise
 };
 
 // The activations of a few blocks of equally many rows in a segment.
@@ -41,36 +42,49 @@ struct Acts {
   int32_t count;  // blocks
 };
 
-// Add a segment's products to the biases and the rows of `from`, if any, and write them to `to`.
+// Where a segment's sums come from and go to.
+struct Sums {
+  const Rows* from;      // sums of the segments before this one, or null
+  Rows to;
+  bool last;             // the last segment's sums are given their scales, and these are added:
+  __m512 bias[kTiles];
+  const Rows* residual;  // or null
+};
+
+// Add a segment's products to its sums.  ROW_SCALES: see has_row_scales.
 //
 // All there is to a step are R * NT products, R broadcasts and NT loads, and two products may
 // start in each cycle: with twelve sums the loop runs at the speed of the products.
-template <bool ZEROS, int R, int NT>
-void panel_dot(const Panel* panel, Acts acts, const __m512* bias, const Rows* from, Rows to) {
+template <bool ZEROS, bool ROW_SCALES, int R, int NT>
+void panel_dot(const Panel* panel, Acts acts, const Sums* sums) {
   const int64_t stride = panel->stride, next = panel->groups * kTile;
   const int64_t group_halves = panel->group_halves;
   const uint8_t* ahead = panel->ahead;
-  Rows add = from ? *from : to;
+  Rows to = sums->to, from = sums->from ? *sums->from : to;
+  Rows residual = sums->residual ? *sums->residual : to;
   for (int32_t block = 0; block < acts.count; block++) {
     __m512 total[NT][R];
     BITFOLD_UNROLL
     for (int t = 0; t < NT; t++)
       BITFOLD_UNROLL
-      for (int r = 0; r < R; r++) {
-        // The rows of Y are far apart: waiting for them at the end would take as long as the sums.
-        _mm_prefetch((const char*)(to.at[t] + r * to.stride[t]), _MM_HINT_T0);
-        total[t][r] = bias[t];
-        if (from)
-          total[t][r] =
-              _mm512_add_ps(_mm512_loadu_ps(add.at[t] + r * add.stride[t]), total[t][r]);
-      }
-    for (int64_t line = 0; line < panel->ahead_lines; line++, ahead += kLine)
-      _mm_prefetch((const char*)ahead, _MM_HINT_T1);
+      for (int r = 0; r < R; r++)
+        total[t][r] = sums->from ? _mm512_loadu_ps(from.at[t] + r * from.stride[t])
+                                 : _mm512_setzero_ps();
     const uint8_t* bytes = panel->bytes;
     const float *scales = panel->scales, *zeros = panel->zeros;
     const int32_t *q = acts.q, *start = acts.start;
     const float *scale_a = acts.scale, *sum_a = acts.sum;
+    int64_t row = 0;
     for (int64_t left = panel->halves; left > 0; left -= group_halves) {
+      // A few lines with each group: many at once would hold up the loads behind them.  The rows of
+      // Y are far apart: waiting for them at the end would take as long as the sums.
+      for (int64_t i = 0; i < panel->lines_ahead && ahead < panel->ahead_end; i++, ahead += kLine)
+        _mm_prefetch((const char*)ahead, _MM_HINT_T1);
+      for (int64_t i = 0; i < panel->rows_ahead && row < R; i++, row++) {
+        BITFOLD_UNROLL
+        for (int t = 0; t < NT; t++)
+          _mm_prefetch((const char*)(to.at[t] + row * to.stride[t]), _MM_HINT_T0);
+      }
       __m512i acc[NT][R];
       BITFOLD_UNROLL
       for (int r = 0; r < R; r++) {
@@ -102,8 +116,7 @@ void panel_dot(const Panel* panel, Acts acts, const __m512* bias, const Rows* fr
         for (int r = 0; r < R; r++) {
           __m512 part = _mm512_cvtepi32_ps(acc[t][r]);
           if (ZEROS) part = _mm512_fnmadd_ps(zero, _mm512_set1_ps(sum_a[r]), part);
-          total[t][r] =
-              _mm512_fmadd_ps(_mm512_mul_ps(part, scale), _mm512_set1_ps(scale_a[r]), total[t][r]);
+          total[t][r] = add_group(total[t][r], part, scale, scale_a[r], ROW_SCALES);
         }
         fence();
       }
@@ -113,25 +126,41 @@ void panel_dot(const Panel* panel, Acts acts, const __m512* bias, const Rows* fr
     BITFOLD_UNROLL
     for (int t = 0; t < NT; t++) {
       BITFOLD_UNROLL
-      for (int r = 0; r < R; r++) _mm512_storeu_ps(to.at[t] + r * to.stride[t], total[t][r]);
-      to.at[t] += to.block[t], add.at[t] += add.block[t];
+      for (int r = 0; r < R; r++) {
+        __m512 sum = total[t][r];
+        if (sums->last)
+          sum = _mm512_add_ps(scaled(sum, acts.scale[r], ROW_SCALES), sums->bias[t]);
+        if (sums->residual)
+          sum = _mm512_add_ps(sum, _mm512_loadu_ps(residual.at[t] + r * residual.stride[t]));
+        _mm512_storeu_ps(to.at[t] + r * to.stride[t], sum);
+      }
+      to.at[t] += to.block[t], from.at[t] += from.block[t], residual.at[t] += residual.block[t];
     }
     acts.q += acts.block, acts.start += acts.block;
     acts.scale += acts.block, acts.sum += acts.block;
   }
 }
 
-typedef void (*PanelDot)(const Panel* panel, Acts acts, const __m512* bias, const Rows* from,
-                         Rows to);
+typedef void (*PanelDot)(const Panel* panel, Acts acts, const Sums* sums);
 
-template <bool ZEROS, int NT>
+template <bool ZEROS, bool ROW_SCALES, int NT>
 constexpr PanelDot kPanelDots[kBlockRows] = {
-    panel_dot<ZEROS, 1, NT>, panel_dot<ZEROS, 2, NT>, panel_dot<ZEROS, 3, NT>,
-    panel_dot<ZEROS, 4, NT>, panel_dot<ZEROS, 5, NT>, panel_dot<ZEROS, 6, NT>};
+    panel_dot<ZEROS, ROW_SCALES, 1, NT>, panel_dot<ZEROS, ROW_SCALES, 2, NT>,
+    panel_dot<ZEROS, ROW_SCALES, 3, NT>, panel_dot<ZEROS, ROW_SCALES, 4, NT>,
+    panel_dot<ZEROS, ROW_SCALES, 5, NT>, panel_dot<ZEROS, ROW_SCALES, 6, NT>};
 
-PanelDot panel_dot_for(const Panel* panel, int32_t rows, int32_t tiles) {
-  if (panel->zeros) return (tiles == 2 ? kPanelDots<true, 2> : kPanelDots<true, 1>)[rows - 1];
-  return (tiles == 2 ? kPanelDots<false, 2> : kPanelDots<false, 1>)[rows - 1];
+template <bool ZEROS, bool ROW_SCALES>
+PanelDot panel_dot_of(int32_t rows, int32_t tiles) {
+  return (tiles == 2 ? kPanelDots<ZEROS, ROW_SCALES, 2>
+                     : kPanelDots<ZEROS, ROW_SCALES, 1>)[rows - 1];
+}
+
+PanelDot panel_dot_for(bool zeros, bool row_scales, int32_t rows, int32_t tiles) {
+  if (zeros)
+    return row_scales ? panel_dot_of<true, true>(rows, tiles)
+                      : panel_dot_of<true, false>(rows, tiles);
+  return row_scales ? panel_dot_of<false, true>(rows, tiles)
+                    : panel_dot_of<false, false>(rows, tiles);
 }
 
 // Chunks of a segment: whole groups, or all there are.
@@ -159,15 +188,22 @@ class Walk {
         scales_((float*)(scratch + kTiles * chunks_ * kChunk * kTile)),
         zeros_(scales_ + kTiles * segment_groups(w_) * kTile),
         sums_(zeros_ + kTiles * segment_groups(w_) * kTile),
-        lines_((uint8_t*)(sums_ + kGroupBlocks * kTiles * kBlockRows * kTile)) {}
+        branches_(sums_ + kGroupBlocks * kTiles * kBlockRows * kTile),
+        lines_((uint8_t*)(branches_ + branch_floats(op))) {}
+
+  // Floats for the sums of a low-rank branch.
+  static int64_t branch_floats(const MatMul* op) {
+    return op->low_rank.rank ? kGroupBlocks * kTiles * kBlockRows * kTile : 0;
+  }
 
   // Y of one or two tiles for a few blocks of equally many rows.
   void run(int32_t tile, int32_t tiles, int32_t block0, int32_t block1) {
     const Block b = block_at(op_, block0);
     const bool direct = is_direct(tile, tiles);
-    const Rows own = sums_of(b.rows), residual = residual_rows(&b, tile);
-    const bool branches = direct && op_->low_rank.rank;
-    if (branches) begin_sums(own, residual, tile, tiles, block0, block1);
+    const Rows own = rows_of(sums_, b.rows), branches = rows_of(branches_, b.rows);
+    const Rows residual = residual_rows(&b, tile);
+    const bool branch = op_->low_rank.rank;
+    if (direct && branch) begin_branches(branches, residual, tile, tiles, block0, block1);
     for (int32_t first = 0; first < w_->chunks; first += chunks_) {
       const int32_t last = first + chunks_ < w_->chunks ? first + chunks_ : w_->chunks;
       Panel panel = panel_of(tile, tiles, first, last);
@@ -179,13 +215,14 @@ class Walk {
                          b.sum + group,
                          op_->block_stride / 4,
                          block1 - block0};
-      const bool adds = direct && first == 0;
-      __m512 bias[kTiles] = {};
-      for (int32_t t = 0; t < tiles && adds && op_->bias; t++)
-        bias[t] = _mm512_loadu_ps(op_->bias + (int64_t)(tile + t) * kTile);
-      const Rows* from = first || branches ? &own : adds && op_->residual ? &residual : nullptr;
-      const Rows to = direct && last == w_->chunks ? rows_of_y(&b, tile, tiles) : own;
-      panel_dot_for(&panel, b.rows, tiles)(&panel, acts, bias, from, to);
+      Sums sums = {first ? &own : nullptr, own, last == w_->chunks, {}, nullptr};
+      if (direct && sums.last) {
+        sums.to = rows_of_y(&b, tile, tiles);
+        for (int32_t t = 0; t < tiles && op_->bias; t++)
+          sums.bias[t] = _mm512_loadu_ps(op_->bias + (int64_t)(tile + t) * kTile);
+        if (op_->residual || branch) sums.residual = branch ? &branches : &residual;
+      }
+      panel_dot_for(panel.zeros, has_row_scales(op_), b.rows, tiles)(&panel, acts, &sums);
     }
     for (int32_t index = block0; index < block1 && !direct; index++)
       write_sums(index, index - block0, tile, tiles);
@@ -238,20 +275,19 @@ class Walk {
 
   // Name the bytes that follow this segment of the tiles, or the next tiles' first ones.
   void fetch_ahead(Panel* panel, int32_t tile, int32_t tiles, int32_t last, int32_t blocks) {
-    if (w_->masks) {
-      panel->ahead_lines = 0;
-      return;
-    }
-    const int64_t bytes = (int64_t)chunks_ * w_->bits * kLine * tiles;
     const bool more = last < w_->chunks;
-    panel->ahead_lines = (bytes / kLine + blocks - 1) / blocks;
+    const int64_t turns = blocks * panel->groups;
+    const int64_t lines = w_->masks ? 0 : (int64_t)chunks_ * w_->bits * tiles;
+    panel->rows_ahead = (kBlockRows + panel->groups - 1) / panel->groups;
+    panel->lines_ahead = (lines + turns - 1) / turns;
     panel->ahead = w_->packed + (tile + (more ? 0 : tiles)) * tile_bytes(w_) +
                    (more ? last * w_->bits * kLine : 0);
+    panel->ahead_end = panel->ahead + lines * kLine;
   }
 
-  Rows sums_of(int32_t rows) const {
+  static Rows rows_of(float* at, int32_t rows) {
     const int64_t block = kTiles * kBlockRows * kTile;
-    return {{sums_, sums_ + rows * kTile}, {kTile, kTile}, {block, block}};
+    return {{at, at + rows * kTile}, {kTile, kTile}, {block, block}};
   }
 
   Rows residual_rows(const Block* b, int32_t tile) const {
@@ -272,9 +308,9 @@ class Walk {
     return rows;
   }
 
-  // Sums that begin with the residual and the low-rank branch, and go to Y as they are.
-  void begin_sums(Rows sums, Rows residual, int32_t tile, int32_t tiles, int32_t block0,
-                  int32_t block1) const {
+  // The residual and the low-rank branch, which are added to sums that go to Y as they are.
+  void begin_branches(Rows sums, Rows residual, int32_t tile, int32_t tiles, int32_t block0,
+                      int32_t block1) const {
     for (int32_t index = block0; index < block1; index++) {
       const Block b = block_at(op_, index);
       for (int32_t t = 0; t < tiles; t++)
@@ -291,7 +327,7 @@ class Walk {
 
   void write_sums(int32_t index, int32_t place, int32_t tile, int32_t tiles) const {
     const Block b = block_at(op_, index);
-    const Rows sums = sums_of(b.rows);
+    const Rows sums = rows_of(sums_, b.rows);
     const int32_t by = is_paired(op_) ? 2 : 1;
     for (int32_t t = 0; t < tiles; t += by)
       write(op_, &b, tile + t, sums.at[t] + place * sums.block[t],
@@ -303,7 +339,7 @@ class Walk {
   Decode decode_;
   int32_t chunks_;  // of a whole segment
   uint8_t* bytes_;
-  float *scales_, *zeros_, *sums_;
+  float *scales_, *zeros_, *sums_, *branches_;
   uint8_t* lines_;               // of a segment with masks
   const uint8_t* next_[kTiles];  // what is to be decoded next, of each tile
 };
@@ -327,7 +363,8 @@ int64_t panel_scratch_avx512(const MatMul* op) {
   const PackedWeight* w = op->weight;
   const int64_t bytes = (int64_t)kTiles * segment_chunks(w) * kChunk * kTile;
   const int64_t floats = 2 * kTiles * segment_groups(w) * kTile;
-  return bytes + 4 * (floats + kGroupBlocks * kTiles * kBlockRows * kTile) + lines_scratch(w);
+  const int64_t sums = kGroupBlocks * kTiles * kBlockRows * kTile + Walk::branch_floats(op);
+  return bytes + 4 * (floats + sums) + lines_scratch(w);
 }
 
 }  // namespace bitfold

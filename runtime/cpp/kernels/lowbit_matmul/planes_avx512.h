@@ -151,6 +151,7 @@ void dot_planes(const MatMul* op, const Block* b, int32_t tile, const uint8_t* b
   const uint32_t* a = (const uint32_t*)b->q;
   __m512i factor[BITS][ACTS];
   factors_of(op, factor);
+  const bool row_scales = has_row_scales(op);
   __m512 total = _mm512_setzero_ps();
   for (int32_t g = 0, chunk = 0; g < w->groups; g++) {
     __m512i acc[kParts][1][1];
@@ -178,10 +179,9 @@ void dot_planes(const MatMul* op, const Block* b, int32_t tile, const uint8_t* b
     __m512 part = _mm512_cvtepi32_ps(acc[0][0][0]);
     if (w->zero_points)
       part = _mm512_fnmadd_ps(zeros_at(w->zero_points, at), _mm512_set1_ps(b->sum[g]), part);
-    total = _mm512_fmadd_ps(_mm512_mul_ps(part, scales_at(w, at)), _mm512_set1_ps(b->scale[g]),
-                            total);
+    total = add_group(total, part, scales_at(w, at), b->scale[g], row_scales);
   }
-  _mm512_storeu_ps(sums, total);
+  _mm512_storeu_ps(sums, scaled(total, b->scale[0], row_scales));
 }
 
 }  // namespace

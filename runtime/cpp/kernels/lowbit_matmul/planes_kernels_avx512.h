@@ -12,27 +12,34 @@ namespace {
 typedef void (*PlaneDot)(const MatMul* op, const Block* b, int32_t tile, const uint8_t* bytes,
                          float* sums);
 typedef void (*PanelDot)(const MatMul* op, const PlanePanel* panel, int32_t index, int32_t count,
-                         const __m512* bias, const TileRows* from, TileRows to);
+                         const __m512* bias, const TileRows* residual, TileRows to);
 
 // What multiplies weights of one width by activations of another.
 struct PlaneDots {
   PlaneDot single;            // one row
-  const PanelDot* panels[2];  // one tile, and two, for 1 to kBlockRows rows
+  // With a scale for each group and for each row; one tile, and two; for 1 to kBlockRows rows.
+  const PanelDot* panels[2][2];
   void (*make_planes)(const PackedWeight* w, int32_t tile, uint8_t* out);  // or null
 };
 
-template <class Count, int BITS, int ACTS, int NT>
+template <class Count, bool ROW_SCALES, int BITS, int ACTS, int NT>
 struct OfRows {
   static constexpr PanelDot kDots[kBlockRows] = {
-      multiply_panel<Count, BITS, ACTS, 1, NT>, multiply_panel<Count, BITS, ACTS, 2, NT>,
-      multiply_panel<Count, BITS, ACTS, 3, NT>, multiply_panel<Count, BITS, ACTS, 4, NT>,
-      multiply_panel<Count, BITS, ACTS, 5, NT>, multiply_panel<Count, BITS, ACTS, 6, NT>};
+      multiply_panel<Count, ROW_SCALES, BITS, ACTS, 1, NT>,
+      multiply_panel<Count, ROW_SCALES, BITS, ACTS, 2, NT>,
+      multiply_panel<Count, ROW_SCALES, BITS, ACTS, 3, NT>,
+      multiply_panel<Count, ROW_SCALES, BITS, ACTS, 4, NT>,
+      multiply_panel<Count, ROW_SCALES, BITS, ACTS, 5, NT>,
+      multiply_panel<Count, ROW_SCALES, BITS, ACTS, 6, NT>};
 };
 
 template <class Count, int BITS, int ACTS>
 constexpr PlaneDots dots_of() {
   PlaneDots dots = {dot_planes<Count, BITS, ACTS>,
-                    {OfRows<Count, BITS, ACTS, 1>::kDots, OfRows<Count, BITS, ACTS, 2>::kDots},
+                    {{OfRows<Count, false, BITS, ACTS, 1>::kDots,
+                      OfRows<Count, false, BITS, ACTS, 2>::kDots},
+                     {OfRows<Count, true, BITS, ACTS, 1>::kDots,
+                      OfRows<Count, true, BITS, ACTS, 2>::kDots}},
                     nullptr};
   if constexpr (kMadeAhead<BITS>) dots.make_planes = make_planes<BITS>;
   return dots;
@@ -165,7 +172,7 @@ void multiply_planes(const MatMul* op, int32_t tile0, int32_t tile1, int32_t blo
                         (int64_t)(tile + tiles) * kTile <= op->columns;
     for (int32_t first = block0, last; first < block1; first = last) {
       last = !direct ? first + 1 : first < more && more < block1 ? more : block1;
-      const PanelDot dot = dots.panels[tiles - 1][block_at(op, first).rows - 1];
+      const PanelDot dot = dots.panels[has_row_scales(op)][tiles - 1][block_at(op, first).rows - 1];
       if (direct) {
         multiply_direct(op, dot, &panel, tile, tiles, first, last - first);
       } else {

@@ -26,11 +26,11 @@ struct PlanePanel {
   int64_t ahead_lines;   // of them, to be fetched beside each block
 };
 
-// Add the sums of `count` blocks of R rows each, from `index` on, to the biases [NT] and the rows
-// of `from`, if any, and write them to `to`.
-template <class Count, int BITS, int ACTS, int R, int NT>
+// Write the sums of `count` blocks of R rows each, from `index` on, to `to`: with the biases [NT]
+// and the rows of `residual`, if any.  ROW_SCALES: see has_row_scales.
+template <class Count, bool ROW_SCALES, int BITS, int ACTS, int R, int NT>
 void multiply_panel(const MatMul* op, const PlanePanel* panel, int32_t index, int32_t count,
-                    const __m512* bias, const TileRows* from, TileRows to) {
+                    const __m512* bias, const TileRows* residual, TileRows to) {
   const PackedWeight* w = op->weight;
   const int64_t stride = tile_bytes(w);
   const int32_t each = group_chunks(w), groups = w->groups, chunks = w->chunks;
@@ -39,7 +39,7 @@ void multiply_panel(const MatMul* op, const PlanePanel* panel, int32_t index, in
   constexpr int kAtOnce = BITS * ACTS == 1 ? 4 : 2;
   const int32_t act_lines = chunks * ACTS * R / 16;
   const uint8_t* ahead = panel->ahead;
-  TileRows add = from ? *from : to;
+  TileRows add = residual ? *residual : to;
   __m512i factor[BITS][ACTS];
   factors_of(op, factor);
   Block b = block_at(op, index);
@@ -52,10 +52,7 @@ void multiply_panel(const MatMul* op, const PlanePanel* panel, int32_t index, in
       for (int r = 0; r < R; r++) {
         // The rows of Y are far apart: waiting for them at the end would take as long as the sums.
         _mm_prefetch((const char*)(to.at[t] + r * to.stride[t]), _MM_HINT_T0);
-        total[t][r] = bias[t];
-        if (from)
-          total[t][r] =
-              _mm512_add_ps(_mm512_loadu_ps(add.at[t] + r * add.stride[t]), total[t][r]);
+        total[t][r] = _mm512_setzero_ps();
       }
     for (int64_t line = 0; line < panel->ahead_lines; line++, ahead += kLine)
       _mm_prefetch((const char*)ahead, _MM_HINT_T1);
@@ -94,8 +91,7 @@ void multiply_panel(const MatMul* op, const PlanePanel* panel, int32_t index, in
           if (zeros)
             part = _mm512_fnmadd_ps(_mm512_loadu_ps(zeros + t * next), _mm512_set1_ps(sum_a[r]),
                                     part);
-          total[t][r] =
-              _mm512_fmadd_ps(_mm512_mul_ps(part, scale), _mm512_set1_ps(scale_a[r]), total[t][r]);
+          total[t][r] = add_group(total[t][r], part, scale, scale_a[r], ROW_SCALES);
         }
       }
       scales += kTile, start += R, scale_a += R;
@@ -104,7 +100,12 @@ void multiply_panel(const MatMul* op, const PlanePanel* panel, int32_t index, in
     BITFOLD_UNROLL
     for (int t = 0; t < NT; t++) {
       BITFOLD_UNROLL
-      for (int r = 0; r < R; r++) _mm512_storeu_ps(to.at[t] + r * to.stride[t], total[t][r]);
+      for (int r = 0; r < R; r++) {
+        __m512 sum = _mm512_add_ps(scaled(total[t][r], b.scale[r], ROW_SCALES), bias[t]);
+        if (residual)
+          sum = _mm512_add_ps(sum, _mm512_loadu_ps(add.at[t] + r * add.stride[t]));
+        _mm512_storeu_ps(to.at[t] + r * to.stride[t], sum);
+      }
       to.at[t] += R * to.stride[t], add.at[t] += R * add.stride[t];
     }
     b.q += step, b.start += step, b.scale += step, b.sum += step;
