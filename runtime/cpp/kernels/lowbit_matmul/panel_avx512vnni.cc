@@ -1,8 +1,9 @@
 // int8 activations on AVX-512 VNNI, many rows: products at the speed at which they can start.
 //
-// Tiles go two at a time, and input channels in segments: a segment of both tiles is decoded
-// into a panel of operand bytes that stays in L1 while the rows of `kGroupBlocks` blocks pass by.
-// Between segments the blocks' sums wait in L2.
+// Tiles go two at a time, and very many input channels in segments: a segment of both tiles is
+// decoded into a panel of operand bytes that stays in L2, or L1, while the rows of `kGroupBlocks`
+// blocks pass by.  Between segments the blocks' sums wait in memory, which takes longer than bytes
+// take from L2: segments that fit in L1 are slower.
 
 #include "avx512.h"
 #include "matmul_avx512.h"
@@ -11,7 +12,7 @@ namespace bitfold {
 namespace {
 
 constexpr int kTiles = 2;
-constexpr int64_t kSegment = 768;   // input channels: 24 KiB of operands and up to 6 KiB of scales
+constexpr int64_t kSegment = 4096;  // input channels at most: 128 KiB of operands
 constexpr int kGroupBlocks = 32;
 
 // Rows of 16 floats for each of a few tiles, of one block after the other.
@@ -163,12 +164,14 @@ PanelDot panel_dot_for(bool zeros, bool row_scales, int32_t rows, int32_t tiles)
                     : panel_dot_of<false, false>(rows, tiles);
 }
 
-// Chunks of a segment: whole groups, or all there are.
+// Chunks of a segment: whole groups, or all there are; segments are as even as possible.
 int32_t segment_chunks(const PackedWeight* w) {
   int64_t unit = w->group_size;
   while (unit % kChunk && unit <= kSegment) unit += w->group_size;
   if (unit > kSegment) return w->chunks;
-  const int64_t chunks = kSegment / unit * unit / kChunk;
+  const int64_t units = (w->k + unit - 1) / unit, most = kSegment / unit;
+  const int64_t segments = (units + most - 1) / most;
+  const int64_t chunks = (units + segments - 1) / segments * unit / kChunk;
   return (int32_t)(chunks < w->chunks ? chunks : w->chunks);
 }
 
