@@ -28,8 +28,9 @@ struct Sums {
   }
 };
 
-// How many bytes ahead weights are fetched: into L2 from memory, into L1 from a cache.
-constexpr int64_t kAhead = 8 << 10, kNear = 1 << 10;
+// How many bytes ahead weights are fetched: into L2 from memory; into L1 from a cache, of which the
+// processor itself sees what follows, but for the jump at the end of four tiles.
+constexpr int64_t kAhead = 8 << 10, kNear = 512;
 
 template <int BITS, bool TABLE, int NT, int STEP>
 BITFOLD_INLINE void step(__m512i (&acc)[Sums<BITS, TABLE, NT>::kCount], const Half<BITS>& half,
@@ -114,8 +115,8 @@ void dot(const MatMul* op, const Block* b, int32_t tile, float* sums) {
         BITFOLD_UNROLL
         for (int line = 0; line < BITS; line++)
           _mm_prefetch((const char*)(bytes + line * kLine + kAhead), _MM_HINT_T1);
-      } else {  // behind the end of the four lie the next four
-        const uint8_t* at = bytes + kNear + (bytes + kNear < end ? 0 : (NT - 1) * stride);
+      } else if (bytes + kNear >= end) {  // behind the end of the four lie the next four
+        const uint8_t* at = bytes + kNear + (NT - 1) * stride;
         BITFOLD_UNROLL
         for (int t = 0; t < NT; t++)
           BITFOLD_UNROLL
