@@ -387,10 +387,10 @@ void attend_chunk(const Attention* a, const QueryBlock* block, int64_t chunk, So
                   float* scratch) {
   const Work<V> work(scratch);
   start<V>(a, block->rows, state);
-  const int64_t first = chunk * kChunkKeys;
+  const int64_t first = chunk * kFewRowsKeys;
   const int64_t seen = seen_by_block(a, block);
   if (seen <= first) return;
-  const int64_t count = seen - first < kChunkKeys ? seen - first : kChunkKeys;
+  const int64_t count = seen - first < kFewRowsKeys ? seen - first : kFewRowsKeys;
   gather_queries<V>(a, block, work.queries);
   plain_scores<V>(a, block, first, count, work);
   take_chunk<V>(a, block, first, count, work, state);

@@ -18,6 +18,8 @@ namespace {
 // Floats of keys and values gone over (by several rows at a time) that make a task worth another
 // thread.
 constexpr int64_t kWorthAThread = 96 << 10;
+// The same of few rows, whose keys and values come from memory at each token.
+constexpr int64_t kFewRowsWorthAThread = 16 << 10;
 constexpr int64_t kRowsAtATime = 8;
 // With this many K/V heads, over the batch, each is a task of its own.
 constexpr int64_t kManyHeads = 32;
@@ -187,11 +189,12 @@ bool run_attention(const AttentionKernels* kernels, const Attention& a, Parallel
   for (int64_t b = 0; b < a.batch; b++) most_keys = std::max(most_keys, keys_of(&a, b));
   if (rows == 0 || entries == 0) return true;
   const int64_t work = entries * most_keys * a.head * ceil_div(rows, kRowsAtATime);
-  const bool alone = work < kWorthAThread;
-  call.chunks = std::max<int64_t>(ceil_div(most_keys, kChunkKeys), 1);
+  const bool few = rows <= kernels->few_rows;
+  const bool alone = work < (few ? kFewRowsWorthAThread : kWorthAThread);
+  call.chunks = std::max<int64_t>(ceil_div(most_keys, few ? kFewRowsKeys : kChunkKeys), 1);
   call.blocks = ceil_div(rows, kernels->block_rows);
   uint8_t* shared = nullptr;
-  if (rows <= kernels->few_rows) {
+  if (few) {
     const int64_t count = entries * call.chunks;
     shared = thread_scratch(Scratch::kActivations, count * sizeof(SoftmaxState));
     if (shared == nullptr) return false;

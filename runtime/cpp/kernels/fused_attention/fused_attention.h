@@ -13,6 +13,7 @@
 namespace bitfold {
 
 constexpr int64_t kChunkKeys = 256;
+constexpr int64_t kFewRowsKeys = 128;  // a chunk's, where there are few rows
 constexpr int64_t kMaxHead = 256;  // the largest head size
 constexpr int64_t kMaxBlock = 12;  // the most rows of a block, over all ISAs
 // From row to row of a block's queries, scores and sums: beyond 256, so that rows do not all fall
@@ -127,7 +128,7 @@ struct AttentionKernels {
   // The outputs of up to kBlocksAtOnce neighbouring blocks.
   void (*attend)(const Attention* a, const QueryBlock* blocks, int64_t count, const float* packed,
                  float* scratch);
-  // What one chunk of keys contributes to a block of few rows.
+  // What one chunk of kFewRowsKeys keys contributes to a block of few rows.
   void (*attend_chunk)(const Attention* a, const QueryBlock* block, int64_t chunk, SoftmaxState* state,
                        float* scratch);
 };
