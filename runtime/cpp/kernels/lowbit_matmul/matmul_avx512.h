@@ -10,7 +10,7 @@
 namespace bitfold {
 
 constexpr int kBlockRows = 6;
-constexpr int kFusedRows = 12;
+constexpr int kFusedRows = 18;
 
 void quantize_avx512(const MatMul* op, int32_t block, const float* x);
 // To two to four bits, as planes [C][act_bits][rows]: see planes.h.
