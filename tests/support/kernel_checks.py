@@ -40,7 +40,7 @@ TOLERANCE = 3e-6
 SHAPES = [(1, 1, 0), (5, 3, 0), (16, 32, 32), (17, 33, 16), (33, 70, 32), (31, 100, 16)]
 SHAPES += [(50, 200, 48), (20, 333, 0), (96, 576, 64), (48, 576, 32), (40, 300, 128), (64, 150, 64)]
 ACTIVATIONS = ["none", "swiglu", "relu", "gelu", "gelu_tanh"]
-ROWS = [1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 31]
+ROWS = [1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 19, 31]
 
 
 def cases(bits: int) -> Iterator[Case]:
@@ -95,9 +95,9 @@ def number_formats() -> Iterator[str]:
                 if table is not None:
                     inputs["table"] = table
                 run = session(matmul_model(case.attributes(), inputs))
-                x = case.rows(14)
+                x = case.rows(20)
                 expected = case.expected(x, inputs)
-                for m in (1, 3, 14):
+                for m in (1, 3, 20):
                     wrong = mismatch(run.run(None, {"X": x[:m]})[0], expected[:m])
                     if wrong:
                         yield f"{number.name} {case} M={m}: {wrong}"
@@ -228,6 +228,27 @@ def broken_rows() -> Iterator[str]:
                 yield f"{case}: rows below 1e-30 become zeros"
 
 
+def long_rows() -> Iterator[str]:
+    """More inputs, and rows, than are multiplied in one go; a scale for each group or row."""
+    base = Case(40, 4700, 4, 32, zero_points=True)
+    for case in (
+        replace(base, act_group=32),
+        replace(base, bias=True, residual=True),
+        replace(base, act_group=32, rank=24, residual=True),
+        replace(base, bits=3, rank=24, bias=True),
+        replace(base, bits=8, group=0, activation="swiglu", n=64),
+        replace(base, k=9000, group=128, acts="none", residual=True),
+    ):
+        inputs = case.weights()
+        run = session(matmul_model(case.attributes(), inputs, residual=case.residual), 2)
+        for m in (1, 6, 20, 200):
+            feeds = case.feeds(m)
+            expected = case.expected(feeds["X"], inputs, feeds.get("residual"))
+            wrong = mismatch(run.run(None, feeds)[0], expected)
+            if wrong:
+                yield f"{case} M={m}: {wrong}"
+
+
 def joined(outputs: list[np.ndarray]) -> bytes:
     """The bytes of all outputs."""
     return b"".join(each.tobytes() for each in outputs)
@@ -274,7 +295,7 @@ def guard_pages() -> Iterator[str]:
             run = session(
                 matmul_model(case.attributes(), inputs, constant=False, residual=case.residual)
             )
-            for m in (1, 3, 9, 14):
+            for m in (1, 3, 9, 20):
                 feeds = case.feeds(m)
                 expected = case.expected(feeds["X"], inputs, feeds.get("residual"))
                 for side in BEHIND:
@@ -401,6 +422,7 @@ CHECKS: dict[str, Callable[[], Iterator[str]]] = {
         scale_codes,
         odd_shapes,
         broken_rows,
+        long_rows,
         threads,
         guard_pages,
         gather,
