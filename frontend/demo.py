@@ -17,6 +17,7 @@ from bitfold.frontend.generate import generate
 from bitfold.frontend.perplexity import TextScore
 from bitfold.frontend.recipes import resolve_recipe
 from bitfold.frontend.sources import build_trained, find_model
+from bitfold.frontend.text_tokenizer import TextTokenizer
 from bitfold.models.trained import eval_text
 from bitfold.runtime.errors import BitfoldError, OutputError
 
@@ -106,6 +107,7 @@ def demo(
     for preset in presets:
         resolve_recipe(preset=preset)  # a wrong name shows before minutes are spent
     source, fallback = _source(offline, say, progress)
+    TextTokenizer(source.parent)  # so does a package that is missing
     text, text_name = _text(fallback is not None, say, progress)
     prompt = PROMPTS[fallback is not None]
     say(f"float model: {source} ({model_bytes(source) / 1e6:.0f} MB)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from bitfold.frontend.cli.main import cli
-from bitfold.runtime.errors import BitfoldError, OutputError
+from bitfold.runtime.errors import BitfoldError, OutputError, UnsupportedError
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +19,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BITFOLD_CACHE", str(tmp_path / "cache"))
 
 
-def refuse(error: BitfoldError) -> Any:
+def refuse(error: Exception) -> Any:
     def fetch(*_: Any, **__: Any) -> Any:
         raise error
 
@@ -52,6 +53,16 @@ def test_without_a_network_it_falls_back_and_says_so(
         assert row["prefill_tps"] > 0
         assert row["decode_tps"] > 0
     assert after["ratios"]["bytes"] == pytest.approx(after["bytes"] / before["bytes"])
+
+
+def test_a_missing_package_shows_before_anything_is_converted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    monkeypatch.setattr("bitfold.frontend.demo.convert", refuse(AssertionError("converted")))
+    result = CliRunner().invoke(cli, ["demo", "--offline"])
+    assert result.exit_code == UnsupportedError.exit_code
+    assert "needs the package tokenizers" in result.stderr
 
 
 def test_the_table_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
