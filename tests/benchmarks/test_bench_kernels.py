@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 COMMAND = Path(__file__).with_name("bench_kernels.py")
 
 
-def results(folder: Path, *options: str) -> list[dict[str, Any]]:
+def results(folder: Path, *options: str, peers: bool = True) -> list[dict[str, Any]]:
     """The rows of the short form."""
     written = folder / "bench.json"
     done = subprocess.run(
@@ -37,7 +37,7 @@ def results(folder: Path, *options: str) -> list[dict[str, Any]]:
             assert row["x int8 kernel"] > 0
         elif row["section"] in ("low_rank", "hadamard"):
             continue
-        elif "bits" in row:
+        elif peers and "bits" in row:
             assert "x 4b g32" in row
             assert "x same" in row
     return rows
@@ -62,6 +62,17 @@ def test_every_row_is_verified(tmp_path: Path) -> None:
     )
     assert {row["threads"] for row in threads} == {1, 2}
     assert all(("x 1 thread" in row) == (row["threads"] == 2) for row in threads)
+
+
+@pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "c++")) is None, reason="no C++ compiler for the probe"
+)
+def test_scales_of_groups_and_of_rows(tmp_path: Path) -> None:
+    options = ["--per", "group,token", "--formats", "int4", "--groups", "32", "--no-peers"]
+    rows = results(tmp_path, "--only", "gemm,planes", *options, peers=False)
+    kernels = {row["kernel"] for row in rows}
+    assert {"int4 g32", "int4 g32 token"} <= kernels
+    assert {"binary x int1 g32", "binary x int1 g32 token", "binary x int1 row"} <= kernels
 
 
 def test_convolutions(tmp_path: Path) -> None:
