@@ -7,9 +7,8 @@ channel ``4 * step + j`` of that lane.  The bytes are
 1. a mask for every step, ``[T, C, 8]`` little-endian integers of 64 bits: bit i is set where
    weight i is kept.  A weight whose bit is not set is zero, whatever its format;
 2. the lines of every chunk, ``[T, C, bits]``, one behind the other.  The codes that a step keeps
-   move together, in order, to the first of its 64 places, and are then cut into planes and packed
-   just as in the dense layout.  Each line ends behind the longest of the steps that share it:
-   ``8 / w`` steps in a plane of width w;
+   move together, in order, to the first of its 64 places, and are then packed just as in the
+   dense layout.  Each line ends behind the longest of the steps that share it;
 3. 64 bytes of zeros, so that any line can be read as 64 bytes.
 
 So a dense chunk of b bits takes ``64 * b`` bytes, and one of which a share p is kept about
@@ -20,13 +19,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from bitfold.runtime.layouts.tiles import CHUNK, TILE, planes
+from bitfold.runtime.layouts.tiles import (
+    CHUNK,
+    STEPS,
+    TILE,
+    by_rows,
+    by_steps,
+    packed_lines,
+    steps_in_lines,
+    unpacked_lines,
+)
 
-MASKED_VERSION = 2
+MASKED_VERSION = 4
 """The operators' attribute ``layout`` for these bytes."""
-
-STEPS = 8
-"""Steps of a chunk, each of four input channels."""
 
 PLACES = 4 * TILE
 """Weights of a step, bytes of a line, and the zeros at the end."""
@@ -78,13 +83,7 @@ def unpack_masked(packed: np.ndarray, n: int, k: int, bits: int) -> tuple[np.nda
         raise ValueError(f"{n} x {k} codes with these masks take {size} bytes, not {packed.size}")
     lines = np.zeros(used.shape, np.uint8)
     lines[used] = packed[steps * STEPS : -PLACES]
-    together = np.zeros(kept.shape, np.uint8)
-    first, low = 0, 0
-    for width in planes(bits):
-        plane = lines[:, :, first : first + width, None] >> _shifts(width)
-        fields = plane & ((1 << width) - 1)
-        together |= (fields.reshape(kept.shape) << low).astype(np.uint8)
-        first, low = first + width, low + width
+    together = unpacked_lines(lines)
     codes = np.zeros(kept.shape, np.uint8)
     codes[kept] = together[np.arange(PLACES) < kept.sum(-1)[..., None]]
     return _rows(codes, n, k), _rows(kept, n, k)
@@ -93,9 +92,8 @@ def unpack_masked(packed: np.ndarray, n: int, k: int, bits: int) -> tuple[np.nda
 def line_lengths(kept: np.ndarray, bits: int) -> np.ndarray:
     """Bytes of every line [T, C, bits], for steps ``kept`` [T, C, 8, 64]."""
     counts = kept.sum(axis=-1)
-    shape = counts.shape[:-1]
-    parts = [counts.reshape(*shape, width, -1).max(axis=-1) for width in planes(bits)]
-    return np.concatenate(parts, axis=-1)
+    parts = [counts[..., shared].max(axis=-1) for shared in steps_in_lines(bits)]
+    return np.stack(parts, axis=-1)
 
 
 def _lines(codes: np.ndarray, kept: np.ndarray, bits: int) -> np.ndarray:
@@ -105,19 +103,9 @@ def _lines(codes: np.ndarray, kept: np.ndarray, bits: int) -> np.ndarray:
         raise ValueError(f"code {highest} does not fit in {bits} bits")
     together = np.zeros_like(codes)
     together[np.arange(PLACES) < kept.sum(axis=-1)[..., None]] = codes[kept]
-    parts, low = [], 0
-    for width in planes(bits):
-        plane = (together >> low) & ((1 << width) - 1)
-        fields = plane.reshape(*codes.shape[:2], width, 8 // width, PLACES)
-        parts.append(np.bitwise_or.reduce(fields << _shifts(width), axis=3))
-        low += width
-    lines = np.concatenate(parts, axis=2).astype(np.uint8)
+    lines = packed_lines(together, bits)
     used: np.ndarray = lines[np.arange(PLACES) < line_lengths(kept, bits)[..., None]]
     return used
-
-
-def _shifts(width: int) -> np.ndarray:
-    return (np.arange(8 // width, dtype=np.uint8) * width).reshape(-1, 1)
 
 
 def _steps(rows: np.ndarray) -> np.ndarray:
@@ -126,12 +114,9 @@ def _steps(rows: np.ndarray) -> np.ndarray:
     tiles, chunks = -(-n // TILE), -(-k // CHUNK)
     padded = np.zeros((tiles * TILE, chunks * CHUNK), rows.dtype)
     padded[:n, :k] = rows
-    apart = padded.reshape(tiles, TILE, chunks, STEPS, 4).transpose(0, 2, 3, 1, 4)
-    return apart.reshape(tiles, chunks, STEPS, PLACES)
+    return by_steps(padded)
 
 
 def _rows(steps: np.ndarray, n: int, k: int) -> np.ndarray:
     """The inverse of :func:`_steps`."""
-    tiles, chunks = steps.shape[:2]
-    apart = steps.reshape(tiles, chunks, STEPS, TILE, 4).transpose(0, 3, 1, 2, 4)
-    return np.ascontiguousarray(apart.reshape(tiles * TILE, chunks * CHUNK)[:n, :k])
+    return np.ascontiguousarray(by_rows(steps)[:n, :k])

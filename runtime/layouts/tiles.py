@@ -7,11 +7,19 @@ bytes, one lane an output channel, so that a dot-product instruction (``vpdpbusd
 finds four consecutive input channels of one output in each 32-bit lane and sums nothing
 across lanes.
 
-A code is cut into planes of 8, 4, 2 or 1 bits, widest first, least significant bits first:
-3 bits are a 2-bit plane and, above it, a 1-bit plane.  A plane of width w fills w lines of a
-chunk.  Within line l of such a plane, field f (bits ``f*w`` and up) of byte j in lane n holds
-input channel ``k = l * 32 / w + 4 * f + j`` of output channel n: one shift and one mask give
-64 codes in dot-product order.
+A chunk is eight steps of four input channels: byte j of lane n belongs to input channel
+``4 * step + j`` of output channel n, whatever the step and the line.  A code is cut into planes,
+widest first, least significant bits first: one of 8 or 4 bits, and one of what is left of its
+bits, 3, 2 or 1.  A plane of width w fills w lines of a chunk:
+
+- of 8, 4, 2 or 1 bits: line l has ``8 / w`` steps from ``l * 8 / w`` on, each in w bits of every
+  byte, the first one lowest;
+- of 3 bits: line l has step ``2 * l`` in bits 0 to 2 and step ``2 * l + 1`` in bits 3 to 5.  The
+  bits left over are steps 6 and 7: their upper two are bits 6 and 7 of lines 0 and 1, their lowest
+  are bits 7 and 6 of line 2.
+
+So one shift and one mask give 64 codes in dot-product order; two of eight steps of 3 bits are put
+together of two lines.
 
 Scales and zero points are tiled alike: ``[T, G, 16]`` for G groups of input channels.
 Missing channels (N or K no multiple of the tile) hold code 0 and scale 0.
@@ -19,18 +27,96 @@ Missing channels (N or K no multiple of the tile) hold code 0 and scale 0.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 3
+"""The operators' attribute ``layout`` for these bytes; 1 had 3 bits as planes of 2 and 1."""
+
 TILE = 16
 CHUNK = 32
 
+STEPS = 8
+"""Steps of a chunk, each of four input channels."""
 
-def planes(bits: int) -> list[int]:
-    """Widths of the planes that a code of ``bits`` bits is cut into, least significant first."""
+
+@dataclass(frozen=True)
+class Piece:
+    """Where bits of a chunk's codes lie, by step: four arrays uint8 [8].
+
+    Bits ``low`` and up of a step's codes are those of ``mask`` in bytes of line ``line``, taken
+    from bit ``at`` on; a mask of 0 is no bits.
+    """
+
+    line: np.ndarray
+    at: np.ndarray
+    low: np.ndarray
+    mask: np.ndarray
+
+    def of(self, lines: np.ndarray) -> np.ndarray:
+        """What lines uint8 [..., bits, P] have of the codes of all steps, [..., 8, P]."""
+        fields = (lines[..., self.line, :] >> self.at[:, None]) & self.mask[:, None]
+        codes: np.ndarray = fields << self.low[:, None]
+        return codes
+
+    def put(self, codes: np.ndarray, lines: np.ndarray) -> None:
+        """Put these bits of codes uint8 [..., 8, P] into lines [..., bits, P], which have zeros."""
+        fields = ((codes >> self.low[:, None]) & self.mask[:, None]) << self.at[:, None]
+        for step in range(STEPS):
+            lines[..., self.line[step], :] |= fields[..., step, :]
+
+
+def pieces(bits: int) -> list[Piece]:
+    """What codes of ``bits`` bits are put together of.
+
+    Raises:
+        ValueError: codes have 1 to 8 bits.
+    """
     if not 1 <= bits <= 8:
         raise ValueError(f"codes have 1 to 8 bits, not {bits}")
-    return [width for width in (8, 4, 2, 1) if bits & width]
+    steps, wide, rest = np.arange(STEPS), bits & 12, bits & 3
+    found = []
+    for width, low in ((wide, 0), (rest if rest < 3 else 0, wide)):
+        if width:
+            line = low + steps * width // STEPS
+            found.append(_piece(line, steps * width % 8, np.full(8, low), np.full(8, width)))
+    if rest == 3:
+        own, last = steps < 6, wide + 2
+        line = wide + np.where(own, steps // 2, steps - 6)
+        at, low = np.where(own, steps % 2 * 3, 6), np.where(own, wide, wide + 1)
+        found.append(_piece(line, at, low, np.where(own, 3, 2)))
+        at = np.where(own, 0, 13 - steps)
+        found.append(_piece(np.full(8, last), at, np.full(8, wide), np.where(own, 0, 1)))
+    return found
+
+
+def _piece(line: np.ndarray, at: np.ndarray, low: np.ndarray, width: np.ndarray) -> Piece:
+    return Piece(*(each.astype(np.uint8) for each in (line, at, low, (1 << width) - 1)))
+
+
+def steps_in_lines(bits: int) -> list[list[int]]:
+    """For each line of a chunk, the steps that have bits of their codes in it."""
+    steps: list[set[int]] = [set() for _ in range(bits)]
+    for piece in pieces(bits):
+        for step in np.flatnonzero(piece.mask):
+            steps[piece.line[step]].add(int(step))
+    return [sorted(each) for each in steps]
+
+
+def packed_lines(codes: np.ndarray, bits: int) -> np.ndarray:
+    """The lines uint8 [..., bits, P] of chunks of codes uint8 [..., 8, P]."""
+    lines = np.zeros((*codes.shape[:-2], bits, codes.shape[-1]), np.uint8)
+    for piece in pieces(bits):
+        piece.put(codes, lines)
+    return lines
+
+
+def unpacked_lines(lines: np.ndarray) -> np.ndarray:
+    """The inverse of :func:`packed_lines`."""
+    parts = [piece.of(lines) for piece in pieces(lines.shape[-2])]
+    codes: np.ndarray = np.bitwise_or.reduce(parts)
+    return codes
 
 
 def packed_size(n: int, k: int, bits: int) -> int:
@@ -50,16 +136,21 @@ def pack_codes(codes: np.ndarray, bits: int) -> np.ndarray:
     tiles, chunks = -(-n // TILE), -(-k // CHUNK)
     padded = np.zeros((tiles * TILE, chunks * CHUNK), np.uint8)
     padded[:n, :k] = codes
-    blocks = padded.reshape(tiles, TILE, chunks, CHUNK).transpose(0, 2, 3, 1)
-    parts, low = [], 0
-    for width in planes(bits):
-        plane = (blocks >> low) & ((1 << width) - 1)
-        fields = plane.reshape(tiles, chunks, width, 8 // width, 4, TILE)
-        shifts = (np.arange(8 // width, dtype=np.uint8) * width).reshape(-1, 1, 1)
-        lines = np.bitwise_or.reduce(fields << shifts, axis=3)
-        parts.append(lines.transpose(0, 1, 2, 4, 3))
-        low += width
-    return np.ascontiguousarray(np.concatenate(parts, axis=2), dtype=np.uint8).reshape(-1)
+    return packed_lines(by_steps(padded), bits).reshape(-1)
+
+
+def by_steps(rows: np.ndarray) -> np.ndarray:
+    """Rows [16 * T, 32 * C] as steps of four inputs of sixteen outputs, [T, C, 8, 64]."""
+    tiles, chunks = rows.shape[0] // TILE, rows.shape[1] // CHUNK
+    apart = rows.reshape(tiles, TILE, chunks, STEPS, 4).transpose(0, 2, 3, 1, 4)
+    return apart.reshape(tiles, chunks, STEPS, 4 * TILE)
+
+
+def by_rows(steps: np.ndarray) -> np.ndarray:
+    """The inverse of :func:`by_steps`."""
+    tiles, chunks = steps.shape[:2]
+    apart = steps.reshape(tiles, chunks, STEPS, TILE, 4).transpose(0, 3, 1, 2, 4)
+    return apart.reshape(tiles * TILE, chunks * CHUNK)
 
 
 def unpack_codes(packed: np.ndarray, n: int, k: int, bits: int) -> np.ndarray:
@@ -74,17 +165,8 @@ def unpack_codes(packed: np.ndarray, n: int, k: int, bits: int) -> np.ndarray:
             f"found {packed.size}"
         )
     tiles, chunks = -(-n // TILE), -(-k // CHUNK)
-    lines = packed.reshape(tiles, chunks, bits, TILE, 4)
-    codes = np.zeros((tiles, chunks, CHUNK, TILE), np.uint8)
-    first, low = 0, 0
-    for width in planes(bits):
-        plane = lines[:, :, first : first + width].transpose(0, 1, 2, 4, 3)
-        shifts = (np.arange(8 // width, dtype=np.uint8) * width).reshape(-1, 1, 1)
-        fields = (plane[:, :, :, None] >> shifts) & ((1 << width) - 1)
-        codes |= (fields.reshape(tiles, chunks, CHUNK, TILE) << low).astype(np.uint8)
-        first, low = first + width, low + width
-    rows = codes.transpose(0, 3, 1, 2).reshape(tiles * TILE, chunks * CHUNK)
-    return np.ascontiguousarray(rows[:n, :k])
+    lines = packed.reshape(tiles, chunks, bits, 4 * TILE)
+    return np.ascontiguousarray(by_rows(unpacked_lines(lines))[:n, :k])
 
 
 def tile_groups(values: np.ndarray) -> np.ndarray:

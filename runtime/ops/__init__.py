@@ -29,7 +29,7 @@ Every operator here has a kernel in ``runtime/cpp/ops`` and an oracle in
 
 Attributes (ints): ``N``, ``K``, ``bits`` (1..8), ``group_size`` (input channels a group: a
 multiple of 16, or K for one group a row; the last group may be shorter; ``G = ceil(K /
-group_size)``), ``layout`` (1 or 2); (strings): ``acts`` (``int8``, ``int4``, ``int3``, ``int2``,
+group_size)``), ``layout`` (3 or 4); (strings): ``acts`` (``int8``, ``int4``, ``int3``, ``int2``,
 ``int1`` or ``none``), ``activation`` (``none``, ``swiglu``, ``relu``, ``gelu`` or ``gelu_tanh``);
 (int) ``act_group_size`` (K for one scale a row, or ``group_size``); (list of ints, optional)
 ``splits``.
@@ -40,7 +40,7 @@ means nothing); and f8e4m3fn numbers that the attribute ``scale_factor`` (float,
 where it is missing) multiplies in f32, whose NaN mean nothing.  Other types take no
 ``scale_factor``.
 
-With ``layout`` 1 the codes are packed as in ``runtime/layouts/tiles``, with 2 as in
+With ``layout`` 3 the codes are packed as in ``runtime/layouts/tiles``, with 4 as in
 ``runtime/layouts/masked``: weights whose mask bit is not set are 0, whatever their group's zero
 point.  That takes zero points which are levels (from ``-2**(bits-1)`` to ``2**(bits-1) - 1``, or
 any with an i8 table); an f32 table must then have a level of 0, and there are no zero points.
@@ -98,13 +98,13 @@ rows 16i..16i+15, so ``T = 2 * ceil(N/2 / 16)``; bias is [N] in plain order.
 ``gelu`` is ``y/2 (1 + erf(y / sqrt 2))``, ``gelu_tanh`` the standard ``Gelu``'s approximation of
 it.
 
-``LowBitGather`` (version 1) looks rows up, of layout 1 alone: inputs ``packed``, ``scales``,
+``LowBitGather`` (version 1) looks rows up, of layout 3 alone: inputs ``packed``, ``scales``,
 ``zero_points`` (optional), ``table`` (optional), ``indices`` (i64 or i32 [...]; negative counts
 from the end, out of range is an error); attributes N, K, bits, group_size, layout, scale_factor;
 output f32 [..., K] of ``s_w * (t[c] - z)``.
 
 ``LowBitConv`` (version 1) convolves a float image or signal with a packed low-bit weight of
-layout 1: what the standard ``Conv`` computes from X, W and bias.  Its inputs are those of
+layout 3: what the standard ``Conv`` computes from X, W and bias.  Its inputs are those of
 ``LowBitMatMul``, with X f32 [n, C, *spatial] of one or two spatial axes; the output is f32
 [n, N, *out]::
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from bitfold.runtime.layouts.masked import PLACES, STEPS
-from bitfold.runtime.layouts.tiles import CHUNK, TILE, planes
+from bitfold.runtime.layouts.masked import PLACES
+from bitfold.runtime.layouts.tiles import STEPS, Piece, steps_in_lines
 from bitfold.runtime.ops.body import Body
+from bitfold.runtime.ops.packed_lines import rows, unpacked
 
 
 def unpacked_masked(
@@ -25,32 +26,19 @@ def unpacked_masked(
     rank = body("CumSum", counted, body.ints(1), exclusive=1)
     counts = body("ReduceSum", counted, body.ints(1), keepdims=0)
     # Where every line begins, [T * C, bits].
-    longest = [
-        body("ReduceMax", body.reshape(counts, -1, width, 8 // width), body.ints(2), keepdims=0)
-        for width in planes(bits)
-    ]
+    longest = []
+    for shared in steps_in_lines(bits):
+        some = body("Gather", body.reshape(counts, -1, STEPS), body.ints(*shared), axis=1)
+        longest.append(body("ReduceMax", some, body.ints(1)))
     lengths = body.reshape(body("Concat", *longest, axis=1), -1)
     starts = body("CumSum", lengths, body.ints(0), exclusive=1)
     starts = body.reshape(body("Add", starts, body.ints(steps * STEPS)), tiles * chunks, bits)
-    codes: ir.Value | None = None
-    first = low = 0
-    for width in planes(bits):
-        fields = 8 // width
-        start = body.reshape(body.slice(starts, 1, first, first + width), -1, width, 1, 1)
-        place = body("Add", start, body.reshape(rank, -1, width, fields, PLACES))
-        plane = body("Gather", packed, place)
-        shifts = (np.arange(fields) * width).reshape(fields, 1)
-        plane = body("BitShift", plane, body.bytes(shifts), direction="RIGHT")
-        plane = body("BitwiseAnd", plane, body.bytes(np.array((1 << width) - 1)))
-        if low:
-            plane = body("BitShift", plane, body.bytes(np.array(low)), direction="LEFT")
-        plane = body.reshape(plane, steps, PLACES)
-        codes = plane if codes is None else body("BitwiseOr", codes, plane)
-        first, low = first + width, low + width
-    assert codes is not None, "every code has at least one plane"
+    ranks = body.reshape(rank, -1, STEPS, PLACES)
 
-    def rows(values: ir.Value) -> ir.Value:
-        apart = body.reshape(values, tiles, chunks, STEPS, TILE, 4)
-        return body.reshape(body.transpose(apart, 0, 3, 1, 2, 4), tiles * TILE, chunks * CHUNK)
+    def line_of(piece: Piece) -> ir.Value:
+        start = body("Gather", starts, body.ints(*piece.line.tolist()), axis=1)
+        place = body("Add", body.reshape(start, -1, STEPS, 1), ranks)
+        return body("Gather", packed, place)
 
-    return rows(codes), body("Cast", rows(kept), to=ir.DataType.BOOL)
+    codes = rows(body, unpacked(body, bits, line_of), tiles, chunks)
+    return codes, body("Cast", rows(body, kept, tiles, chunks), to=ir.DataType.BOOL)

@@ -8,10 +8,11 @@ import numpy as np
 import onnx_ir as ir
 
 from bitfold.runtime.layouts.masked import MASKED_VERSION
-from bitfold.runtime.layouts.tiles import CHUNK, LAYOUT_VERSION, TILE, planes
+from bitfold.runtime.layouts.tiles import CHUNK, LAYOUT_VERSION, TILE, Piece
 from bitfold.runtime.ops.body import Body
 from bitfold.runtime.ops.dequantize_weight import dequantized
 from bitfold.runtime.ops.masked import unpacked_masked
+from bitfold.runtime.ops.packed_lines import rows, unpacked
 from bitfold.runtime.ops.scale_floats import ScaleKind, factor_attribute, scale_floats
 
 
@@ -92,25 +93,13 @@ class PackedWeight:
 
     def _codes(self, body: Body, packed: ir.Value) -> ir.Value:
         chunks = -(-self.k // CHUNK)
-        lines = body.reshape(packed, self.tiles, chunks, self.bits, TILE, 4)
-        codes: ir.Value | None = None
-        first = low = 0
-        for width in planes(self.bits):
-            fields = 8 // width
-            plane = body.slice(lines, 2, first, first + width)
-            plane = body.reshape(plane, self.tiles, chunks, width, 1, TILE, 4)
-            shifts = (np.arange(fields) * width).reshape(fields, 1, 1)
-            plane = body("BitShift", plane, body.bytes(shifts), direction="RIGHT")
-            plane = body("BitwiseAnd", plane, body.bytes(np.array((1 << width) - 1)))
-            if low:
-                plane = body("BitShift", plane, body.bytes(np.array(low)), direction="LEFT")
-            # [T, chunk, line, field, lane, byte]: the input channel is line, field, byte.
-            plane = body.transpose(plane, 0, 4, 1, 2, 3, 5)
-            plane = body.reshape(plane, self.tiles * TILE, chunks * CHUNK)
-            codes = plane if codes is None else body("BitwiseOr", codes, plane)
-            first, low = first + width, low + width
-        assert codes is not None, "every code has at least one plane"
-        return self._whole(body, codes, chunks)
+        lines = body.reshape(packed, self.tiles, chunks, self.bits, 4 * TILE)
+
+        def line_of(piece: Piece) -> ir.Value:
+            return body("Gather", lines, body.ints(*piece.line.tolist()), axis=2)
+
+        codes = unpacked(body, self.bits, line_of)
+        return self._whole(body, rows(body, codes, self.tiles, chunks), chunks)
 
     def _whole(self, body: Body, rows: ir.Value, chunks: int) -> ir.Value:
         """The N rows and K columns of ``rows`` [16 T, 32 chunks]."""

@@ -19,7 +19,7 @@ HUGE = 1 << 62
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"layout": 2}, "'layout': expected 1, found 2"),
+        ({"layout": 4}, "'layout': expected 3, found 4"),
         ({"bits": 0}, "'bits': expected 1 to 8, found 0"),
         ({"bits": 9}, "'bits': expected 1 to 8, found 9"),
         ({"N": 0}, "'N': expected 1 to"),

@@ -23,8 +23,8 @@ CASE = Case(40, 96, 4, 32, act_group=32, zero_points=True, table=True, bias=True
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"layout": 3}, "'layout': expected 1 or 2, found 3"),
-        ({"layout": 0}, "'layout': expected 1 or 2, found 0"),
+        ({"layout": 5}, "'layout': expected 3 or 4, found 5"),
+        ({"layout": 1}, "found 1 of an older bitfold: convert the model again"),
         ({"bits": 0}, "'bits': expected 1 to 8, found 0"),
         ({"bits": 9}, "'bits': expected 1 to 8, found 9"),
         ({"N": 0}, "'N': expected 1 to"),

@@ -59,21 +59,21 @@ def test_zero_points_that_are_no_levels() -> None:
     case = replace(CASE, zero_points=True)
     inputs = case.weights()
     inputs["zero_points"][1, 2, 3] = 8
-    expect_refusal(case, inputs, "zero_points: expected -8 to 7 with layout 2, found 8")
+    expect_refusal(case, inputs, "zero_points: expected -8 to 7 with layout 4, found 8")
 
 
 def test_float_tables() -> None:
     case = Case(20, 64, 3, acts="none", float_table=True, kept=0.5)
     inputs = case.weights()
     inputs["table"][inputs["table"] == 0] = 1
-    expect_refusal(case, inputs, "table: expected a level of 0 with layout 2, found none")
+    expect_refusal(case, inputs, "table: expected a level of 0 with layout 4, found none")
     asymmetric = replace(case, zero_points=True)
-    message = "zero_points: expected none with layout 2 and a table of float32"
+    message = "zero_points: expected none with layout 4 and a table of float32"
     expect_refusal(asymmetric, asymmetric.weights(), message)
 
 
 def test_gather_takes_none() -> None:
     case = Case(40, 96, 4, 32)
-    attributes = {**gather_attributes(case), "layout": 2}
-    with pytest.raises(Exception, match="LowBitGather: attribute 'layout': expected 1, found 2"):
+    attributes = {**gather_attributes(case), "layout": 4}
+    with pytest.raises(Exception, match="LowBitGather: attribute 'layout': expected 3, found 4"):
         session(gather_model(attributes, case.weights()))

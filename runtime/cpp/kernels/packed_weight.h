@@ -9,7 +9,38 @@
 
 namespace bitfold {
 
-enum { kTile = 16, kChunk = 32, kLine = 64 };
+enum { kTile = 16, kChunk = 32, kSteps = 8, kLine = 64 };
+
+// Where bits of a code lie: `width` of them, from bit `low` on, are those from bit `at` on of the
+// bytes of a chunk's line.  No bits: a width of 0.
+struct Piece {
+  int line, at, low, width;
+};
+
+enum { kPieces = 3 };
+
+// Piece 0, 1 or 2 of the codes of a step (four input channels): of the plane of 8 or 4 bits; of
+// that of the other bits; and the lowest of 3 bits where that lies apart.
+static constexpr Piece piece_of(int bits, int step, int i) {
+  const int wide = bits & 12, rest = bits & 3;
+  if (i == 0 && wide) return {step * wide / 8, step * wide % 8, 0, wide};
+  if (i == 1 && rest == 3)
+    return step < 6 ? Piece{wide + step / 2, step % 2 * 3, wide, 3}
+                    : Piece{wide + step - 6, 6, wide + 1, 2};
+  if (i == 1 && rest) return {wide + step * rest / 8, step * rest % 8, wide, rest};
+  if (i == 2 && rest == 3 && step >= 6) return {wide + 2, 13 - step, wide, 1};
+  return {0, 0, 0, 0};
+}
+
+// The steps, as bits, that have bits of their codes in a line.
+static constexpr unsigned steps_in_line(int bits, int line) {
+  unsigned steps = 0;
+  for (int step = 0; step < kSteps; step++)
+    for (int i = 0; i < kPieces; i++)
+      if (piece_of(bits, step, i).width && piece_of(bits, step, i).line == line)
+        steps |= 1u << step;
+  return steps;
+}
 
 // How scales are stored; see runtime/ops/__init__.py.
 enum ScaleType { kScaleF32, kScaleF16, kScaleBf16, kScaleE8m0, kScaleE4m3 };

@@ -9,19 +9,20 @@
 
 namespace bitfold {
 
+// The code of one of a chunk's steps in the bytes, one of each line, from `byte` on.
+static inline int code_in(int bits, const uint8_t* byte, int step) {
+  int code = 0;
+  for (int i = 0; i < kPieces; i++) {
+    const Piece p = piece_of(bits, step, i);
+    code |= (byte[p.line * kLine] >> p.at & ((1 << p.width) - 1)) << p.low;
+  }
+  return code;
+}
+
 // The code of input channel k in one lane of a tile that starts at `packed`.
 static inline int code_at(const PackedWeight* w, const uint8_t* packed, int64_t k, int lane) {
   const uint8_t* chunk = packed + k / kChunk * kLine * w->bits;
-  int within = (int)(k % kChunk), code = 0, first = 0, low = 0;
-  for (int width = 8; width >= 1; width /= 2) {
-    if (!(w->bits & width)) continue;
-    int line = within / (32 / width), field = within % (32 / width) / 4;
-    int byte = chunk[(first + line) * kLine + lane * 4 + within % 4];
-    code |= (byte >> (field * width) & ((1 << width) - 1)) << low;
-    first += width;
-    low += width;
-  }
-  return code;
+  return code_in(w->bits, chunk + lane * 4 + k % 4, (int)(k % kChunk / 4));
 }
 
 static inline float half_to_float(uint16_t half) {

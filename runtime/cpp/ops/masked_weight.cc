@@ -31,10 +31,10 @@ void set_masked(PackedWeight& w, const Tensor& tensor, std::vector<int64_t>* fir
 
 void expect_zeros(PackedWeight& w) {
   if (w.has_values) {
-    if (w.zero_points) refuse("zero_points: expected none with layout 2 and a table of float32");
+    if (w.zero_points) refuse("zero_points: expected none with layout 4 and a table of float32");
     const float *begin = w.values, *end = begin + (1 << w.bits);
     const float* zero = std::find(begin, end, 0.0f);
-    if (zero == end) refuse("table: expected a level of 0 with layout 2, found none");
+    if (zero == end) refuse("table: expected a level of 0 with layout 4, found none");
     w.zero_code = static_cast<uint8_t>(zero - begin);
     return;
   }
@@ -43,7 +43,7 @@ void expect_zeros(PackedWeight& w) {
   for (int64_t i = 0; i < count; i++)
     if (w.zero_points[i] < w.least || w.zero_points[i] > w.most)
       refuse("zero_points: expected " + std::to_string(w.least) + " to " + std::to_string(w.most) +
-             " with layout 2, found " + std::to_string(w.zero_points[i]));
+             " with layout 4, found " + std::to_string(w.zero_points[i]));
 }
 
 }  // namespace bitfold::ops

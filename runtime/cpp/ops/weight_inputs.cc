@@ -61,8 +61,9 @@ Weight::Weight(const OrtApi* api, const OrtKernelInfo* info, WeightInputs where,
     : where_(where) {
   const int64_t layout = int_attribute(api, info, "layout");
   if (layout < kDense || layout > last)
-    refuse(std::string("attribute 'layout': expected ") + (last == kDense ? "1" : "1 or 2") +
-           ", found " + std::to_string(layout));
+    refuse(std::string("attribute 'layout': expected ") + (last == kDense ? "3" : "3 or 4") +
+           ", found " + std::to_string(layout) +
+           (layout == 1 || layout == 2 ? " of an older bitfold: convert the model again" : ""));
   layout_ = static_cast<Layout>(layout);
   PackedWeight& w = weight_;
   w.n = shape.n;

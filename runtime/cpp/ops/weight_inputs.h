@@ -17,8 +17,8 @@ struct WeightInputs {
 // The largest size that is taken: of a weight's rows, of its columns.
 constexpr int64_t kLargest = int64_t{1} << 30;
 
-// Values of the attribute `layout`.
-enum Layout : int64_t { kDense = 1, kMasked = 2 };
+// Values of the attribute `layout`.  1 and 2 were the same but for codes of 3 and 7 bits.
+enum Layout : int64_t { kDense = 3, kMasked = 4 };
 
 // Rows, columns and tiles of a packed weight.
 struct WeightShape {

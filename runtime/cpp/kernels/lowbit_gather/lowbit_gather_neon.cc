@@ -7,30 +7,27 @@
 namespace bitfold {
 namespace {
 
-// Bits LOW and up of 16 codes, dword s those of channels 4s to 4s + 3: the plane of width W, which
-// is in words LOW and up of the lane's, from step FIRST on.
-template <int W, int LOW, int FIRST>
-inline uint32x4_t lane_plane(const uint32_t* words) {
-  if constexpr (W == 8) return vld1q_u32(words + FIRST);
-  constexpr int kFields = 8 / W;
-  uint32_t line[4];
-  int32_t shift[4];
+// Piece I of the codes of four steps from FIRST on, a dword each: of the lane's words, one of each
+// line.
+template <int BITS, int I, int FIRST>
+inline uint32x4_t lane_piece(const uint32_t* words) {
+  uint32_t line[4], mask[4];
+  int32_t at[4], low[4];
   for (int s = 0; s < 4; s++) {
-    line[s] = words[LOW + (FIRST + s) / kFields];
-    shift[s] = -((FIRST + s) % kFields * W);
+    const Piece p = piece_of(BITS, FIRST + s, I);
+    line[s] = words[p.line], at[s] = -p.at, low[s] = p.low;
+    mask[s] = ((1u << p.width) - 1) * 0x01010101u;
   }
-  const uint32x4_t fields = vshlq_u32(vld1q_u32(line), vld1q_s32(shift));
-  const uint32x4_t mask = vreinterpretq_u32_u8(vdupq_n_u8((1 << (W & 7)) - 1));
-  return vshlq_n_u32(vandq_u32(fields, mask), LOW);
+  const uint32x4_t fields = vshlq_u32(vld1q_u32(line), vld1q_s32(at));
+  return vshlq_u32(vandq_u32(fields, vld1q_u32(mask)), vld1q_s32(low));
 }
 
 template <int BITS, int FIRST>
 inline uint8x16_t lane_codes(const uint32_t* words) {
   uint32x4_t c = vdupq_n_u32(0);
-  if constexpr (BITS & 8) c = lane_plane<8, 0, FIRST>(words);
-  if constexpr (BITS & 4) c = lane_plane<4, 0, FIRST>(words);
-  if constexpr (BITS & 2) c = vorrq_u32(c, lane_plane<2, BITS & 4, FIRST>(words));
-  if constexpr (BITS & 1) c = vorrq_u32(c, lane_plane<1, BITS & 6, FIRST>(words));
+  if constexpr (BITS & 12) c = lane_piece<BITS, 0, FIRST>(words);
+  if constexpr (BITS & 3) c = vorrq_u32(c, lane_piece<BITS, 1, FIRST>(words));
+  if constexpr ((BITS & 3) == 3) c = vorrq_u32(c, lane_piece<BITS, 2, FIRST>(words));
   return vreinterpretq_u8_u32(c);
 }
 

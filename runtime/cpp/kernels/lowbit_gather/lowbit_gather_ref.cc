@@ -7,19 +7,7 @@ namespace {
 
 // The codes of one lane in a chunk, [32].
 void lane_codes(int bits, const uint8_t* lane, uint8_t* codes) {
-  int first = 0, low = 0;
-  for (int k = 0; k < kChunk; k++) codes[k] = 0;
-  for (int width = 8; width >= 1; width /= 2) {
-    if (!(bits & width)) continue;
-    const int mask = (1 << width) - 1, fields = 8 / width;
-    for (int step = 0; step < kChunk / 4; step++) {
-      const uint8_t* bytes = lane + (first + step / fields) * kLine;
-      const int shift = step % fields * width;
-      for (int j = 0; j < 4; j++) codes[step * 4 + j] |= (uint8_t)((bytes[j] >> shift & mask) << low);
-    }
-    first += width;
-    low += width;
-  }
+  for (int k = 0; k < kChunk; k++) codes[k] = (uint8_t)code_in(bits, lane + k % 4, k / 4);
 }
 
 }  // namespace

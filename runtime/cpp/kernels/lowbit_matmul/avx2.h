@@ -21,27 +21,24 @@ void multiply_values_avx2(const MatMul* op, int32_t tile0, int32_t tile1, int32_
 
 namespace {
 
-// As in avx512.h, for the 32 bytes at `chunk` (a half of each line).
-template <int W, int FIRST, int LOW, int S>
-inline __m256i plane(const uint8_t* chunk, __m256i below) {
-  constexpr int kFields = 8 / W, kField = S % kFields;
-  constexpr int kShift = kField * W - LOW;
-  __m256i line = _mm256_loadu_si256((const __m256i*)(chunk + (FIRST + S / kFields) * kLine));
-  if (W == 8) return line;
-  if (kShift > 0) line = _mm256_srli_epi16(line, kShift > 0 ? kShift : 0);
-  if (kShift < 0) line = _mm256_slli_epi16(line, kShift < 0 ? -kShift : 0);
-  line = _mm256_and_si256(line, _mm256_set1_epi8((char)(((1 << W) - 1) << LOW)));
-  return LOW == 0 ? line : _mm256_or_si256(line, below);
+// Piece I of the codes of step S, or'ed to those before; `chunk` points at a half of each line.
+template <int BITS, int S, int I>
+inline __m256i piece(const uint8_t* chunk, __m256i others) {
+  constexpr Piece kPiece = piece_of(BITS, S, I);
+  constexpr int kShift = kPiece.at - kPiece.low;
+  if constexpr (kPiece.width == 0) return others;
+  __m256i line = _mm256_loadu_si256((const __m256i*)(chunk + kPiece.line * kLine));
+  if constexpr (kPiece.width == 8) return line;
+  if constexpr (kShift > 0) line = _mm256_srli_epi16(line, kShift);
+  if constexpr (kShift < 0) line = _mm256_slli_epi16(line, -kShift);
+  constexpr int kMask = ((1 << kPiece.width) - 1) << kPiece.low;
+  return _mm256_or_si256(_mm256_and_si256(line, _mm256_set1_epi8((char)kMask)), others);
 }
 
 template <int BITS, int S>
 inline __m256i codes(const uint8_t* chunk) {
-  __m256i c = _mm256_setzero_si256();
-  if (BITS & 8) return plane<8, 0, 0, S>(chunk, c);
-  if (BITS & 4) c = plane<4, 0, 0, S>(chunk, c);
-  if (BITS & 2) c = plane<2, BITS & 4, BITS & 4, S>(chunk, c);
-  if (BITS & 1) c = plane<1, BITS & 6, BITS & 6, S>(chunk, c);
-  return c;
+  const __m256i wide = piece<BITS, S, 0>(chunk, _mm256_setzero_si256());
+  return piece<BITS, S, 2>(chunk, piece<BITS, S, 1>(chunk, wide));
 }
 
 template <int BITS>

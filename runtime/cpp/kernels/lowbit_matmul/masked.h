@@ -41,18 +41,25 @@ static inline const uint8_t* masks_of(const PackedWeight* w, int32_t tile, int32
   return w->masks + ((int64_t)tile * w->chunks + chunk) * kLine;
 }
 
+// steps_in_line for each width and line.
+struct StepsInLines {
+  uint8_t of[9][8];
+  constexpr StepsInLines() : of() {
+    for (int bits = 1; bits <= 8; bits++)
+      for (int line = 0; line < bits; line++) of[bits][line] = (uint8_t)steps_in_line(bits, line);
+  }
+};
+
 // The bytes of each of a chunk's `bits` lines, from its eight masks.
 static inline void line_lengths(int32_t bits, const uint8_t* masks, int* lengths) {
-  int counts[8];
-  for (int s = 0; s < 8; s++) counts[s] = __builtin_popcountll(mask_at(masks, s));
-  for (int width = 8; width >= 1; width /= 2) {
-    if (!(bits & width)) continue;
-    for (int s = 0; s < 8; s += 8 / width) {
-      int longest = counts[s];
-      for (int i = 1; i < 8 / width; i++)
-        if (counts[s + i] > longest) longest = counts[s + i];
-      *lengths++ = longest;
-    }
+  static constexpr StepsInLines kSharing;
+  int counts[kSteps];
+  for (int s = 0; s < kSteps; s++) counts[s] = __builtin_popcountll(mask_at(masks, s));
+  for (int line = 0; line < bits; line++) {
+    const int steps = kSharing.of[bits][line];
+    lengths[line] = 0;
+    for (int s = 0; s < kSteps; s++)
+      if (steps >> s & 1 && counts[s] > lengths[line]) lengths[line] = counts[s];
   }
 }
 

@@ -20,38 +20,33 @@ void spread(uint8_t* bytes, const uint8_t* masks, int64_t steps, const uint8_t* 
 // How many bytes ahead lines and masks are fetched.
 constexpr int64_t kLinesAhead = 4 << 10, kMasksAhead = 2 << 10;
 
-// Load the lines of the plane of width W from `at` on, each as long as the longest of its steps.
-// Returns where the next plane's begin.
-template <int W, int FIRST, int BITS>
-inline __attribute__((always_inline)) const uint8_t* load_plane(Lines<BITS>& lines,
-                                                                const int64_t (&counts)[8],
+// Load lines LINE and up from `at` on, each as long as the longest of its steps.  Returns where the
+// next chunk's begin.
+template <int BITS, int LINE = 0>
+inline __attribute__((always_inline)) const uint8_t* load_lines(Lines<BITS>& lines,
+                                                                const int64_t (&counts)[kSteps],
                                                                 const uint8_t* at) {
-  constexpr int kSteps = 8 / W;
+  constexpr unsigned kShared = steps_in_line(BITS, LINE);
+  int64_t longest = 0;
   BITFOLD_UNROLL
-  for (int i = 0; i < W; i++) {
-    int64_t longest = counts[i * kSteps];
-    BITFOLD_UNROLL
-    for (int s = 1; s < kSteps; s++)
-      longest = longest > counts[i * kSteps + s] ? longest : counts[i * kSteps + s];
-    lines.line[FIRST + i] = _mm512_loadu_si512(at);
-    at += longest;
-  }
-  return at;
+  for (int s = 0; s < kSteps; s++)
+    if (kShared >> s & 1) longest = longest > counts[s] ? longest : counts[s];
+  lines.line[LINE] = _mm512_loadu_si512(at);
+  if constexpr (LINE + 1 < BITS)
+    return load_lines<BITS, LINE + 1>(lines, counts, at + longest);
+  else
+    return at + longest;
 }
 
 template <int BITS>
 inline __attribute__((always_inline)) const uint8_t* load_lines(Lines<BITS>& lines,
                                                                 const uint8_t* masks,
                                                                 const uint8_t* at) {
-  int64_t counts[8];
+  int64_t counts[kSteps];
   BITFOLD_UNROLL
-  for (int s = 0; s < 8; s++)  // from memory: GCC would move each mask from the mask registers
+  for (int s = 0; s < kSteps; s++)  // from memory: GCC would move each mask from the mask registers
     asm("popcntq %1, %0" : "=r"(counts[s]) : "m"(*(const uint64_t*)(masks + 8 * s)));
-  if constexpr (BITS & 8) at = load_plane<8, 0>(lines, counts, at);
-  if constexpr (BITS & 4) at = load_plane<4, 0>(lines, counts, at);
-  if constexpr (BITS & 2) at = load_plane<2, (BITS & 4)>(lines, counts, at);
-  if constexpr (BITS & 1) at = load_plane<1, (BITS & 6)>(lines, counts, at);
-  return at;
+  return load_lines<BITS>(lines, counts, at);
 }
 
 template <int BITS, bool TABLE, int S>

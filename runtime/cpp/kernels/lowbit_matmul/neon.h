@@ -55,30 +55,25 @@ struct Levels {
   }
 };
 
-// Bits LOW and up of 16 codes of step S, or'ed to those below: the plane of width W whose first
-// line is FIRST; `chunk` points at a quarter of a chunk's lines.
-template <int W, int FIRST, int LOW, int S>
-BITFOLD_INLINE uint8x16_t plane(const uint8_t* chunk, uint8x16_t below) {
-  constexpr int kFields = 8 / W, kField = S % kFields;
-  constexpr int kShift = kField * W - LOW;
-  uint8x16_t line = vld1q_u8(chunk + (FIRST + S / kFields) * kLine);
-  if constexpr (W == 8) return line;
+// Piece I of 16 codes of step S, or'ed to those before; `chunk` points at a quarter of each line.
+template <int BITS, int S, int I>
+BITFOLD_INLINE uint8x16_t piece(const uint8_t* chunk, uint8x16_t others) {
+  constexpr Piece kPiece = piece_of(BITS, S, I);
+  constexpr int kShift = kPiece.at - kPiece.low, kTop = kPiece.at + kPiece.width;
+  if constexpr (kPiece.width == 0) return others;
+  uint8x16_t line = vld1q_u8(chunk + kPiece.line * kLine);
+  if constexpr (kPiece.width == 8) return line;
   if constexpr (kShift > 0) line = vshrq_n_u8(line, kShift);
   if constexpr (kShift < 0) line = vshlq_n_u8(line, -kShift);
-  if constexpr (LOW > 0 || kField < kFields - 1)
-    line = vandq_u8(line, vdupq_n_u8(((1 << W) - 1) << LOW));
-  if constexpr (LOW > 0) line = vorrq_u8(line, below);
-  return line;
+  if constexpr (kPiece.low > 0 || kTop < 8)
+    line = vandq_u8(line, vdupq_n_u8(((1 << kPiece.width) - 1) << kPiece.low));
+  return I == 0 || (I == 1 && !(BITS & 12)) ? line : vorrq_u8(line, others);
 }
 
 template <int BITS, int S>
 BITFOLD_INLINE uint8x16_t codes(const uint8_t* chunk) {
-  uint8x16_t c = vdupq_n_u8(0);
-  if constexpr (BITS == 8) return plane<8, 0, 0, S>(chunk, c);
-  if constexpr (BITS & 4) c = plane<4, 0, 0, S>(chunk, c);
-  if constexpr (BITS & 2) c = plane<2, BITS & 4, BITS & 4, S>(chunk, c);
-  if constexpr (BITS & 1) c = plane<1, BITS & 6, BITS & 6, S>(chunk, c);
-  return c;
+  const uint8x16_t wide = piece<BITS, S, 0>(chunk, vdupq_n_u8(0));
+  return piece<BITS, S, 2>(chunk, piece<BITS, S, 1>(chunk, wide));
 }
 
 // A format of a panel that is decoded already.

@@ -17,14 +17,25 @@
 namespace bitfold {
 namespace {
 
-// Sums of a tile: one for each raise of its operands, and four where a single tile would be one
+// Sums of a tile: one for each raise of its operands, and up to four where a single tile would be one
 // chain of products that wait for one another.
 template <int BITS, bool TABLE, int NT>
 struct Sums {
-  static constexpr const int (&kRaises)[4] = RaisedOperands<BITS, TABLE>::raises();
-  static constexpr int kCount = NT == 1 ? 4 : raises_before(kRaises, 4);
+  static constexpr const int (&kRaises)[kSteps] = RaisedOperands<BITS, TABLE>::raises();
+  static constexpr int kDistinct = raises_before(kRaises, kSteps);
+  static constexpr int kEach = NT == 1 && kDistinct < 4 ? 4 / kDistinct : 1;
+  static constexpr int kCount = kEach * kDistinct;
   static constexpr int of(int step) {
-    return NT == 1 ? step : raises_before(kRaises, first_of(kRaises, step));
+    const int first = first_of(kRaises, step);
+    int before = 0;
+    for (int i = first; i < step; i++) before += kRaises[i] == kRaises[step];
+    return raises_before(kRaises, first) * kEach + before % kEach;
+  }
+  // Whether a step is the first of those that have its sum.
+  static constexpr bool begins(int step) {
+    for (int i = 0; i < step; i++)
+      if (of(i) == of(step)) return false;
+    return true;
   }
 };
 
@@ -49,10 +60,10 @@ BITFOLD_INLINE void half_chunk(__m512i (&acc)[NT][Sums<BITS, TABLE, NT>::kCount]
   BITFOLD_UNROLL
   for (int t = 0; t < NT; t++) {
     const Half<BITS> half = half_at<BITS, HALF>(chunk + t * stride);
-    step<BITS, TABLE, NT, 0>(acc[t], half, a[0], operands);
-    step<BITS, TABLE, NT, 1>(acc[t], half, a[1], operands);
-    step<BITS, TABLE, NT, 2>(acc[t], half, a[2], operands);
-    step<BITS, TABLE, NT, 3>(acc[t], half, a[3], operands);
+    step<BITS, TABLE, NT, 4 * HALF>(acc[t], half, a[0], operands);
+    step<BITS, TABLE, NT, 4 * HALF + 1>(acc[t], half, a[1], operands);
+    step<BITS, TABLE, NT, 4 * HALF + 2>(acc[t], half, a[2], operands);
+    step<BITS, TABLE, NT, 4 * HALF + 3>(acc[t], half, a[3], operands);
   }
 }
 
@@ -63,17 +74,15 @@ BITFOLD_INLINE __m512i raised_start(const Block* b, int32_t group) {
 }
 
 // A tile's sums, those of steps up to STEP, each brought back to its place, in one.
-template <int BITS, bool TABLE, int NT, int STEP = 3>
+template <int BITS, bool TABLE, int NT, int STEP = kSteps - 1>
 BITFOLD_INLINE __m512i gathered(const __m512i (&acc)[Sums<BITS, TABLE, NT>::kCount]) {
   typedef Sums<BITS, TABLE, NT> Of;
-  constexpr int kSum = Of::of(STEP), kRaise = Of::kRaises[STEP];
-  const __m512i sum = _mm512_srai_epi32(acc[kSum], kRaise);
+  const __m512i sum = _mm512_srai_epi32(acc[Of::of(STEP)], Of::kRaises[STEP]);
   if constexpr (STEP == 0) {
     return sum;
   } else {
     const __m512i others = gathered<BITS, TABLE, NT, STEP - 1>(acc);
-    constexpr bool kOwn = NT == 1 || first_of(Of::kRaises, STEP) == STEP;
-    return kOwn ? _mm512_add_epi32(others, sum) : others;
+    return Of::begins(STEP) ? _mm512_add_epi32(others, sum) : others;
   }
 }
 

@@ -22,7 +22,7 @@
 namespace bitfold {
 namespace {
 
-// The lines of a chunk, in registers: planes of 8, 4, 2 and 1 bits, each as many lines as bits.
+// The lines of a chunk, in registers.
 template <int BITS>
 struct Lines {
   __m512i line[BITS];
@@ -45,27 +45,26 @@ BITFOLD_INLINE __m512i shifted(__m512i line) {
   return line;
 }
 
-// The bits of step S in a line of a plane W bits wide, at position LOW of every byte; merged into
-// `above` unless they are ALONE.
-template <int W, int LOW, int S, bool ALONE>
-BITFOLD_INLINE __m512i field(__m512i line, __m512i above) {
-  constexpr int kFrom = S % (8 / W) * W;
-  const __m512i mask = _mm512_set1_epi8((char)(((1 << W) - 1) << LOW));
-  const __m512i moved = shifted<kFrom, LOW>(line);
+// Bits FROM and up of every byte of a line, WIDTH of them, moved to TO and up; `beside` what is there
+// already, unless they are ALONE.
+template <int WIDTH, int FROM, int TO, bool ALONE>
+BITFOLD_INLINE __m512i field(__m512i line, __m512i beside) {
+  const __m512i mask = _mm512_set1_epi8((char)(((1 << WIDTH) - 1) << TO));
+  const __m512i moved = shifted<FROM, TO>(line);
   if (ALONE) return _mm512_and_si512(moved, mask);
-  return _mm512_ternarylogic_epi32(moved, mask, above, 0xEA);  // (moved & mask) | above
+  return _mm512_ternarylogic_epi32(moved, mask, beside, 0xEA);  // (moved & mask) | beside
 }
 
 // The 64 codes of step S of a chunk: 16 lanes of four consecutive input channels.
-template <int BITS, int S>
-BITFOLD_INLINE __m512i codes(const Lines<BITS>& lines) {
-  __m512i c = _mm512_setzero_si512();
-  if constexpr (BITS & 8) return lines.line[S];
-  if constexpr (BITS & 1) c = field<1, BITS & 6, S, true>(lines.line[BITS & 6], c);
-  if constexpr (BITS & 2)
-    c = field<2, BITS & 4, S, !(BITS & 1)>(lines.line[(BITS & 4) + S / 4], c);
-  if constexpr (BITS & 4) c = field<4, 0, S, !(BITS & 3)>(lines.line[S / 2], c);
-  return c;
+template <int BITS, int S, int I = 0>
+BITFOLD_INLINE __m512i codes(const Lines<BITS>& lines, __m512i others = __m512i()) {
+  constexpr Piece kPiece = piece_of(BITS, S, I);
+  constexpr bool kFirst = I == 0 || (I == 1 && !(BITS & 12));
+  if constexpr (kPiece.width == 8) return lines.line[S];
+  if constexpr (kPiece.width)
+    others = field<kPiece.width, kPiece.at, kPiece.low, kFirst>(lines.line[kPiece.line], others);
+  if constexpr (I + 1 < kPieces) return codes<BITS, S, I + 1>(lines, others);
+  return others;
 }
 
 #if defined(BITFOLD_VBMI)

@@ -27,6 +27,7 @@ static inline int channel_of_bit(int32_t weight_bits, int bit) {
   const int byte = bit / 8, at = bit % 8;
   if (weight_bits == 1) return 4 * at + byte;
   if (weight_bits == 4) return 8 * (at % 4) + 4 * (at / 4) + byte;
+  if (weight_bits == 3) return 4 * (at < 6 ? at % 3 * 2 + at / 3 : 13 - at) + byte;
   return 16 * (at % 2) + 4 * (at / 2) + byte;
 }
 

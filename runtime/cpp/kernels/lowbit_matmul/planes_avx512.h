@@ -24,12 +24,9 @@ inline void halves(__m512i first, __m512i second, __m512i* lower, __m512i* upper
   *upper = either(mask, _mm512_srli_epi32(first, WIDTH), second);
 }
 
-// Swap the bits of `low` with those `by` places above.
-template <int BY>
-inline __m512i swap_bits(__m512i x, char low) {
-  const __m512i differ = _mm512_and_si512(_mm512_xor_si512(x, _mm512_srli_epi32(x, BY)),
-                                          _mm512_set1_epi8(low));
-  return _mm512_xor_si512(x, _mm512_xor_si512(differ, _mm512_slli_epi32(differ, BY)));
+// What x has at the bits of a mask, beside `others`.
+inline __m512i beside(__m512i others, __m512i x, char mask) {
+  return _mm512_ternarylogic_epi32(x, _mm512_set1_epi8(mask), others, 0xEA);
 }
 
 // Sums that begin alike are loaded one by one: GCC would copy a shared register in each round.
@@ -47,10 +44,20 @@ inline void load_planes(const uint8_t* chunk, __m512i* plane) {
   for (int i = 0; i < BITS; i++) line[i] = _mm512_loadu_si512(chunk + i * kLine);
   if constexpr (BITS == 1) {
     plane[0] = line[0];
-  } else if constexpr (BITS < 4) {
+  } else if constexpr (BITS == 2) {
     halves<1>(line[0], line[1], &plane[0], &plane[1]);
-    // The third plane's nibbles are channels 0-15 and 16-31: bit by bit in turn.
-    if constexpr (BITS == 3) plane[2] = swap_bits<1>(swap_bits<2>(line[2], 0x0C), 0x22);
+  } else if constexpr (BITS == 3) {
+    // Bit i of two steps is in bits i and i + 3 of each line: in turn, three of a kind.  Behind
+    // these come steps 7 and 6, of which line 2 has the lowest bits.
+    const __m512i none = _mm512_setzero_si512();
+    const auto up = [](__m512i x, int by) { return _mm512_slli_epi32(x, by); };
+    const auto down = [](__m512i x, int by) { return _mm512_srli_epi32(x, by); };
+    plane[0] = beside(beside(none, line[0], 0x09), up(line[1], 1), 0x12);
+    plane[0] = beside(beside(plane[0], up(line[2], 2), 0x24), line[2], (char)0xC0);
+    plane[1] = beside(beside(none, down(line[0], 1), 0x09), line[1], 0x52);
+    plane[1] = beside(beside(plane[1], up(line[2], 1), 0x24), up(line[0], 1), (char)0x80);
+    plane[2] = beside(beside(none, down(line[0], 2), 0x09), down(line[1], 1), 0x52);
+    plane[2] = beside(beside(plane[2], line[2], 0x24), line[0], (char)0x80);
   } else {
     __m512i even[2], odd[2];
     halves<1>(line[0], line[1], &even[0], &odd[0]);
