@@ -30,6 +30,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 LAYOUT_VERSION = 3
 """The operators' attribute ``layout`` for these bytes; 1 had 3 bits as planes of 2 and 1."""
@@ -79,20 +80,21 @@ def pieces(bits: int) -> list[Piece]:
     found = []
     for width, low in ((wide, 0), (rest if rest < 3 else 0, wide)):
         if width:
-            line = low + steps * width // STEPS
-            found.append(_piece(line, steps * width % 8, np.full(8, low), np.full(8, width)))
+            found.append(_piece(low + steps * width // 8, steps * width % 8, low, width))
     if rest == 3:
-        own, last = steps < 6, wide + 2
-        line = wide + np.where(own, steps // 2, steps - 6)
-        at, low = np.where(own, steps % 2 * 3, 6), np.where(own, wide, wide + 1)
-        found.append(_piece(line, at, low, np.where(own, 3, 2)))
-        at = np.where(own, 0, 13 - steps)
-        found.append(_piece(np.full(8, last), at, np.full(8, wide), np.where(own, 0, 1)))
+        apart = steps >= 6
+        line = wide + np.where(apart, steps - 6, steps // 2)
+        at = np.where(apart, 6, steps % 2 * 3)
+        found.append(_piece(line, at, wide + apart, 3 - apart))
+        found.append(_piece(wide + 2, np.where(apart, 13 - steps, 0), wide, apart))
     return found
 
 
-def _piece(line: np.ndarray, at: np.ndarray, low: np.ndarray, width: np.ndarray) -> Piece:
-    return Piece(*(each.astype(np.uint8) for each in (line, at, low, (1 << width) - 1)))
+def _piece(*of_steps: npt.ArrayLike) -> Piece:
+    """A piece from lines, bits, code bits and widths: one of each, or eight."""
+    line, at, low, width = (np.broadcast_to(each, STEPS).astype(np.uint8) for each in of_steps)
+    mask = (1 << width.astype(int)) - 1
+    return Piece(line, at, low, mask.astype(np.uint8))
 
 
 def steps_in_lines(bits: int) -> list[list[int]]:
