@@ -13,6 +13,8 @@ from bitfold.passes.lower.lower import Lower
 from bitfold.passes.lower.masked_weight import kept_weights, masked_share
 from bitfold.passes.lower.neutral import NeutralWeight
 from bitfold.passes.quantize.quantize import Quantize
+from bitfold.runtime.layouts.masked import MASKED_VERSION
+from bitfold.runtime.layouts.tiles import LAYOUT_VERSION
 from bitfold.runtime.op_library import op_library_path
 
 RNG = np.random.default_rng(5)
@@ -81,7 +83,7 @@ def run(model: ir.Model, x: np.ndarray) -> np.ndarray:
 def test_sparse_weights_are_masked(options):
     neutral, native = lowered(options, 0.9)
     layouts = [node.attributes.get_int("layout") for node in native.graph]
-    assert layouts == [2, 2, 1]
+    assert layouts == [MASKED_VERSION, MASKED_VERSION, LAYOUT_VERSION]
     x = RNG.normal(size=(5, 48)).astype(np.float32)
     expected = run(neutral, x)
     limit = 1e-4 * np.abs(expected).max()
@@ -100,7 +102,8 @@ def test_what_is_left_dense():
         ({"weights": "int2", "symmetric": True}, 0.9),
     ):
         _, native = lowered(options, masked)
-        assert all(node.attributes.get_int("layout") == 1 for node in native.graph), options
+        layouts = {node.attributes.get_int("layout") for node in native.graph}
+        assert layouts == {LAYOUT_VERSION}, options
 
 
 def weight(codes, zeros=None, table=None, bits=4) -> NeutralWeight:

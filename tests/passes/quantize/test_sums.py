@@ -18,6 +18,8 @@ from bitfold.passes.quantize.partial_binary import partial_binary
 from bitfold.passes.quantize.quantize import Quantize
 from bitfold.runtime.errors import RecipeError
 from bitfold.runtime.formats.scheme import WeightScheme
+from bitfold.runtime.layouts.masked import MASKED_VERSION
+from bitfold.runtime.layouts.tiles import LAYOUT_VERSION
 
 BINARY = WeightScheme("binary", 32)
 RNG = np.random.default_rng(0)
@@ -138,7 +140,8 @@ def test_targets(target: str, method: str, acts: str) -> None:
     if target == "native":
         assert census(model) == {"LowBitMatMul": 4, "Relu": 1}
         layouts = [node.attributes.get_int("layout") for node in model.graph if node.domain]
-        assert sorted(layouts) == ([1, 1, 2, 2] if method == "pb" else [1, 1, 1, 1])
+        second = MASKED_VERSION if method == "pb" else LAYOUT_VERSION
+        assert sorted(layouts) == [LAYOUT_VERSION, LAYOUT_VERSION, second, second]
     else:
         assert not any(node.domain == "bitfold" for node in model.graph)
 

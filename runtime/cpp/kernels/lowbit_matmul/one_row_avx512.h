@@ -31,16 +31,14 @@ struct Sums {
     for (int i = first; i < step; i++) before += kRaises[i] == kRaises[step];
     return raises_before(kRaises, first) * kEach + before % kEach;
   }
-  // Whether a step is the first of those that have its sum.
-  static constexpr bool begins(int step) {
-    for (int i = 0; i < step; i++)
-      if (of(i) == of(step)) return false;
-    return true;
+  static constexpr int raise_of(int sum) {
+    int step = 0;
+    while (of(step) != sum) step++;
+    return kRaises[step];
   }
 };
 
-// How many bytes ahead weights are fetched: into L2 from memory; into L1 from a cache, of which the
-// processor itself sees what follows, but for the jump at the end of four tiles.
+// How many bytes ahead weights are fetched: into L2 from memory; into L1 from a cache.
 constexpr int64_t kAhead = 8 << 10, kNear = 512;
 
 template <int BITS, bool TABLE, int NT, int STEP>
@@ -73,46 +71,99 @@ BITFOLD_INLINE __m512i raised_start(const Block* b, int32_t group) {
   return _mm512_set1_epi32(b->start[group] * (1 << RaisedOperands<BITS, TABLE>::raises()[0]));
 }
 
-// A tile's sums, those of steps up to STEP, each brought back to its place, in one.
-template <int BITS, bool TABLE, int NT, int STEP = kSteps - 1>
+// A tile's sums from number SUM on, which are as many for each raise, brought back to their places, in
+// one.
+template <int BITS, bool TABLE, int NT, int SUM = 0>
 BITFOLD_INLINE __m512i gathered(const __m512i (&acc)[Sums<BITS, TABLE, NT>::kCount]) {
   typedef Sums<BITS, TABLE, NT> Of;
-  const __m512i sum = _mm512_srai_epi32(acc[Of::of(STEP)], Of::kRaises[STEP]);
-  if constexpr (STEP == 0) {
-    return sum;
-  } else {
-    const __m512i others = gathered<BITS, TABLE, NT, STEP - 1>(acc);
-    return Of::begins(STEP) ? _mm512_add_epi32(others, sum) : others;
+  __m512i sum = acc[SUM];
+  BITFOLD_UNROLL
+  for (int i = 1; i < Of::kEach; i++) sum = _mm512_add_epi32(sum, acc[SUM + i]);
+  constexpr int kRaise = Of::raise_of(SUM);
+  if constexpr (kRaise > 0) sum = _mm512_srai_epi32(sum, kRaise);
+  if constexpr (SUM + Of::kEach < Of::kCount)
+    sum = _mm512_add_epi32(sum, gathered<BITS, TABLE, NT, SUM + Of::kEach>(acc));
+  return sum;
+}
+
+// Fetch weights that are needed soon: a tile alone comes from memory; of four, from a cache, the
+// processor itself sees what follows but for the next four, which lie behind their end.
+template <int BITS, int NT>
+BITFOLD_INLINE void fetch_ahead(const uint8_t* bytes, const uint8_t* end, int64_t stride) {
+  if (NT == 1) {
+    BITFOLD_UNROLL
+    for (int line = 0; line < BITS; line++)
+      _mm_prefetch((const char*)(bytes + line * kLine + kAhead), _MM_HINT_T1);
+  } else if (bytes + kNear >= end) {
+    const uint8_t* at = bytes + kNear + (NT - 1) * stride;
+    BITFOLD_UNROLL
+    for (int t = 0; t < NT; t++)
+      BITFOLD_UNROLL
+      for (int line = 0; line < BITS; line++)
+        _mm_prefetch((const char*)(at + t * stride + line * kLine), _MM_HINT_T0);
   }
 }
 
-// Sums [NT][16] of the tiles from `tile` on; a tile alone comes from memory.
-// F16: the scales are halves, as most are.
+// The sums of group g of a tile, added to its total.
+template <bool F16>
+BITFOLD_INLINE __m512 with_group(__m512 total, __m512i sum, const PackedWeight* w, const Block* b,
+                                 int64_t tile, int32_t g, bool row_scales) {
+  const int64_t at = tile * w->groups + g;
+  const __m512 scale =
+      F16 ? _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)w->scales + at)) : scales_at(w, at);
+  __m512 part = _mm512_cvtepi32_ps(sum);
+  if (w->zero_points)
+    part = _mm512_fnmadd_ps(zeros_at(w->zero_points, at), _mm512_set1_ps(b->sum[g]), part);
+  return add_group(total, part, scale, b->scale[g], row_scales);
+}
+
+// Sums [NT][16] of the tiles from `tile` on, for groups of a chunk each; a tile alone comes from
+// memory.  F16: the scales are halves, as most are.
 template <int BITS, bool TABLE, bool F16, int NT>
-void dot(const MatMul* op, const Block* b, int32_t tile, float* sums) {
-  constexpr int kCount = Sums<BITS, TABLE, NT>::kCount;
+void dot_chunks(const MatMul* op, const Block* b, int32_t tile, float* sums) {
   const PackedWeight* w = op->weight;
   const int64_t stride = tile_bytes(w);
   const uint8_t* bytes = w->packed + tile * stride;
   const uint8_t* const end = bytes + stride;
-  const __m256i* scales = (const __m256i*)w->scales + (int64_t)tile * w->groups;
-  const int8_t* const zero_points = w->zero_points;
+  const int32_t* q = b->q;
+  const RaisedOperands<BITS, TABLE> operands(w->operand);
+  const bool row_scales = has_row_scales(op);
+  __m512 total[NT] = {};
+  for (int32_t g = 0; g < w->groups; g++, bytes += BITS * kLine, q += kSteps) {
+    __m512i acc[NT][Sums<BITS, TABLE, NT>::kCount] = {};
+    BITFOLD_UNROLL
+    for (int t = 0; t < NT; t++) acc[t][0] = raised_start<BITS, TABLE>(b, g);
+    fetch_ahead<BITS, NT>(bytes, end, stride);
+    half_chunk<BITS, TABLE, NT, 0>(acc, bytes, stride, q, operands);
+    half_chunk<BITS, TABLE, NT, 1>(acc, bytes, stride, q + 4, operands);
+    BITFOLD_UNROLL
+    for (int t = 0; t < NT; t++)
+      total[t] = with_group<F16>(total[t], gathered<BITS, TABLE, NT>(acc[t]), w, b, tile + t, g,
+                                 row_scales);
+  }
+  BITFOLD_UNROLL
+  for (int t = 0; t < NT; t++)
+    _mm512_storeu_ps(sums + t * kTile, scaled(total[t], b->scale[0], row_scales));
+}
+
+// The same for groups of any multiple of 16.
+template <int BITS, bool TABLE, bool F16, int NT>
+void dot(const MatMul* op, const Block* b, int32_t tile, float* sums) {
+  const PackedWeight* w = op->weight;
+  if (w->group_size == kChunk) return dot_chunks<BITS, TABLE, F16, NT>(op, b, tile, sums);
+  const int64_t stride = tile_bytes(w);
+  const uint8_t* bytes = w->packed + tile * stride;
+  const uint8_t* const end = bytes + stride;
   const int32_t* q = b->q;
   const RaisedOperands<BITS, TABLE> operands(w->operand);
   int64_t left = (w->k + 15) / 16, half = 0;  // 16-channel halves of chunks
   const int64_t group_halves = (w->group_size + 15) / 16;
   const bool row_scales = has_row_scales(op);
-  __m512 total[NT];
-  BITFOLD_UNROLL
-  for (int t = 0; t < NT; t++) total[t] = _mm512_setzero_ps();
-
+  __m512 total[NT] = {};
   for (int32_t g = 0; g < w->groups; g++) {
-    const __m512i start = raised_start<BITS, TABLE>(b, g);
-    __m512i acc[NT][kCount];
+    __m512i acc[NT][Sums<BITS, TABLE, NT>::kCount] = {};
     BITFOLD_UNROLL
-    for (int t = 0; t < NT; t++)
-      BITFOLD_UNROLL
-      for (int i = 0; i < kCount; i++) acc[t][i] = i ? _mm512_setzero_si512() : start;
+    for (int t = 0; t < NT; t++) acc[t][0] = raised_start<BITS, TABLE>(b, g);
     int64_t now = left < group_halves ? left : group_halves;
     left -= now;
     if (half) {  // the group begins in the middle of a chunk
@@ -120,37 +171,19 @@ void dot(const MatMul* op, const Block* b, int32_t tile, float* sums) {
       bytes += BITS * kLine, q += 4, now--, half = 0;
     }
     for (; now >= 2; now -= 2) {
-      if (NT == 1) {
-        BITFOLD_UNROLL
-        for (int line = 0; line < BITS; line++)
-          _mm_prefetch((const char*)(bytes + line * kLine + kAhead), _MM_HINT_T1);
-      } else if (bytes + kNear >= end) {  // behind the end of the four lie the next four
-        const uint8_t* at = bytes + kNear + (NT - 1) * stride;
-        BITFOLD_UNROLL
-        for (int t = 0; t < NT; t++)
-          BITFOLD_UNROLL
-          for (int line = 0; line < BITS; line++)
-            _mm_prefetch((const char*)(at + t * stride + line * kLine), _MM_HINT_T0);
-      }
+      fetch_ahead<BITS, NT>(bytes, end, stride);
       half_chunk<BITS, TABLE, NT, 0>(acc, bytes, stride, q, operands);
       half_chunk<BITS, TABLE, NT, 1>(acc, bytes, stride, q + 4, operands);
-      bytes += BITS * kLine, q += 8;
+      bytes += BITS * kLine, q += kSteps;
     }
     if (now) {
       half_chunk<BITS, TABLE, NT, 0>(acc, bytes, stride, q, operands);
       q += 4, half = 1;
     }
     BITFOLD_UNROLL
-    for (int t = 0; t < NT; t++) {
-      const int64_t at = (int64_t)(tile + t) * w->groups + g;
-      const __m512 scale =
-          F16 ? _mm512_cvtph_ps(_mm256_loadu_si256(scales + t * w->groups)) : scales_at(w, at);
-      __m512 part = _mm512_cvtepi32_ps(gathered<BITS, TABLE, NT>(acc[t]));
-      if (zero_points)
-        part = _mm512_fnmadd_ps(zeros_at(zero_points, at), _mm512_set1_ps(b->sum[g]), part);
-      total[t] = add_group(total[t], part, scale, b->scale[g], row_scales);
-    }
-    scales++;
+    for (int t = 0; t < NT; t++)
+      total[t] = with_group<F16>(total[t], gathered<BITS, TABLE, NT>(acc[t]), w, b, tile + t, g,
+                                 row_scales);
   }
   BITFOLD_UNROLL
   for (int t = 0; t < NT; t++)
@@ -206,11 +239,7 @@ void live_dot(const MatMul* op, const Block* b, int32_t tile, Live live, float* 
       else
         half_chunk<BITS, TABLE, 1, 0>(acc, chunk, stride, b->q + 4 * run, operands);
     }
-    const int64_t at = (int64_t)tile * w->groups + g;
-    __m512 part = _mm512_cvtepi32_ps(gathered<BITS, TABLE, 1>(acc[0]));
-    if (w->zero_points)
-      part = _mm512_fnmadd_ps(zeros_at(w->zero_points, at), _mm512_set1_ps(b->sum[g]), part);
-    total = add_group(total, part, scales_at(w, at), b->scale[g], row_scales);
+    total = with_group<false>(total, gathered<BITS, TABLE, 1>(acc[0]), w, b, tile, g, row_scales);
   }
   // A row that is not finite has scales that are NaN, and no live runs.
   _mm512_storeu_ps(sums, scaled(total, b->scale[0], row_scales || all == 0));
