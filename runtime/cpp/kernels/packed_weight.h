@@ -1,8 +1,8 @@
 // A packed low-bit weight W[n, k], as every kernel sees it.  Plain data: ISA files include this.
 //
 // The bytes are those of runtime/layouts/tiles.py: tiles of 16 output channels, each a run of
-// chunks of 32 input channels, each chunk `bits` lines of 64 bytes; or, where there are masks, those
-// of runtime/layouts/masked.py, which LowBitMatMul alone takes.
+// chunks of 32 input channels, each chunk `bits` lines of 64 bytes; or, where there are masks,
+// those of runtime/layouts/masked.py, which LowBitMatMul alone takes.
 #pragma once
 
 #include <stdint.h>

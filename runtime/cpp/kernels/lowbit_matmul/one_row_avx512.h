@@ -17,8 +17,8 @@
 namespace bitfold {
 namespace {
 
-// Sums of a tile: one for each raise of its operands, and up to four where a single tile would be one
-// chain of products that wait for one another.
+// Sums of a tile: as many for each raise of its operands, one or, where a single tile's products
+// would wait for one another, up to four in all.
 template <int BITS, bool TABLE, int NT>
 struct Sums {
   static constexpr const int (&kRaises)[kSteps] = RaisedOperands<BITS, TABLE>::raises();
@@ -71,8 +71,7 @@ BITFOLD_INLINE __m512i raised_start(const Block* b, int32_t group) {
   return _mm512_set1_epi32(b->start[group] * (1 << RaisedOperands<BITS, TABLE>::raises()[0]));
 }
 
-// A tile's sums from number SUM on, which are as many for each raise, brought back to their places, in
-// one.
+// A tile's sums from number SUM on, each brought back to its place, in one.
 template <int BITS, bool TABLE, int NT, int SUM = 0>
 BITFOLD_INLINE __m512i gathered(const __m512i (&acc)[Sums<BITS, TABLE, NT>::kCount]) {
   typedef Sums<BITS, TABLE, NT> Of;

@@ -45,8 +45,8 @@ BITFOLD_INLINE __m512i shifted(__m512i line) {
   return line;
 }
 
-// Bits FROM and up of every byte of a line, WIDTH of them, moved to TO and up; `beside` what is there
-// already, unless they are ALONE.
+// Bits FROM and up of every byte of a line, WIDTH of them, moved to TO and up: to what is `beside`
+// them, unless they are ALONE.
 template <int WIDTH, int FROM, int TO, bool ALONE>
 BITFOLD_INLINE __m512i field(__m512i line, __m512i beside) {
   const __m512i mask = _mm512_set1_epi8((char)(((1 << WIDTH) - 1) << TO));
