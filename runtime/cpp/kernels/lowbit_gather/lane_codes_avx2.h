@@ -18,7 +18,7 @@ inline __m256i lane_piece(__m256i words) {
   for (int step = 0; step < kSteps; step++) {
     const Piece p = piece_of(BITS, step, I);
     line[step] = p.line, at[step] = p.at, low[step] = p.low;
-    mask[step] = ((1 << p.width) - 1) * 0x01010101;
+    mask[step] = (int32_t)(((1u << p.width) - 1) * 0x01010101u);
   }
   const auto all = [](const int32_t* each) { return _mm256_load_si256((const __m256i*)each); };
   const __m256i fields = _mm256_srlv_epi32(_mm256_permutevar8x32_epi32(words, all(line)), all(at));
