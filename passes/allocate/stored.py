@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from bitfold.passes.core.stage import snapshot
 
-BODY = 9000
+BODY = 7000
 """Bytes, or a few more, of an operator's body in standard ONNX: one for each shape and scheme."""
 
 
