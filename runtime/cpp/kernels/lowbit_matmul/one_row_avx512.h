@@ -116,40 +116,12 @@ BITFOLD_INLINE __m512 with_group(__m512 total, __m512i sum, const PackedWeight* 
   return add_group(total, part, scale, b->scale[g], row_scales);
 }
 
-// Sums [NT][16] of the tiles from `tile` on, for groups of a chunk each; a tile alone comes from
-// memory.  F16: the scales are halves, as most are.
-template <int BITS, bool TABLE, bool F16, int NT>
-void dot_chunks(const MatMul* op, const Block* b, int32_t tile, float* sums) {
+// Sums [NT][16] of the tiles from `tile` on; a tile alone comes from memory.  F16: the scales are
+// halves, as most are.  CHUNKS: groups are chunks, which saves the loops within them; else they are
+// any multiple of 16.
+template <int BITS, bool TABLE, bool F16, int NT, bool CHUNKS>
+void dot_groups(const MatMul* op, const Block* b, int32_t tile, float* sums) {
   const PackedWeight* w = op->weight;
-  const int64_t stride = tile_bytes(w);
-  const uint8_t* bytes = w->packed + tile * stride;
-  const uint8_t* const end = bytes + stride;
-  const int32_t* q = b->q;
-  const RaisedOperands<BITS, TABLE> operands(w->operand);
-  const bool row_scales = has_row_scales(op);
-  __m512 total[NT] = {};
-  for (int32_t g = 0; g < w->groups; g++, bytes += BITS * kLine, q += kSteps) {
-    __m512i acc[NT][Sums<BITS, TABLE, NT>::kCount] = {};
-    BITFOLD_UNROLL
-    for (int t = 0; t < NT; t++) acc[t][0] = raised_start<BITS, TABLE>(b, g);
-    fetch_ahead<BITS, NT>(bytes, end, stride);
-    half_chunk<BITS, TABLE, NT, 0>(acc, bytes, stride, q, operands);
-    half_chunk<BITS, TABLE, NT, 1>(acc, bytes, stride, q + 4, operands);
-    BITFOLD_UNROLL
-    for (int t = 0; t < NT; t++)
-      total[t] = with_group<F16>(total[t], gathered<BITS, TABLE, NT>(acc[t]), w, b, tile + t, g,
-                                 row_scales);
-  }
-  BITFOLD_UNROLL
-  for (int t = 0; t < NT; t++)
-    _mm512_storeu_ps(sums + t * kTile, scaled(total[t], b->scale[0], row_scales));
-}
-
-// The same for groups of any multiple of 16.
-template <int BITS, bool TABLE, bool F16, int NT>
-void dot(const MatMul* op, const Block* b, int32_t tile, float* sums) {
-  const PackedWeight* w = op->weight;
-  if (w->group_size == kChunk) return dot_chunks<BITS, TABLE, F16, NT>(op, b, tile, sums);
   const int64_t stride = tile_bytes(w);
   const uint8_t* bytes = w->packed + tile * stride;
   const uint8_t* const end = bytes + stride;
@@ -163,9 +135,9 @@ void dot(const MatMul* op, const Block* b, int32_t tile, float* sums) {
     __m512i acc[NT][Sums<BITS, TABLE, NT>::kCount] = {};
     BITFOLD_UNROLL
     for (int t = 0; t < NT; t++) acc[t][0] = raised_start<BITS, TABLE>(b, g);
-    int64_t now = left < group_halves ? left : group_halves;
+    int64_t now = CHUNKS ? 2 : left < group_halves ? left : group_halves;
     left -= now;
-    if (half) {  // the group begins in the middle of a chunk
+    if (!CHUNKS && half) {  // the group begins in the middle of a chunk
       half_chunk<BITS, TABLE, NT, 1>(acc, bytes, stride, q, operands);
       bytes += BITS * kLine, q += 4, now--, half = 0;
     }
@@ -175,7 +147,7 @@ void dot(const MatMul* op, const Block* b, int32_t tile, float* sums) {
       half_chunk<BITS, TABLE, NT, 1>(acc, bytes, stride, q + 4, operands);
       bytes += BITS * kLine, q += kSteps;
     }
-    if (now) {
+    if (!CHUNKS && now) {
       half_chunk<BITS, TABLE, NT, 0>(acc, bytes, stride, q, operands);
       q += 4, half = 1;
     }
@@ -187,6 +159,13 @@ void dot(const MatMul* op, const Block* b, int32_t tile, float* sums) {
   BITFOLD_UNROLL
   for (int t = 0; t < NT; t++)
     _mm512_storeu_ps(sums + t * kTile, scaled(total[t], b->scale[0], row_scales));
+}
+
+template <int BITS, bool TABLE, bool F16, int NT>
+void dot(const MatMul* op, const Block* b, int32_t tile, float* sums) {
+  if (op->weight->group_size == kChunk)
+    return dot_groups<BITS, TABLE, F16, NT, true>(op, b, tile, sums);
+  dot_groups<BITS, TABLE, F16, NT, false>(op, b, tile, sums);
 }
 
 // The runs of 16 inputs of a row whose activations are not all zero: those of group g are run
