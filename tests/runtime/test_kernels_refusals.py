@@ -24,6 +24,7 @@ CASE = Case(40, 96, 4, 32, act_group=32, zero_points=True, table=True, bias=True
     ("change", "message"),
     [
         ({"layout": 5}, "'layout': expected 3 or 4, found 5"),
+        ({"layout": 0}, "'layout': expected 3 or 4, found 0"),
         ({"layout": 1}, "found 1 of an older bitfold: convert the model again"),
         ({"bits": 0}, "'bits': expected 1 to 8, found 0"),
         ({"bits": 9}, "'bits': expected 1 to 8, found 9"),
