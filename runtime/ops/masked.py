@@ -8,7 +8,7 @@ import onnx_ir as ir
 from bitfold.runtime.layouts.masked import PLACES
 from bitfold.runtime.layouts.tiles import STEPS, Piece, steps_in_lines
 from bitfold.runtime.ops.body import Body
-from bitfold.runtime.ops.packed_lines import rows, unpacked
+from bitfold.runtime.ops.packed_lines import in_rows, unpacked_codes
 
 
 def unpacked_masked(
@@ -40,5 +40,5 @@ def unpacked_masked(
         place = body("Add", body.reshape(start, -1, STEPS, 1), ranks)
         return body("Gather", packed, place)
 
-    codes = rows(body, unpacked(body, bits, line_of), tiles, chunks)
-    return codes, body("Cast", rows(body, kept, tiles, chunks), to=ir.DataType.BOOL)
+    codes = in_rows(body, unpacked_codes(body, bits, line_of), tiles, chunks)
+    return codes, body("Cast", in_rows(body, kept, tiles, chunks), to=ir.DataType.BOOL)

@@ -11,7 +11,7 @@ from bitfold.runtime.layouts.tiles import CHUNK, LAYOUT_VERSION, TILE, Piece
 from bitfold.runtime.ops.body import Body
 from bitfold.runtime.ops.dequantize_weight import dequantized
 from bitfold.runtime.ops.masked import unpacked_masked
-from bitfold.runtime.ops.packed_lines import rows, unpacked
+from bitfold.runtime.ops.packed_lines import in_rows, unpacked_codes
 from bitfold.runtime.ops.scale_floats import ScaleKind, factor_attribute, scale_floats
 
 
@@ -97,8 +97,8 @@ class PackedWeight:
         def line_of(piece: Piece) -> ir.Value:
             return body("Gather", lines, body.ints(*piece.line.tolist()), axis=2)
 
-        codes = unpacked(body, self.bits, line_of)
-        return self._whole(body, rows(body, codes, self.tiles, chunks), chunks)
+        codes = unpacked_codes(body, self.bits, line_of)
+        return self._whole(body, in_rows(body, codes, self.tiles, chunks), chunks)
 
     def _whole(self, body: Body, rows: ir.Value, chunks: int) -> ir.Value:
         """The N rows and K columns of ``rows`` [16 T, 32 chunks]."""

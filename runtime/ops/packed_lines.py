@@ -10,7 +10,7 @@ from bitfold.runtime.layouts.tiles import CHUNK, STEPS, TILE, Piece, pieces
 from bitfold.runtime.ops.body import Body
 
 
-def unpacked(body: Body, bits: int, line_of: Callable[[Piece], ir.Value]) -> ir.Value:
+def unpacked_codes(body: Body, bits: int, line_of: Callable[[Piece], ir.Value]) -> ir.Value:
     """Add the nodes that put codes u8 [..., 8, 64] of ``bits`` bits together.
 
     ``line_of`` adds those that give, for each step, the line [..., 8, 64] that has its piece.
@@ -29,7 +29,7 @@ def unpacked(body: Body, bits: int, line_of: Callable[[Piece], ir.Value]) -> ir.
     return codes
 
 
-def rows(body: Body, steps: ir.Value, tiles: int, chunks: int) -> ir.Value:
+def in_rows(body: Body, steps: ir.Value, tiles: int, chunks: int) -> ir.Value:
     """Steps [T * C * 8 * 64] in any shape as rows [16 * T, 32 * C]."""
     apart = body.reshape(steps, tiles, chunks, STEPS, TILE, 4)
     return body.reshape(body.transpose(apart, 0, 3, 1, 2, 4), tiles * TILE, chunks * CHUNK)
